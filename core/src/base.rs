@@ -1,0 +1,56 @@
+//! What every layer stands on: the platform, the frame table, the memory window, the geometry.
+
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::geometry::Geometry;
+use crate::page::{DirectMap, FrameTable};
+use crate::platform::{CpuId, Event, FaultPoint, Platform};
+use crate::raw::PhysMem;
+
+pub(crate) struct Base<P> {
+    pub(crate) platform: P,
+    pub(crate) geometry: Geometry,
+    pub(crate) frames: FrameTable,
+    pub(crate) mem: PhysMem,
+    pub(crate) direct: DirectMap,
+}
+
+impl<P: Platform> Base<P> {
+    pub(crate) fn new(platform: P, geometry: &Geometry, frames: FrameTable) -> Self {
+        Self {
+            mem: platform.memory().clone(),
+            platform,
+            geometry: geometry.clone(),
+            frames,
+            direct: DirectMap::new(geometry),
+        }
+    }
+
+    /// The CPU that runs this call; 0 if the platform names one that the geometry does not have.
+    #[inline(always)]
+    pub(crate) fn cpu(&self) -> CpuId {
+        let cpu = self.platform.cpu();
+        if cpu.get() < self.geometry.cpus { cpu } else { CpuId::new(0) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn fault(&self, point: FaultPoint) -> bool {
+        self.platform.fault(point)
+    }
+
+    #[inline(always)]
+    pub(crate) fn event(&self, event: Event) {
+        self.platform.event(event);
+    }
+
+    /// The direct-map address of a physical address.
+    #[inline(always)]
+    pub(crate) fn virt(&self, phys: PhysAddr) -> VirtAddr {
+        self.direct.virt(phys)
+    }
+
+    /// The physical address of a direct-map address; `None` outside the map.
+    #[inline(always)]
+    pub(crate) fn phys(&self, virt: VirtAddr) -> Option<PhysAddr> {
+        self.direct.phys(virt)
+    }
+}

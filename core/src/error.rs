@@ -1,0 +1,299 @@
+//! What can go wrong, by kind: a bad request, exhaustion, misuse, and a broken invariant.
+
+use crate::addr::{PageCount, VirtAddr};
+use crate::order::Order;
+use crate::platform::FaultPoint;
+use core::fmt;
+
+/// Why an allocation was refused. The allocator's state is as before the call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum AllocError {
+    /// `n * size`, or size plus guard page, does not fit a `usize`.
+    Overflow,
+    /// The call does not accept size 0.
+    ZeroSize,
+    /// More bytes than this call ever gives.
+    TooLarge {
+        /// Bytes asked for.
+        requested: usize,
+        /// The most bytes that the call gives.
+        limit: usize,
+    },
+    /// An order above the geometry's largest.
+    OrderTooLarge {
+        /// The largest order.
+        max: Order,
+    },
+    /// An alignment that is not a power of two, or that the call cannot promise.
+    BadAlign(usize),
+    /// A combination of flags that has no meaning, such as two zones.
+    BadFlags,
+    /// The address is not the start of a block of the kind that the call works on.
+    BadAddress(VirtAddr),
+    /// No zone that the flags allow has a free block of this order above its watermark.
+    NoPages {
+        /// The order asked for.
+        order: Order,
+    },
+    /// No gap of this many pages, guard page included, in the vmalloc window.
+    NoVirtualSpace {
+        /// Pages asked for.
+        pages: PageCount,
+    },
+    /// The platform's fault plan made this point fail.
+    Injected(FaultPoint),
+}
+
+impl AllocError {
+    /// Tells whether the request was proper and memory or address space ran out (an injected fault counts).
+    pub const fn is_exhaustion(&self) -> bool {
+        matches!(self, Self::NoPages { .. } | Self::NoVirtualSpace { .. } | Self::Injected(_))
+    }
+}
+
+impl fmt::Display for AllocError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Overflow => f.write_str("the size overflows; check the element count"),
+            Self::ZeroSize => f.write_str("size 0 is not accepted here; ask for at least one byte"),
+            Self::TooLarge { requested, limit } => {
+                write!(f, "{requested} bytes asked for; this call gives at most {limit}")
+            }
+            Self::OrderTooLarge { max } => write!(f, "the order is above the largest, {max}; use vmalloc"),
+            Self::BadAlign(align) => write!(f, "alignment {align} is no power of two or cannot be promised here"),
+            Self::BadFlags => f.write_str("the flags contradict each other"),
+            Self::BadAddress(addr) => write!(f, "{addr} is not the start of a block of this kind"),
+            Self::NoPages { order } => write!(f, "no free block of order {order} above the watermark"),
+            Self::NoVirtualSpace { pages } => write!(f, "no gap of {pages} pages in the vmalloc window"),
+            Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
+        }
+    }
+}
+
+impl core::error::Error for AllocError {}
+
+/// Why a free was rejected: a misuse was detected, and nothing was changed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum FreeError {
+    /// Not an address that this allocator ever gives.
+    Foreign(VirtAddr),
+    /// The block is already free.
+    DoubleFree(VirtAddr),
+    /// Inside a block, not its start.
+    Interior {
+        /// The address given.
+        addr: VirtAddr,
+        /// Where the block starts.
+        start: VirtAddr,
+    },
+    /// The block belongs to another family of calls.
+    WrongKind {
+        /// The address given.
+        addr: VirtAddr,
+        /// What the call frees.
+        expected: BlockKind,
+        /// What the address is.
+        found: BlockKind,
+    },
+    /// The object belongs to another cache.
+    WrongCache {
+        /// The address given.
+        addr: VirtAddr,
+        /// The cache that owns it.
+        owner: CacheId,
+    },
+    /// The block has another order or size.
+    WrongOrder {
+        /// The order that the block has.
+        found: Order,
+    },
+}
+
+impl fmt::Display for FreeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Foreign(addr) => write!(f, "{addr} was never handed out by this allocator"),
+            Self::DoubleFree(addr) => write!(f, "{addr} is already free"),
+            Self::Interior { addr, start } => write!(f, "{addr} is inside a block; free its start, {start}"),
+            Self::WrongKind { addr, expected, found } => {
+                write!(f, "{addr} is {found}, this call frees {expected}")
+            }
+            Self::WrongCache { addr, owner } => write!(f, "{addr} belongs to cache {}", owner.get()),
+            Self::WrongOrder { found } => write!(f, "the block has order {found}; free it with that"),
+        }
+    }
+}
+
+impl core::error::Error for FreeError {}
+
+/// The families of blocks, by which call frees them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BlockKind {
+    /// From `alloc_pages`: freed by `free_pages`.
+    Pages,
+    /// An object of a cache: freed by `kfree` or `kmem_cache_free`.
+    Slab,
+    /// A large `kmalloc`: freed by `kfree`.
+    LargeKmalloc,
+    /// From `vmalloc`: freed by `vfree`.
+    Vmalloc,
+    /// From `vmap`: freed by `vunmap` or `vfree`.
+    Vmap,
+    /// The allocator's own frame, or no block at all.
+    Internal,
+}
+
+impl fmt::Display for BlockKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pages => "a page block",
+            Self::Slab => "a slab object",
+            Self::LargeKmalloc => "a large kmalloc block",
+            Self::Vmalloc => "a vmalloc area",
+            Self::Vmap => "a vmap area",
+            Self::Internal => "the allocator's own memory",
+        })
+    }
+}
+
+/// Names a cache of one [`Kmem`](crate::Kmem); valid until the cache is destroyed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CacheId(u16);
+
+impl CacheId {
+    /// Names a cache by its number; calls with a number that no cache has are refused.
+    pub const fn new(n: u16) -> Self {
+        Self(n)
+    }
+
+    /// Returns the number, an index into `slabinfo`.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Why a cache could not be created, shrunk or destroyed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum CacheError {
+    /// The name is empty or longer than [`CACHE_NAME_MAX`](crate::CACHE_NAME_MAX) bytes.
+    BadName,
+    /// Objects of this size fit no slab.
+    BadSize(usize),
+    /// Not a power of two, or above the page size.
+    BadAlign(usize),
+    /// Flags that contradict each other.
+    BadFlags,
+    /// The geometry's `max_caches` caches exist already.
+    TooMany(u16),
+    /// No such cache.
+    Unknown(u16),
+    /// A kmalloc class or one of the allocator's own caches cannot be destroyed.
+    BuiltIn,
+    /// Objects are still live; the cache stays usable.
+    LiveObjects(u64),
+    /// The platform's fault plan made the creation fail.
+    Injected(FaultPoint),
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::BadName => f.write_str("the cache name is empty or too long"),
+            Self::BadSize(n) => write!(f, "objects of {n} bytes fit no slab; use alloc_pages or vmalloc"),
+            Self::BadAlign(n) => write!(f, "alignment {n} is no power of two up to the page size"),
+            Self::BadFlags => f.write_str("the cache flags contradict each other"),
+            Self::TooMany(n) => write!(f, "{n} caches exist; raise max_caches in the geometry"),
+            Self::Unknown(n) => write!(f, "there is no cache {n}"),
+            Self::BuiltIn => f.write_str("the allocator's own caches cannot be destroyed"),
+            Self::LiveObjects(n) => write!(f, "{n} objects are still live; free them first"),
+            Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
+        }
+    }
+}
+
+impl core::error::Error for CacheError {}
+
+/// The invariants, numbered as in the contract; each layer's auditor names the number that it found broken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "each name is its own sentence; ARCHITECTURE.md lists them")]
+pub enum Invariant {
+    I1NoOverlap = 1,
+    I2UsableSize,
+    I3Alignment,
+    I4ContentKept,
+    I5Zeroed,
+    I6FreeExact,
+    I7Conservation,
+    I8ListCounts,
+    I9Coalesced,
+    I10InsideZone,
+    I11MigrateList,
+    I12SlabCounts,
+    I13FailureAtomic,
+    I14FlagsHonoured,
+    I15FlushBeforeReuse,
+    I16GuardPage,
+    I17Statistics,
+    I18NoWrap,
+    I19Constructed,
+    I20DebugBytes,
+    I21CacheCounts,
+    I22DestroyLast,
+}
+
+impl Invariant {
+    /// Returns the number, 1 to 22.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// A broken invariant, found by `check_invariants` or `audit`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: Invariant,
+    /// What was compared, in words.
+    pub what: &'static str,
+    /// Where: a frame, page, cache or CPU number, as `what` says.
+    pub at: u64,
+    /// The value that the invariant demands.
+    pub expected: u64,
+    /// The value found.
+    pub found: u64,
+}
+
+impl Violation {
+    pub(crate) const fn new(invariant: Invariant, what: &'static str, at: u64, expected: u64, found: u64) -> Self {
+        Self { invariant, what, at, expected, found }
+    }
+
+    /// `Err` unless the two values are equal.
+    pub(crate) fn check_eq(
+        invariant: Invariant,
+        what: &'static str,
+        at: u64,
+        expected: u64,
+        found: u64,
+    ) -> Result<(), Self> {
+        if expected == found { Ok(()) } else { Err(Self::new(invariant, what, at, expected, found)) }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { invariant, what, at, expected, found } = self;
+        write!(f, "I{} {invariant:?}: {what} at {at:#x}: expected {expected:#x}, found {found:#x}", invariant.number())
+    }
+}
+
+impl core::error::Error for Violation {}

@@ -1,0 +1,343 @@
+//! The shape of a machine, as a value.
+
+use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::order::{MAX_PAGE_ORDER, Order};
+use core::fmt;
+
+/// How many zones a machine may have: four kinds on each of four nodes.
+pub const MAX_ZONES: usize = 16;
+/// How many memory nodes a machine may have.
+pub const MAX_NODES: u8 = 4;
+/// How many CPUs a machine may have.
+pub const MAX_CPUS: u16 = 256;
+
+/// A kind of zone; requests fall back from later kinds to earlier ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum ZoneKind {
+    /// Memory that old devices can address.
+    Dma,
+    /// Memory below 4 GiB.
+    Dma32,
+    /// Ordinary memory.
+    Normal,
+    /// Memory that holds movable pages only.
+    Movable,
+}
+
+impl ZoneKind {
+    /// Returns Linux's name, as `/proc/buddyinfo` prints it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dma => "DMA",
+            Self::Dma32 => "DMA32",
+            Self::Normal => "Normal",
+            Self::Movable => "Movable",
+        }
+    }
+}
+
+/// One zone: a run of frames on one node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ZoneSpec {
+    /// What requests may use it.
+    pub kind: ZoneKind,
+    /// The node it belongs to, below [`MAX_NODES`].
+    pub node: u8,
+    /// Its first frame.
+    pub start: Pfn,
+    /// How many frames it spans.
+    pub frames: PageCount,
+}
+
+impl ZoneSpec {
+    /// Returns the frame after the zone's last; `None` past the frame number space.
+    pub const fn end(&self) -> Option<Pfn> {
+        self.start.checked_add(self.frames.get())
+    }
+}
+
+/// How much memory the watermarks keep back.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum MinFree {
+    /// Linux's formula: `min_free_kbytes = clamp(sqrt(16 * lowmem_kB), 128, 262144)`.
+    #[default]
+    Auto,
+    /// That many pages over all zones, divided by their sizes.
+    Pages(u32),
+}
+
+/// What a free verifies before it believes its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Hardening {
+    /// The frame's owner only: a double or interior free of a slab object is not looked for.
+    Off,
+    /// Owner, object boundary and liveness: each wrong free is reported and changes nothing.
+    #[default]
+    Checked,
+}
+
+/// The shape of a machine: memory, zones, CPUs, the vmalloc window, and how cautious to be.
+///
+/// The defaults are Linux's for x86-64. Tests use tiny ones, so that every boundary is a few operations away.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Geometry {
+    /// The zones in ascending order of frames; the first [`Self::nr_zones`] entries count.
+    zones: [ZoneSpec; MAX_ZONES],
+    nr_zones: u8,
+    /// How many CPUs call the allocator, 1 to [`MAX_CPUS`].
+    pub cpus: u16,
+    /// The largest order that the page allocator hands out; blocks never merge beyond it.
+    pub max_order: Order,
+    /// The order of a pageblock, the unit that has a migrate type; at most [`Self::max_order`].
+    pub pageblock_order: Order,
+    /// Where physical address 0 appears in the virtual address space.
+    pub direct_map: VirtAddr,
+    /// Start of the window in which vmalloc maps; page aligned.
+    pub vmalloc_start: VirtAddr,
+    /// Size of that window.
+    pub vmalloc_pages: PageCount,
+    /// What the watermarks keep back.
+    pub min_free: MinFree,
+    /// How many object caches may exist at once, the kmalloc classes included; 16 to 223.
+    pub max_caches: u16,
+    /// How far frees are checked.
+    pub hardening: Hardening,
+}
+
+/// Why a [`Geometry`] cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum GeometryError {
+    /// No zone, or more than [`MAX_ZONES`].
+    ZoneCount(usize),
+    /// The zone at this index is empty, overlaps its predecessor, or ends beyond 2^32 frames.
+    ZoneSpan(usize),
+    /// The zone at this index names a node of [`MAX_NODES`] or above.
+    ZoneNode(usize),
+    /// No CPU, or more than [`MAX_CPUS`].
+    Cpus(u16),
+    /// The pageblock order is above the largest order.
+    PageblockOrder {
+        /// The pageblock order asked for.
+        pageblock: u8,
+        /// The largest order asked for.
+        max: u8,
+    },
+    /// The vmalloc window is empty, unaligned, overlaps the direct map, or leaves one half of the 48-bit space.
+    VmallocWindow,
+    /// The direct map is unaligned, covers address 0..=16, or leaves one half of the 48-bit space.
+    DirectMap,
+    /// Fewer than 16 or more than 223 caches.
+    Caches(u16),
+    /// The metadata region is too small.
+    Metadata {
+        /// Bytes that [`Geometry`] needs.
+        needed: usize,
+        /// Bytes that the region has.
+        given: usize,
+    },
+    /// The physical memory window has fewer frames than the zones name.
+    Memory {
+        /// Frames that the zones span.
+        needed: u64,
+        /// Frames that the window has.
+        given: u64,
+    },
+    /// Not enough free frames for the boot-time page tables and caches.
+    Boot,
+    /// The metadata region is still used by another allocator.
+    RegionInUse,
+}
+
+impl fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ZoneCount(n) => write!(f, "{n} zones; use 1 to {MAX_ZONES}"),
+            Self::ZoneSpan(i) => write!(f, "zone {i} is empty, overlaps the zone before it, or ends beyond 2^32 frames"),
+            Self::ZoneNode(i) => write!(f, "zone {i} names a node that does not exist; use 0 to {}", MAX_NODES - 1),
+            Self::Cpus(n) => write!(f, "{n} CPUs; use 1 to {MAX_CPUS}"),
+            Self::PageblockOrder { pageblock, max } => {
+                write!(f, "pageblock order {pageblock} is above the largest order {max}; lower it")
+            }
+            Self::VmallocWindow => f.write_str(
+                "the vmalloc window is empty, not page aligned, overlaps the direct map, or is not within one half of the 48-bit address space",
+            ),
+            Self::DirectMap => f.write_str(
+                "the direct map is not page aligned, covers the null page, or is not within one half of the 48-bit address space",
+            ),
+            Self::Caches(n) => write!(f, "{n} caches; use 16 to 223"),
+            Self::Metadata { needed, given } => write!(f, "the metadata region has {given} bytes; {needed} are needed"),
+            Self::Memory { needed, given } => write!(f, "the memory window has {given} frames; the zones span {needed}"),
+            Self::Boot => f.write_str("not enough memory for the allocator's own first frames; add frames"),
+            Self::RegionInUse => f.write_str("the metadata region is still used by another allocator; drop that first"),
+        }
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+impl Geometry {
+    /// One Normal zone of `frames` frames, one CPU, Linux's orders, and Linux's addresses on x86-64.
+    pub fn flat(frames: u32) -> Self {
+        let zone =
+            ZoneSpec { kind: ZoneKind::Normal, node: 0, start: Pfn::new(0), frames: PageCount::new(u64::from(frames)) };
+        Self {
+            zones: [zone; MAX_ZONES],
+            nr_zones: 1,
+            cpus: 1,
+            max_order: Order::MAX,
+            pageblock_order: Order::new(MAX_PAGE_ORDER - 1).unwrap_or(Order::MAX),
+            direct_map: VirtAddr::new(0xffff_8880_0000_0000),
+            vmalloc_start: VirtAddr::new(0xffff_c900_0000_0000),
+            vmalloc_pages: PageCount::new(1 << 33),
+            min_free: MinFree::Auto,
+            max_caches: 64,
+            hardening: Hardening::Checked,
+        }
+    }
+
+    /// Replaces the zones.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError::ZoneCount`] if there is none or more than [`MAX_ZONES`].
+    pub fn with_zones(mut self, zones: &[ZoneSpec]) -> Result<Self, GeometryError> {
+        let (Some(first), true) = (zones.first(), zones.len() <= MAX_ZONES) else {
+            return Err(GeometryError::ZoneCount(zones.len()));
+        };
+        self.zones = [*first; MAX_ZONES];
+        for (slot, zone) in self.zones.iter_mut().zip(zones) {
+            *slot = *zone;
+        }
+        self.nr_zones = zones.len() as u8;
+        Ok(self)
+    }
+
+    /// The zones, in ascending order of frames.
+    pub fn zones(&self) -> &[ZoneSpec] {
+        &self.zones[..usize::from(self.nr_zones)]
+    }
+
+    /// How many zones there are.
+    pub fn nr_zones(&self) -> usize {
+        usize::from(self.nr_zones)
+    }
+
+    /// How many frames the machine spans, holes included: the end of the last zone.
+    pub fn frames(&self) -> u32 {
+        self.zones().iter().filter_map(ZoneSpec::end).map(Pfn::as_u32).max().unwrap_or(0)
+    }
+
+    /// Frames that zones own: what `MemTotal` counts.
+    pub fn managed(&self) -> PageCount {
+        PageCount::new(self.zones().iter().map(|z| z.frames.get()).sum())
+    }
+
+    /// The address after the vmalloc window.
+    pub fn vmalloc_end(&self) -> VirtAddr {
+        let bytes = self.vmalloc_pages.bytes().unwrap_or(usize::MAX) as u64;
+        VirtAddr::new(self.vmalloc_start.as_u64().saturating_add(bytes))
+    }
+
+    /// Tells whether `addr` lies in the vmalloc window; a pure range test, as in Linux.
+    pub fn is_vmalloc_addr(&self, addr: VirtAddr) -> bool {
+        addr >= self.vmalloc_start && addr < self.vmalloc_end()
+    }
+
+    /// Checks that the parts fit each other.
+    ///
+    /// # Errors
+    ///
+    /// The first [`GeometryError`] found.
+    pub fn validate(&self) -> Result<(), GeometryError> {
+        self.validate_zones()?;
+        if self.cpus == 0 || self.cpus > MAX_CPUS {
+            return Err(GeometryError::Cpus(self.cpus));
+        }
+        if self.pageblock_order > self.max_order {
+            let (pageblock, max) = (self.pageblock_order.get(), self.max_order.get());
+            return Err(GeometryError::PageblockOrder { pageblock, max });
+        }
+        if !(16..=223).contains(&self.max_caches) {
+            return Err(GeometryError::Caches(self.max_caches));
+        }
+        self.validate_windows()
+    }
+
+    fn validate_zones(&self) -> Result<(), GeometryError> {
+        let mut free_from = Pfn::new(0);
+        for (i, zone) in self.zones().iter().enumerate() {
+            let end = zone.end().ok_or(GeometryError::ZoneSpan(i))?;
+            if zone.frames == PageCount::ZERO || zone.start < free_from {
+                return Err(GeometryError::ZoneSpan(i));
+            }
+            if zone.node >= MAX_NODES {
+                return Err(GeometryError::ZoneNode(i));
+            }
+            free_from = end;
+        }
+        Ok(())
+    }
+
+    fn validate_windows(&self) -> Result<(), GeometryError> {
+        let direct_bytes = u64::from(self.frames()) << crate::addr::PAGE_SHIFT;
+        let direct = Window::new(self.direct_map, Some(direct_bytes)).ok_or(GeometryError::DirectMap)?;
+        let vmalloc_bytes = self.vmalloc_pages.bytes().map(|b| b as u64);
+        let vmalloc = Window::new(self.vmalloc_start, vmalloc_bytes).ok_or(GeometryError::VmallocWindow)?;
+        if direct.overlaps(vmalloc) {
+            return Err(GeometryError::VmallocWindow);
+        }
+        Ok(())
+    }
+}
+
+/// A non-empty, page-aligned range inside one canonical half of the 48-bit address space, above the null page.
+#[derive(Clone, Copy)]
+struct Window {
+    first: u64,
+    last: u64,
+}
+
+impl Window {
+    fn new(start: VirtAddr, bytes: Option<u64>) -> Option<Self> {
+        let first = start.as_u64();
+        let last = first.checked_add(bytes?.checked_sub(1)?)?;
+        let half = |a: u64| (a as i64) >> 47;
+        let canonical = matches!(half(first), 0 | -1) && half(first) == half(last);
+        let aligned = start.page_offset() == 0;
+        (canonical && aligned && first >= crate::addr::PAGE_SIZE as u64).then_some(Self { first, last })
+    }
+
+    fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn linux_defaults_are_valid() {
+        assert_eq!(Geometry::flat(1024).validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_bad_part_is_named() {
+        let bad = |change: fn(&mut Geometry)| {
+            let mut g = Geometry::flat(64);
+            change(&mut g);
+            g.validate().unwrap_err()
+        };
+        assert_eq!(bad(|g| g.cpus = 0), GeometryError::Cpus(0));
+        assert_eq!(bad(|g| g.vmalloc_pages = PageCount::ZERO), GeometryError::VmallocWindow);
+        assert_eq!(bad(|g| g.vmalloc_start = g.direct_map), GeometryError::VmallocWindow);
+        assert_eq!(bad(|g| g.vmalloc_start = VirtAddr::new(0x8000_0000_0000)), GeometryError::VmallocWindow);
+        assert_eq!(bad(|g| g.direct_map = VirtAddr::new(0)), GeometryError::DirectMap);
+        assert_eq!(bad(|g| g.max_caches = 3), GeometryError::Caches(3));
+        assert_eq!(bad(|g| g.max_order = Order::ZERO), GeometryError::PageblockOrder { pageblock: 9, max: 0 });
+        assert_eq!(Geometry::flat(0).validate(), Err(GeometryError::ZoneSpan(0)));
+        assert_eq!(Geometry::flat(8).with_zones(&[]).unwrap_err(), GeometryError::ZoneCount(0));
+    }
+}

@@ -1,0 +1,278 @@
+//! What the allocator shows of itself, as values and as Linux-looking text.
+
+use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::error::CacheId;
+use crate::geometry::{MAX_ZONES, ZoneKind};
+use crate::order::{NR_PAGE_ORDERS, Order};
+use core::fmt;
+
+/// How many migrate types there are, the special ones included.
+pub const MIGRATE_TYPES: usize = 6;
+
+/// One zone's free blocks and watermarks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ZoneInfo {
+    /// The node that it belongs to.
+    pub node: u8,
+    /// What kind of zone it is.
+    pub kind: ZoneKind,
+    /// Its first frame.
+    pub start: Pfn,
+    /// Pages that it manages.
+    pub managed: u64,
+    /// Free blocks of each order, all migrate types together; per-CPU pages are not among them.
+    pub free: [u32; NR_PAGE_ORDERS],
+    /// Free blocks of each migrate type and order.
+    pub free_by_type: [[u32; NR_PAGE_ORDERS]; MIGRATE_TYPES],
+    /// Pages in those blocks.
+    pub free_pages: u64,
+    /// Pages on per-CPU lists.
+    pub pcp_pages: u64,
+    /// The min watermark in pages.
+    pub min: u64,
+    /// The low watermark in pages.
+    pub low: u64,
+    /// The high watermark in pages.
+    pub high: u64,
+}
+
+impl ZoneInfo {
+    pub(crate) const EMPTY: Self = Self {
+        node: 0,
+        kind: ZoneKind::Normal,
+        start: Pfn::new(0),
+        managed: 0,
+        free: [0; NR_PAGE_ORDERS],
+        free_by_type: [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES],
+        free_pages: 0,
+        pcp_pages: 0,
+        min: 0,
+        low: 0,
+        high: 0,
+    };
+}
+
+/// The free blocks of all zones; its text is `/proc/buddyinfo`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BuddyInfo {
+    zones: [ZoneInfo; MAX_ZONES],
+    nr_zones: usize,
+}
+
+impl BuddyInfo {
+    /// Makes a listing of these zones; zones beyond [`MAX_ZONES`] are left out.
+    pub fn new(zones: impl Iterator<Item = ZoneInfo>) -> Self {
+        let mut info = Self { zones: [ZoneInfo::EMPTY; MAX_ZONES], nr_zones: 0 };
+        for (slot, zone) in info.zones.iter_mut().zip(zones) {
+            *slot = zone;
+            info.nr_zones += 1;
+        }
+        info
+    }
+
+    /// The zones, in ascending order of frames.
+    pub fn zones(&self) -> &[ZoneInfo] {
+        &self.zones[..self.nr_zones]
+    }
+}
+
+impl fmt::Display for BuddyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for zone in self.zones() {
+            write!(f, "Node {}, zone {:>8}", zone.node, zone.kind.name())?;
+            for blocks in zone.free {
+                write!(f, " {blocks:>6}")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+/// A cache's name, kept in place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CacheName {
+    bytes: [u8; crate::CACHE_NAME_MAX],
+    len: u8,
+}
+
+impl CacheName {
+    /// Copies a name; `None` if it is empty or longer than [`CACHE_NAME_MAX`](crate::CACHE_NAME_MAX) bytes.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut bytes = [0; crate::CACHE_NAME_MAX];
+        if name.is_empty() {
+            return None;
+        }
+        bytes.get_mut(..name.len())?.copy_from_slice(name.as_bytes());
+        Some(Self { bytes, len: name.len() as u8 })
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..usize::from(self.len)).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for CacheName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for CacheName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One object cache; its text is a line of `/proc/slabinfo`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheInfo {
+    /// The cache.
+    pub id: CacheId,
+    /// Its name.
+    pub name: CacheName,
+    /// Objects that users hold.
+    pub active_objs: u64,
+    /// Objects that all slabs together can hold.
+    pub num_objs: u64,
+    /// Free objects in per-CPU sheaves and the barn.
+    pub in_sheaves: u64,
+    /// Free objects in slabs.
+    pub free_in_slabs: u64,
+    /// Bytes that a user asked for per object.
+    pub object_size: usize,
+    /// Bytes from one object to the next.
+    pub size: usize,
+    /// Alignment of every object.
+    pub align: usize,
+    /// Objects in a slab of the preferred order.
+    pub objects_per_slab: u32,
+    /// The preferred order of a slab.
+    pub order: Order,
+    /// The order used when the preferred one is refused.
+    pub min_order: Order,
+    /// Slabs that exist.
+    pub nr_slabs: u64,
+    /// Slabs on the partial list.
+    pub nr_partial: u64,
+}
+
+impl fmt::Display for CacheInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<17} {:>6} {:>6} {:>6} {:>4} {:>4} : tunables {:>4} {:>4} {:>4} : slabdata {:>6} {:>6} {:>6}",
+            self.name,
+            self.active_objs,
+            self.num_objs,
+            self.size,
+            self.objects_per_slab,
+            self.order.pages(),
+            0,
+            0,
+            0,
+            self.nr_slabs - self.nr_partial.min(self.nr_slabs),
+            self.nr_slabs,
+            0
+        )
+    }
+}
+
+/// What a range of the vmalloc window is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AreaKind {
+    /// Owns its frames.
+    Vmalloc,
+    /// Maps frames of somebody else.
+    Vmap,
+    /// Freed, not yet flushed.
+    Lazy,
+}
+
+/// One area of the vmalloc window; its text is a line of `/proc/vmallocinfo`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmallocEntry {
+    /// First address.
+    pub start: VirtAddr,
+    /// Pages of address space, without the guard page.
+    pub pages: PageCount,
+    /// Pages that are mapped now (or were, if lazy).
+    pub mapped: PageCount,
+    /// Bytes that the caller asked for.
+    pub requested: usize,
+    /// What it is.
+    pub kind: AreaKind,
+}
+
+impl fmt::Display for VmallocEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.pages.bytes().unwrap_or(0) + crate::PAGE_SIZE;
+        let end = VirtAddr::new(self.start.as_u64().saturating_add(bytes as u64));
+        write!(f, "{:#018x}-{:#018x} {bytes:>7} ", self.start.as_u64(), end.as_u64())?;
+        match self.kind {
+            AreaKind::Vmalloc => write!(f, "pages={} vmalloc", self.mapped),
+            AreaKind::Vmap => write!(f, "pages={} vmap", self.mapped),
+            AreaKind::Lazy => write!(f, "unpurged vm_area"),
+        }
+    }
+}
+
+/// Pages by owner. The owners' sum is `managed`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MemInfo {
+    /// All pages of all zones.
+    pub managed: u64,
+    /// In the buddy's free lists.
+    pub free: u64,
+    /// On per-CPU lists.
+    pub pcp: u64,
+    /// Given by `alloc_pages` and its relatives.
+    pub pages: u64,
+    /// Behind large `kmalloc` blocks.
+    pub large_kmalloc: u64,
+    /// In slabs.
+    pub slab: u64,
+    /// Behind live vmalloc areas.
+    pub vmalloc: u64,
+    /// Behind vmalloc areas that are freed but not yet flushed.
+    pub vmalloc_lazy: u64,
+    /// Page tables.
+    pub page_tables: u64,
+}
+
+impl MemInfo {
+    /// The sum of all owners' pages.
+    pub const fn owned_total(&self) -> u64 {
+        self.free
+            + self.pcp
+            + self.pages
+            + self.large_kmalloc
+            + self.slab
+            + self.vmalloc
+            + self.vmalloc_lazy
+            + self.page_tables
+    }
+}
+
+impl fmt::Display for MemInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kib = |pages: u64| pages * (crate::PAGE_SIZE as u64 / 1024);
+        let rows = [
+            ("MemTotal:", self.managed),
+            ("MemFree:", self.free + self.pcp),
+            ("PerCpuPages:", self.pcp),
+            ("Pages:", self.pages),
+            ("LargeKmalloc:", self.large_kmalloc),
+            ("Slab:", self.slab),
+            ("VmallocUsed:", self.vmalloc),
+            ("VmallocLazy:", self.vmalloc_lazy),
+            ("PageTables:", self.page_tables),
+        ];
+        for (name, pages) in rows {
+            writeln!(f, "{name:<15}{:>9} kB", kib(pages))?;
+        }
+        Ok(())
+    }
+}

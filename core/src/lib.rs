@@ -1,0 +1,29 @@
+//! Linux's kernel memory allocator stack: pages, slab, vmalloc, kvmalloc.
+#![cfg_attr(not(any(test, feature = "std")), no_std)]
+#![deny(unsafe_code)]
+
+mod addr;
+mod base;
+mod error;
+mod geometry;
+mod gfp;
+mod inspect;
+mod order;
+mod page;
+mod platform;
+#[allow(unsafe_code, reason = "the one room that may")]
+mod raw;
+mod sync;
+
+pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
+pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
+pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_NODES, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
+pub use gfp::GfpFlags;
+pub use inspect::{AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, VmallocEntry, ZoneInfo};
+pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
+pub use page::FrameKind;
+pub use platform::{CpuId, Event, FaultPoint, Platform};
+pub use raw::{MetaRegion, PhysMem};
+
+/// The most bytes in the name of a cache.
+pub const CACHE_NAME_MAX: usize = 31;

@@ -1,0 +1,501 @@
+//! The frame table: a descriptor of 32 bytes and one dense kind byte for each physical frame.
+//!
+//! Each field belongs to the layer that owns the frame, under that layer's lock; the fields are atomics so that a
+//! reader in another layer sees a whole value, not to order anything. The kind byte is what `kfree` and `kvfree` look
+//! at first: one load says which layer owns the frame, and for a slab also which cache.
+//!
+//! | kind | owner | the descriptor holds |
+//! |---|---|---|
+//! | `Absent` | nobody: outside every zone | nothing |
+//! | `Free` | buddy | in the block's first frame: order, migrate type of its list, links |
+//! | `Pcp` | per-CPU pages | in the block's first frame: order, migrate type, links |
+//! | `Pages`, `PagesTail` | the caller of `alloc_pages` | first frame: order; tail: distance to it |
+//! | `LargeKmalloc`, `LargeTail` | the caller of `kmalloc` | the same |
+//! | `Slab(cache)` | slab | first frame: counts, links; every frame: distance to it |
+//! | `Vmalloc` | vmalloc | nothing: the page table knows |
+//! | `PageTable` | paging | number of entries in use |
+//!
+//! ```text
+//! I10.1  kind(f) == Absent  <=>  f is in no zone
+//! I10.2  f heads a block of order k  =>  f mod 2^k == 0 and frames f .. f + 2^k are in the zone of f
+//! ```
+
+use crate::addr::{Pfn, VirtAddr};
+use crate::error::{BlockKind, CacheId};
+use crate::geometry::Geometry;
+use crate::order::Order;
+use crate::raw::{Carver, MetaSlice};
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
+
+/// Who owns a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum FrameKind {
+    /// In no zone.
+    Absent,
+    /// In a free block of the buddy.
+    Free,
+    /// In a free block on a per-CPU list.
+    Pcp,
+    /// First frame of a block given by `alloc_pages`.
+    Pages,
+    /// Another frame of such a block.
+    PagesTail,
+    /// First frame of a large `kmalloc`.
+    LargeKmalloc,
+    /// Another frame of such a block.
+    LargeTail,
+    /// Behind a vmalloc area.
+    Vmalloc,
+    /// A page table.
+    PageTable,
+    /// Part of a slab of this cache.
+    Slab(CacheId),
+}
+
+/// The first kind byte that means a slab; the cache's number is added.
+const SLAB_BASE: u8 = 32;
+
+impl FrameKind {
+    /// Returns the kind as it is kept in the dense map.
+    #[inline]
+    pub(crate) const fn to_byte(self) -> u8 {
+        match self {
+            Self::Absent => 0,
+            Self::Free => 1,
+            Self::Pcp => 2,
+            Self::Pages => 3,
+            Self::PagesTail => 4,
+            Self::LargeKmalloc => 5,
+            Self::LargeTail => 6,
+            Self::Vmalloc => 7,
+            Self::PageTable => 8,
+            Self::Slab(cache) => SLAB_BASE + cache.get() as u8,
+        }
+    }
+
+    /// The inverse of [`Self::to_byte`]; unused bytes read as `Absent`.
+    #[inline]
+    pub(crate) const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Free,
+            2 => Self::Pcp,
+            3 => Self::Pages,
+            4 => Self::PagesTail,
+            5 => Self::LargeKmalloc,
+            6 => Self::LargeTail,
+            7 => Self::Vmalloc,
+            8 => Self::PageTable,
+            SLAB_BASE.. => Self::Slab(CacheId::new((byte - SLAB_BASE) as u16)),
+            _ => Self::Absent,
+        }
+    }
+
+    /// The kind of the frames after the first of a block with this kind.
+    pub(crate) const fn tail(self) -> Self {
+        match self {
+            Self::Pages => Self::PagesTail,
+            Self::LargeKmalloc => Self::LargeTail,
+            other => other,
+        }
+    }
+
+    /// Which family of calls frees memory in such a frame.
+    pub const fn block_kind(self) -> BlockKind {
+        match self {
+            Self::Pages | Self::PagesTail => BlockKind::Pages,
+            Self::LargeKmalloc | Self::LargeTail => BlockKind::LargeKmalloc,
+            Self::Slab(_) => BlockKind::Slab,
+            Self::Vmalloc => BlockKind::Vmalloc,
+            Self::Absent | Self::Free | Self::Pcp | Self::PageTable => BlockKind::Internal,
+        }
+    }
+}
+
+/// No frame: the end of a list.
+const NIL: u32 = u32::MAX;
+
+/// A frame's descriptor.
+#[repr(C)]
+pub(crate) struct Page {
+    next: AtomicU32,
+    prev: AtomicU32,
+    /// Distance in frames to the block's first frame; 0 in the first.
+    head_distance: AtomicU32,
+    /// For the layer that owns the frame.
+    private: AtomicU32,
+    /// Slab: objects not in the slab, be they live or in a sheaf. Page table: entries in use.
+    inuse: AtomicU16,
+    /// Slab: objects that fit.
+    objects: AtomicU16,
+    order: AtomicU8,
+    migrate: AtomicU8,
+    zone: AtomicU8,
+    /// Slab: which list the slab is on.
+    list: AtomicU8,
+    _reserved: AtomicU32,
+    _reserved2: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Page>() == 32);
+
+macro_rules! field {
+    ($($(#[$doc:meta])* $get:ident, $set:ident, $field:ident: $t:ty;)*) => {$(
+        $(#[$doc])*
+        #[inline]
+        pub(crate) fn $get(&self, pfn: Pfn) -> $t {
+            self.page(pfn).$field.load(Relaxed)
+        }
+        #[inline]
+        pub(crate) fn $set(&self, pfn: Pfn, value: $t) {
+            self.page(pfn).$field.store(value, Relaxed);
+        }
+    )*};
+}
+
+/// One frame's descriptor and kind byte, for the fast paths.
+#[derive(Clone, Copy)]
+pub(crate) struct FrameRef<'f> {
+    kind: &'f AtomicU8,
+    page: &'f Page,
+}
+
+impl FrameRef<'_> {
+    /// Tells whether the frame has this kind and heads a block of this order.
+    #[inline(always)]
+    pub(crate) fn heads(self, kind: FrameKind, order: Order) -> bool {
+        self.kind.load(Relaxed) == kind.to_byte() && self.page.order.load(Relaxed) == order.get()
+    }
+
+    /// Index of the frame's zone.
+    #[inline(always)]
+    pub(crate) fn zone(self) -> u8 {
+        self.page.zone.load(Relaxed)
+    }
+
+    /// Sets the kind, and the migrate type of the list to which the frame goes.
+    #[inline(always)]
+    pub(crate) fn park(self, kind: FrameKind, migrate: u8) {
+        self.kind.store(kind.to_byte(), Relaxed);
+        self.page.migrate.store(migrate, Relaxed);
+    }
+}
+
+/// Descriptors and kind bytes of all frames.
+pub(crate) struct FrameTable {
+    pages: MetaSlice<Page>,
+    kinds: MetaSlice<AtomicU8>,
+}
+
+impl FrameTable {
+    pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
+        let frames = geometry.frames() as usize;
+        let zero32 = || AtomicU32::new(0);
+        let pages = carver.carve(frames, |_| Page {
+            next: AtomicU32::new(NIL),
+            prev: AtomicU32::new(NIL),
+            head_distance: zero32(),
+            private: zero32(),
+            inuse: AtomicU16::new(0),
+            objects: AtomicU16::new(0),
+            order: AtomicU8::new(0),
+            migrate: AtomicU8::new(0),
+            zone: AtomicU8::new(0),
+            list: AtomicU8::new(0),
+            _reserved: zero32(),
+            _reserved2: zero32(),
+        });
+        let kinds = carver.carve(frames, |_| AtomicU8::new(FrameKind::Absent.to_byte()));
+        Self { pages, kinds }
+    }
+
+    /// How many frames have a descriptor.
+    pub(crate) fn frames(&self) -> u32 {
+        self.kinds.len() as u32
+    }
+
+    /// Frame numbers that come from the allocator itself are inside the table; a corrupted one reads frame 0's
+    /// descriptor, which the auditor then reports, instead of bringing the system down.
+    #[inline]
+    fn page(&self, pfn: Pfn) -> &Page {
+        debug_assert!(pfn.index() < self.pages.len(), "frame {pfn} has no descriptor");
+        self.pages.get(pfn.index()).unwrap_or(&self.pages[0])
+    }
+
+    field! {
+        /// log2 of the size of the block that the frame heads.
+        order_raw, set_order_raw, order: u8;
+        /// Migrate type of the free list on which the block is.
+        migrate, set_migrate, migrate: u8;
+        /// Index of the frame's zone.
+        zone, set_zone, zone: u8;
+        /// Slab: which list the slab is on.
+        list, set_list, list: u8;
+        /// Slab: objects not in the slab. Page table: entries in use.
+        inuse, set_inuse, inuse: u16;
+        /// Slab: objects that fit.
+        objects, set_objects, objects: u16;
+        /// For the layer that owns the frame.
+        private, set_private, private: u32;
+        /// Distance in frames to the block's first frame.
+        head_distance, set_head_distance, head_distance: u32;
+    }
+
+    /// Looks a frame up once for several accesses; `None` beyond the table.
+    #[inline(always)]
+    pub(crate) fn frame(&self, pfn: Pfn) -> Option<FrameRef<'_>> {
+        Some(FrameRef { kind: self.kinds.get(pfn.index())?, page: self.pages.get(pfn.index())? })
+    }
+
+    /// Returns the order of the block that `pfn` heads.
+    pub(crate) fn order(&self, pfn: Pfn) -> Order {
+        Order::new(self.order_raw(pfn)).unwrap_or(Order::MAX)
+    }
+
+    pub(crate) fn set_order(&self, pfn: Pfn, order: Order) {
+        self.set_order_raw(pfn, order.get());
+    }
+
+    /// Returns the kind byte's meaning; `Absent` beyond the table.
+    #[inline]
+    pub(crate) fn kind(&self, pfn: Pfn) -> FrameKind {
+        FrameKind::from_byte(self.kind_byte(pfn))
+    }
+
+    #[inline]
+    pub(crate) fn kind_byte(&self, pfn: Pfn) -> u8 {
+        self.kinds.get(pfn.index()).map_or(0, |b| b.load(Relaxed))
+    }
+
+    /// The number of the cache whose slab the frame at this index belongs to; `None` for any other kind.
+    #[inline(always)]
+    pub(crate) fn slab_cache(&self, index: usize) -> Option<usize> {
+        let byte = self.kinds.get(index)?.load(Relaxed);
+        byte.checked_sub(SLAB_BASE).map(usize::from)
+    }
+
+    /// Sets the kind of one frame.
+    #[inline]
+    pub(crate) fn set_kind(&self, pfn: Pfn, kind: FrameKind) {
+        if let Some(byte) = self.kinds.get(pfn.index()) {
+            byte.store(kind.to_byte(), Relaxed);
+        }
+    }
+
+    /// Marks a block as given to `kind`: kinds of all frames, distances to the first, and the order.
+    pub(crate) fn claim_block(&self, first: Pfn, order: Order, kind: FrameKind) {
+        self.set_order(first, order);
+        self.set_kind(first, kind);
+        self.set_head_distance(first, 0);
+        for distance in 1..order.pages() as u32 {
+            let Some(tail) = first.checked_add(u64::from(distance)) else { return };
+            self.set_kind(tail, kind.tail());
+            self.set_head_distance(tail, distance);
+        }
+    }
+
+    /// Sets the kind of all frames of a block.
+    pub(crate) fn set_block_kind(&self, first: Pfn, order: Order, kind: FrameKind) {
+        for distance in 0..order.pages() {
+            let Some(pfn) = first.checked_add(distance) else { return };
+            self.set_kind(pfn, kind);
+        }
+    }
+
+    /// Returns the first frame of the block around `pfn`.
+    pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
+        Pfn::new(pfn.as_u32().saturating_sub(self.head_distance(pfn)))
+    }
+
+    fn link(&self, at: Option<Pfn>) -> u32 {
+        at.map_or(NIL, Pfn::as_u32)
+    }
+
+    /// The frame after `pfn` on its list.
+    #[inline]
+    pub(crate) fn next(&self, pfn: Pfn) -> Option<Pfn> {
+        decode(self.page(pfn).next.load(Relaxed))
+    }
+
+    /// The frame before `pfn` on its list.
+    #[inline]
+    pub(crate) fn prev(&self, pfn: Pfn) -> Option<Pfn> {
+        decode(self.page(pfn).prev.load(Relaxed))
+    }
+
+    fn set_next(&self, pfn: Pfn, next: Option<Pfn>) {
+        self.page(pfn).next.store(self.link(next), Relaxed);
+    }
+
+    fn set_prev(&self, pfn: Pfn, prev: Option<Pfn>) {
+        self.page(pfn).prev.store(self.link(prev), Relaxed);
+    }
+}
+
+#[inline]
+const fn decode(raw: u32) -> Option<Pfn> {
+    if raw == NIL { None } else { Some(Pfn::new(raw)) }
+}
+
+/// A doubly linked list threaded through frame descriptors.
+///
+/// ```text
+/// I8.1  len == number of frames reached from head by next
+/// I8.2  prev(next(f)) == f for each f on the list but the last;  prev(head) == next(tail) == none
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PageList {
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl PageList {
+    pub(crate) const EMPTY: Self = Self { head: NIL, tail: NIL, len: 0 };
+
+    pub(crate) const fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(crate) const fn head(&self) -> Option<Pfn> {
+        decode(self.head)
+    }
+
+    pub(crate) const fn tail(&self) -> Option<Pfn> {
+        decode(self.tail)
+    }
+
+    pub(crate) fn push_head(&mut self, frames: &FrameTable, pfn: Pfn) {
+        let old = self.head();
+        frames.set_prev(pfn, None);
+        frames.set_next(pfn, old);
+        match old {
+            Some(old) => frames.set_prev(old, Some(pfn)),
+            None => self.tail = pfn.as_u32(),
+        }
+        self.head = pfn.as_u32();
+        self.len += 1;
+    }
+
+    pub(crate) fn push_tail(&mut self, frames: &FrameTable, pfn: Pfn) {
+        let old = self.tail();
+        frames.set_next(pfn, None);
+        frames.set_prev(pfn, old);
+        match old {
+            Some(old) => frames.set_next(old, Some(pfn)),
+            None => self.head = pfn.as_u32(),
+        }
+        self.tail = pfn.as_u32();
+        self.len += 1;
+    }
+
+    /// Takes a frame that is on this list off it.
+    pub(crate) fn remove(&mut self, frames: &FrameTable, pfn: Pfn) {
+        let (prev, next) = (frames.prev(pfn), frames.next(pfn));
+        match prev {
+            Some(prev) => frames.set_next(prev, next),
+            None => self.head = next.map_or(NIL, Pfn::as_u32),
+        }
+        match next {
+            Some(next) => frames.set_prev(next, prev),
+            None => self.tail = prev.map_or(NIL, Pfn::as_u32),
+        }
+        frames.set_next(pfn, None);
+        frames.set_prev(pfn, None);
+        self.len = self.len.saturating_sub(1);
+    }
+
+    pub(crate) fn pop_head(&mut self, frames: &FrameTable) -> Option<Pfn> {
+        let pfn = self.head()?;
+        self.remove(frames, pfn);
+        Some(pfn)
+    }
+
+    pub(crate) fn pop_tail(&mut self, frames: &FrameTable) -> Option<Pfn> {
+        let pfn = self.tail()?;
+        self.remove(frames, pfn);
+        Some(pfn)
+    }
+
+    /// Walks the list and stops after `limit` frames, so that a cycle cannot hold an auditor up.
+    pub(crate) fn iter<'f>(&self, frames: &'f FrameTable) -> impl Iterator<Item = Pfn> + 'f {
+        let limit = frames.frames() as usize + 1;
+        core::iter::successors(self.head(), |&pfn| frames.next(pfn)).take(limit)
+    }
+}
+
+/// Where a physical frame is in the direct map, and back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DirectMap {
+    base: VirtAddr,
+    bytes: u64,
+}
+
+impl DirectMap {
+    pub(crate) fn new(geometry: &Geometry) -> Self {
+        Self { base: geometry.direct_map, bytes: u64::from(geometry.frames()) << crate::addr::PAGE_SHIFT }
+    }
+
+    /// The direct-map address of a physical address.
+    #[inline(always)]
+    pub(crate) fn virt(&self, phys: crate::addr::PhysAddr) -> VirtAddr {
+        VirtAddr::new(self.base.as_u64().wrapping_add(phys.as_u64()))
+    }
+
+    /// What a direct-map address would be in physical memory. Addresses outside the map give numbers beyond memory,
+    /// which no frame has: whoever looks the frame up needs no other check.
+    #[inline(always)]
+    pub(crate) fn phys_unchecked(&self, virt: VirtAddr) -> crate::addr::PhysAddr {
+        crate::addr::PhysAddr::new(virt.as_u64().wrapping_sub(self.base.as_u64()))
+    }
+
+    /// The physical address of a direct-map address; `None` outside the map.
+    #[inline(always)]
+    pub(crate) fn phys(&self, virt: VirtAddr) -> Option<crate::addr::PhysAddr> {
+        let offset = virt.as_u64().wrapping_sub(self.base.as_u64());
+        (offset < self.bytes).then(|| crate::addr::PhysAddr::new(offset))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::MetaRegion;
+
+    fn table() -> FrameTable {
+        let geometry = Geometry::flat(16);
+        let mut region = MetaRegion::heap(64 << 10);
+        FrameTable::carve(&geometry, &mut region.carver().unwrap())
+    }
+
+    #[test]
+    fn kind_bytes_round_trip() {
+        for byte in 0..=u8::MAX {
+            let kind = FrameKind::from_byte(byte);
+            assert!(kind == FrameKind::Absent || kind.to_byte() == byte);
+        }
+    }
+
+    #[test]
+    fn lists_keep_order_length_and_back_links() {
+        let frames = table();
+        let mut list = PageList::EMPTY;
+        for n in 0..8 {
+            if n % 2 == 0 {
+                list.push_head(&frames, Pfn::new(n));
+            } else {
+                list.push_tail(&frames, Pfn::new(n));
+            }
+        }
+        list.remove(&frames, Pfn::new(0));
+        list.remove(&frames, Pfn::new(6));
+        let walked: Vec<u32> = list.iter(&frames).map(Pfn::as_u32).collect();
+        assert_eq!(walked, [4, 2, 1, 3, 5, 7]);
+        assert_eq!(list.len(), 6);
+        assert_eq!(list.pop_tail(&frames), Some(Pfn::new(7)));
+        assert_eq!(list.pop_head(&frames), Some(Pfn::new(4)));
+    }
+}

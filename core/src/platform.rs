@@ -1,0 +1,206 @@
+//! The port: everything that the library needs from outside.
+
+use crate::addr::{Pfn, Vpn};
+use crate::raw::PhysMem;
+
+/// A CPU's number, below the geometry's `cpus`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct CpuId(u16);
+
+impl CpuId {
+    /// Names a CPU.
+    pub const fn new(n: u16) -> Self {
+        Self(n)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A place at which an allocation can fail. The platform's fault plan is asked before anything is changed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum FaultPoint {
+    /// A block from the page allocator, asked for by its user (Linux: `fail_page_alloc`).
+    Page,
+    /// An object from a slab cache (Linux: `failslab`).
+    Slab,
+    /// A new slab's frames.
+    NewSlab,
+    /// A range of the vmalloc window.
+    VirtualSpace,
+    /// The descriptor of a vmalloc area.
+    Descriptor,
+    /// The frames behind a vmalloc area.
+    VmallocPages,
+    /// A frame for a page table.
+    PageTable,
+    /// A cache's control block.
+    Cache,
+}
+
+impl FaultPoint {
+    /// All points.
+    pub const ALL: [Self; 8] = [
+        Self::Page,
+        Self::Slab,
+        Self::NewSlab,
+        Self::VirtualSpace,
+        Self::Descriptor,
+        Self::VmallocPages,
+        Self::PageTable,
+        Self::Cache,
+    ];
+}
+
+/// Something that happened inside, for tracing and coverage; costs nothing where the hook is empty.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Event {
+    /// A block was served from this CPU's page lists.
+    PcpHit,
+    /// This CPU's page lists were refilled from the buddy.
+    PcpRefill,
+    /// This CPU's page lists gave a batch back.
+    PcpDrain,
+    /// A larger block was split.
+    Split,
+    /// Two buddies were merged.
+    Merge,
+    /// A pageblock changed its migrate type to serve a request.
+    PageblockClaimed,
+    /// A block of another migrate type was taken without changing the pageblock.
+    MigrateSteal,
+    /// A request fell back to a lower zone.
+    ZoneFallback,
+    /// An object was served from this CPU's main sheaf.
+    SheafHit,
+    /// Main and spare sheaf were swapped.
+    SheafSwap,
+    /// A full sheaf came from the barn.
+    BarnGet,
+    /// A full sheaf went to the barn.
+    BarnPut,
+    /// A sheaf was refilled from slabs.
+    SheafRefill,
+    /// A sheaf was flushed to its slabs.
+    SheafFlush,
+    /// A new slab was made.
+    SlabNew,
+    /// An empty slab gave its frames back.
+    SlabRelease,
+    /// A slab of the smallest order was used because the preferred order was refused.
+    SlabMinOrder,
+    /// kvmalloc was served physically contiguous.
+    KvContiguous,
+    /// kvmalloc fell back to vmalloc.
+    KvFallback,
+    /// Lazily freed address space was flushed and merged back.
+    Purge,
+    /// A reallocation stayed in place.
+    ReallocInPlace,
+    /// A reallocation moved.
+    ReallocMoved,
+    /// vrealloc returned tail pages.
+    VreallocShrunk,
+    /// Reclaim drained the per-CPU pages of all CPUs.
+    ReclaimPcp,
+    /// Reclaim flushed sheaves and released empty slabs.
+    ReclaimSlab,
+    /// Reclaim purged the vmalloc window.
+    ReclaimVa,
+    /// A request was refused after reclaim.
+    RefusedAfterReclaim,
+    /// A request that may not wait was refused without reclaim.
+    RefusedWithoutReclaim,
+}
+
+impl Event {
+    /// How many kinds of event there are.
+    pub const COUNT: usize = Self::RefusedWithoutReclaim as usize + 1;
+
+    /// All kinds, in the order of their numbers.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::PcpHit,
+        Self::PcpRefill,
+        Self::PcpDrain,
+        Self::Split,
+        Self::Merge,
+        Self::PageblockClaimed,
+        Self::MigrateSteal,
+        Self::ZoneFallback,
+        Self::SheafHit,
+        Self::SheafSwap,
+        Self::BarnGet,
+        Self::BarnPut,
+        Self::SheafRefill,
+        Self::SheafFlush,
+        Self::SlabNew,
+        Self::SlabRelease,
+        Self::SlabMinOrder,
+        Self::KvContiguous,
+        Self::KvFallback,
+        Self::Purge,
+        Self::ReallocInPlace,
+        Self::ReallocMoved,
+        Self::VreallocShrunk,
+        Self::ReclaimPcp,
+        Self::ReclaimSlab,
+        Self::ReclaimVa,
+        Self::RefusedAfterReclaim,
+        Self::RefusedWithoutReclaim,
+    ];
+
+    /// Returns the event's number, below [`Self::COUNT`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// What the library needs from the machine that it runs on.
+///
+/// All methods take `&self` and must not call back into the allocator. An implementation is safe as long as the
+/// allocator is used from one thread; to share it between threads see [`SmpPlatform`](crate::SmpPlatform).
+pub trait Platform {
+    /// The window through which physical memory is reached: at least as many frames as the zones span.
+    fn memory(&self) -> &PhysMem;
+
+    /// The CPU that executes this call. A number that the geometry does not have is treated as CPU 0.
+    fn cpu(&self) -> CpuId;
+
+    /// Makes translations of `pages` pages from `start` on unusable on every CPU, before it returns.
+    fn flush_tlb(&self, start: Vpn, pages: u64);
+
+    /// Tells the MMU where the top-level page table is. Called once, when the allocator is made.
+    fn set_page_table(&self, root: Pfn) {
+        let _ = root;
+    }
+
+    /// Executes a full memory barrier on every CPU that may run the allocator (an IPI, or `membarrier`).
+    fn heavy_fence(&self) {}
+
+    /// Tells the CPU that it waits in a loop.
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
+    /// Asks the fault plan whether this point fails now. The empty plan compiles to nothing.
+    #[inline(always)]
+    fn fault(&self, point: FaultPoint) -> bool {
+        let _ = point;
+        false
+    }
+
+    /// Hears of an event. The empty hook compiles to nothing.
+    #[inline(always)]
+    fn event(&self, event: Event) {
+        let _ = event;
+    }
+}

@@ -1,0 +1,13 @@
+//! The only `unsafe` code of the library: frame bytes, metadata slices, per-CPU cells.
+//!
+//! Everything above is `deny(unsafe_code)` and reaches memory through the safe faces of this room.
+
+mod backing;
+mod memory;
+mod percpu;
+mod region;
+
+pub use memory::PhysMem;
+pub(crate) use percpu::{LocalGuard, PerCpuCell, RemoteGuard};
+pub use region::MetaRegion;
+pub(crate) use region::{Carver, MetaSlice};
