@@ -4,6 +4,7 @@
 
 mod addr;
 mod base;
+mod buddy;
 mod error;
 mod geometry;
 mod gfp;
@@ -14,6 +15,8 @@ mod platform;
 #[allow(unsafe_code, reason = "the one room that may")]
 mod raw;
 mod sync;
+#[cfg(test)]
+mod testing;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};

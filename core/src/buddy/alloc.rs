@@ -1,0 +1,183 @@
+//! The way of a block from a zone to its owner.
+
+use super::PageAllocator;
+use super::migrate::MigrateType;
+use super::pcp::{PcpLists, PerCpuPages, list_index};
+use super::usage::OwnerClass;
+use super::zone::Zone;
+use super::zonelist::{Pass, Request};
+use crate::addr::Pfn;
+use crate::error::AllocError;
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::page::FrameKind;
+use crate::platform::{Event, Platform};
+
+impl<P: Platform> PageAllocator<P> {
+    /// Allocates a block and tags its frames. One attempt: nothing is reclaimed, and no fault point is asked.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::BadFlags`], [`AllocError::OrderTooLarge`], or [`AllocError::NoPages`].
+    #[inline(always)]
+    pub(crate) fn alloc_block(&self, order: Order, gfp: GfpFlags, kind: FrameKind) -> Result<Pfn, AllocError> {
+        if order == Order::ZERO
+            && let Some(pfn) = self.alloc_page_fast(gfp, kind)
+        {
+            return Ok(pfn);
+        }
+        self.alloc_block_slow(order, gfp, kind)
+    }
+
+    /// Takes a page from this CPU's array; `None` if that is empty or in use, or if the request makes no sense.
+    #[inline(always)]
+    fn alloc_page_fast(&self, gfp: GfpFlags, kind: FrameKind) -> Option<Pfn> {
+        let route = self.zonelists.route(gfp);
+        let pcp = self.pcp_here(route.zone())?;
+        let mut lists = pcp.cell.try_local()?;
+        let pfn = lists.pop_hot(route.migrate_byte())?;
+        pcp.hand_out(kind, 1);
+        self.base.frames.set_kind(pfn, kind);
+        drop(lists);
+        self.base.event(Event::PcpHit);
+        if gfp.wants_zero() {
+            self.zero(pfn, Order::ZERO);
+        }
+        Some(pfn)
+    }
+
+    /// Checks that a request makes sense, and looks up where it starts.
+    pub(super) fn request(&self, order: Order, gfp: GfpFlags) -> Result<Request, AllocError> {
+        let route = self.zonelists.route(gfp);
+        let max = self.base.geometry.max_order;
+        if route.is_bad() {
+            return Err(AllocError::BadFlags);
+        }
+        if order > max {
+            return Err(AllocError::OrderTooLarge { max });
+        }
+        Ok(Request { order, gfp, route })
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_block_slow(&self, order: Order, gfp: GfpFlags, kind: FrameKind) -> Result<Pfn, AllocError> {
+        let request = self.request(order, gfp)?;
+        let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
+        if gfp.wants_zero() {
+            self.zero(first, order);
+        }
+        Ok(first)
+    }
+
+    fn alloc_from_zones(&self, request: &Request, kind: FrameKind) -> Option<Pfn> {
+        for pass in self.zonelists.passes(request) {
+            for zone in self.zonelists.zones(request).filter_map(|index| self.zones.get(index)) {
+                let Some(first) = self.alloc_from_zone(zone, request, pass, kind) else { continue };
+                if usize::from(zone.index) != request.route.zone() {
+                    self.base.event(Event::ZoneFallback);
+                }
+                return Some(first);
+            }
+        }
+        None
+    }
+
+    /// Takes a block from a zone, by way of this CPU's lists if they keep such blocks and nobody else uses them.
+    ///
+    /// A block that is on a list already is given without a look at the watermarks: it is not among the free pages that
+    /// they protect.
+    fn alloc_from_zone(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
+        let list = list_index(request.order, request.route.migrate(), self.blocks.order);
+        let pcp = self.pcp(self.base.cpu(), usize::from(zone.index));
+        if let (Some(list), Some(pcp)) = (list, pcp)
+            && let Some(mut lists) = pcp.cell.try_local()
+        {
+            if lists.is_empty(list) {
+                self.refill(zone, request, pass, pcp, &mut lists, list)?;
+            } else {
+                self.base.event(Event::PcpHit);
+            }
+            return self.unpark(pcp, &mut lists, list, request.order, kind);
+        }
+        self.alloc_past_lists(zone, request, pass, kind)
+    }
+
+    fn alloc_past_lists(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
+        let migrate = request.route.migrate();
+        self.locked(zone, |locked| {
+            if !locked.passes(request, pass) {
+                return None;
+            }
+            let block = locked.take(request.order, migrate, pass.nofragment)?;
+            self.base.frames.set_migrate(block.first, migrate as u8);
+            self.base.frames.claim_block(block.first, block.order, kind);
+            zone.ledger.hand_out(kind, block.order.pages());
+            Some(block.first)
+        })
+    }
+
+    /// Fetches blocks for an empty list, if the zone may give any: the one requested, from wherever it can be had, and
+    /// more of the own type, as many as are worth taking the lock for.
+    fn refill(
+        &self,
+        zone: &Zone,
+        request: &Request,
+        pass: Pass,
+        pcp: &PerCpuPages,
+        lists: &mut PcpLists,
+        list: usize,
+    ) -> Option<()> {
+        let (order, migrate) = (request.order, request.route.migrate());
+        let fetched = self.locked(zone, |locked| {
+            if !locked.passes(request, pass) {
+                return None;
+            }
+            let ahead = lists.plan_refill(zone.pcp, order, pcp.pages(), zone.has_plenty());
+            let ahead = ahead.min(locked.blocks_ahead(request));
+            let mut next = Some(locked.take(order, migrate, pass.nofragment)?);
+            let mut fetched = 0;
+            while let Some(block) = next {
+                self.park(block.first, order, migrate);
+                lists.append(&self.base.frames, list, block.first);
+                fetched += 1;
+                next = if fetched <= ahead { locked.take_smallest(order, migrate) } else { None };
+            }
+            Some(fetched)
+        })?;
+        pcp.ledger.add(OwnerClass::Pcp, fetched * order.pages());
+        lists.settle(pcp.pages());
+        self.base.event(Event::PcpRefill);
+        Some(())
+    }
+
+    /// Takes the newest block of a per-CPU list and tags it.
+    fn unpark(
+        &self,
+        pcp: &PerCpuPages,
+        lists: &mut PcpLists,
+        list: usize,
+        order: Order,
+        kind: FrameKind,
+    ) -> Option<Pfn> {
+        let first = lists.pop(&self.base.frames, list)?;
+        self.base.frames.claim_block(first, order, kind);
+        pcp.hand_out(kind, order.pages());
+        Some(first)
+    }
+
+    /// Tags the frames of a block that goes to a per-CPU list.
+    pub(super) fn park(&self, first: Pfn, order: Order, migrate: MigrateType) {
+        let frames = &self.base.frames;
+        frames.set_block_kind(first, order, FrameKind::Pcp);
+        frames.set_order(first, order);
+        frames.set_migrate(first, migrate as u8);
+        frames.set_head_distance(first, 0);
+    }
+
+    #[inline(never)]
+    fn zero(&self, first: Pfn, order: Order) {
+        let inside = self.base.mem.fill(first.addr(), order.bytes(), 0);
+        debug_assert!(inside, "block {first} is not in the memory window");
+    }
+}

@@ -1,0 +1,245 @@
+//! The auditor: recounts everything from the lists and the frames' kinds. Call it while nobody allocates or frees.
+
+use super::PageAllocator;
+use super::migrate::MigrateType;
+use super::pcp::{NR_PCP_LISTS, PcpLists, PerCpuPages, list_shape};
+use super::usage::{OWNER_CLASSES, OwnerClass};
+use super::zone::{LockedZone, Zone};
+use crate::addr::Pfn;
+use crate::base::Base;
+use crate::error::{Invariant, Violation};
+use crate::order::Order;
+use crate::page::{FrameKind, FrameTable, PageList};
+use crate::platform::{CpuId, Platform};
+
+type Check = Result<(), Violation>;
+
+impl<P: Platform> PageAllocator<P> {
+    /// Compares lists, ledgers, descriptors and kinds with each other.
+    ///
+    /// # Errors
+    ///
+    /// The first [`Violation`] found: one of I7, I8, I9, I10, I11, I21.
+    pub(crate) fn check_invariants(&self) -> Check {
+        for zone in self.zones.iter() {
+            self.locked(zone, |locked| locked.check_free_areas())?;
+            for cpu in 0..self.base.geometry.cpus {
+                self.check_cpu(zone, CpuId::new(cpu))?;
+            }
+        }
+        self.check_frames()
+    }
+
+    /// Checks a CPU's lists of a zone. If somebody else has them, the machine is not at rest and nothing can be said.
+    fn check_cpu(&self, zone: &Zone, cpu: CpuId) -> Check {
+        let Some(pcp) = self.pcp(cpu, usize::from(zone.index)) else { return Ok(()) };
+        self.with_lists(pcp, cpu, |lists| self.check_lists(zone, pcp, lists)).unwrap_or(Ok(()))
+    }
+
+    fn check_lists(&self, zone: &Zone, pcp: &PerCpuPages, lists: &PcpLists) -> Check {
+        let mut pages = 0;
+        for index in 0..NR_PCP_LISTS {
+            let (order, migrate) = list_shape(index, self.blocks.order);
+            check_links(&self.base.frames, &lists.lists[index], Invariant::I21CacheCounts)?;
+            let hot = lists.hot.get(index).map(|hot| hot.as_slice()).unwrap_or_default();
+            check_distinct(hot)?;
+            for first in lists.lists[index].iter(&self.base.frames).chain(hot.iter().copied()) {
+                check_parked(&self.base.frames, zone, first, order, migrate)?;
+                pages += order.pages();
+            }
+        }
+        let what = "pages on a CPU's lists of the zone against the CPU's ledger (I21.3)";
+        Violation::check_eq(Invariant::I21CacheCounts, what, u64::from(zone.index), pages, pcp.pages())
+    }
+
+    /// Counts the frames of each owner, and checks that blocks with a tail are whole.
+    fn check_frames(&self) -> Check {
+        let mut counts = [0; OWNER_CLASSES];
+        let mut in_zones = 0;
+        for zone in self.zones.iter() {
+            for pfn in zone.pfns() {
+                let kind = self.base.frames.kind(pfn);
+                let Some(class) = OwnerClass::of(kind) else {
+                    return Err(violation(Invariant::I10InsideZone, "a frame of a zone is marked absent", pfn, 1, 0));
+                };
+                counts[class as usize] += 1;
+                check_zone_of(&self.base.frames, zone, pfn)?;
+                check_used_block(&self.base, zone, pfn, kind)?;
+            }
+            in_zones += zone.frames;
+        }
+        self.check_absent(in_zones)?;
+        for class in OwnerClass::ALL {
+            let what = "frames of an owner, by the kind map, against the ledgers";
+            Violation::check_eq(
+                Invariant::I7Conservation,
+                what,
+                class as u64,
+                counts[class as usize],
+                self.owned(class),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Outside of the zones every frame is absent.
+    fn check_absent(&self, in_zones: u64) -> Check {
+        let frames = &self.base.frames;
+        let present = (0..frames.frames()).filter(|&n| frames.kind_byte(Pfn::new(n)) != FrameKind::Absent.to_byte());
+        let what = "frames that are not absent against frames in zones";
+        Violation::check_eq(Invariant::I10InsideZone, what, 0, in_zones, present.count() as u64)
+    }
+}
+
+impl<P: Platform> LockedZone<'_, P> {
+    fn check_free_areas(&self) -> Check {
+        let mut pages = 0;
+        for (order, lists) in Order::ZERO.up_to(Order::MAX).zip(&self.areas.lists) {
+            for (migrate, list) in MigrateType::ALL.into_iter().zip(lists) {
+                self.check_emptiness_bit(order, migrate, list)?;
+                check_links(&self.base.frames, list, Invariant::I8ListCounts)?;
+                for first in list.iter(&self.base.frames) {
+                    self.check_free_block(first, order, migrate)?;
+                    pages += order.pages();
+                }
+            }
+        }
+        let what = "pages on a zone's free lists against its ledger (I8.4)";
+        Violation::check_eq(Invariant::I8ListCounts, what, u64::from(self.zone.index), pages, self.zone.free_pages())
+    }
+
+    fn check_emptiness_bit(&self, order: Order, migrate: MigrateType, list: &PageList) -> Check {
+        let bit = self.areas.nonempty[migrate.index()] >> order.get() & 1;
+        let what = "emptiness bit of a free list, by order (I8.3)";
+        let expected = u64::from(!list.is_empty());
+        Violation::check_eq(Invariant::I8ListCounts, what, u64::from(order.get()), expected, u64::from(bit))
+    }
+
+    fn check_free_block(&self, first: Pfn, order: Order, migrate: MigrateType) -> Check {
+        let frames = &self.base.frames;
+        check_span(self.zone, first, order)?;
+        let expect = |invariant, what, expected: u8, found: u8| {
+            Violation::check_eq(invariant, what, first.index() as u64, expected.into(), found.into())
+        };
+        expect(
+            Invariant::I8ListCounts,
+            "order of a free block against its list",
+            order.get(),
+            frames.order_raw(first),
+        )?;
+        expect(
+            Invariant::I11MigrateList,
+            "type of a free block against its list",
+            migrate as u8,
+            frames.migrate(first),
+        )?;
+        for pfn in block(first, order) {
+            let what = "kind of a frame in a free block";
+            expect(Invariant::I8ListCounts, what, FrameKind::Free.to_byte(), frames.kind_byte(pfn))?;
+            let what = "type of a free block's pageblock against its list";
+            expect(Invariant::I11MigrateList, what, migrate as u8, self.block_type(pfn) as u8)?;
+        }
+        self.check_coalesced(first, order, migrate)
+    }
+
+    fn check_coalesced(&self, first: Pfn, order: Order, migrate: MigrateType) -> Check {
+        let buddy = order.buddy_of(first);
+        if order < self.base.geometry.max_order
+            && self.is_free_block(buddy, order)
+            && self.may_join(buddy, order, migrate)
+        {
+            let what = "a free block has a free buddy of its order";
+            return Err(violation(Invariant::I9Coalesced, what, first, 0, buddy.index() as u64));
+        }
+        Ok(())
+    }
+}
+
+fn violation(invariant: Invariant, what: &'static str, at: Pfn, expected: u64, found: u64) -> Violation {
+    Violation::new(invariant, what, at.index() as u64, expected, found)
+}
+
+/// The frames of a block.
+fn block(first: Pfn, order: Order) -> impl Iterator<Item = Pfn> {
+    (0..order.pages()).map_while(move |offset| first.checked_add(offset))
+}
+
+/// I8.1 and I8.2 of [`PageList`], named after the layer that the list belongs to.
+fn check_links(frames: &FrameTable, list: &PageList, invariant: Invariant) -> Check {
+    let mut before = None;
+    let mut len = 0;
+    for pfn in list.iter(frames) {
+        if frames.prev(pfn) != before {
+            let found = frames.prev(pfn).map_or(u64::MAX, |p| p.index() as u64);
+            let expected = before.map_or(u64::MAX, |p| p.index() as u64);
+            return Err(violation(invariant, "back link of a list", pfn, expected, found));
+        }
+        (before, len) = (Some(pfn), len + 1);
+    }
+    let at = list.head().map_or(u64::MAX, |p| p.index() as u64);
+    Violation::check_eq(invariant, "length of the list from this frame", at, u64::from(list.len()), len)
+}
+
+/// I21.4 within one array; two arrays differ in type, CPU or zone, which the frame's descriptor or the count tells.
+fn check_distinct(hot: &[Pfn]) -> Check {
+    for (i, pfn) in hot.iter().enumerate() {
+        if hot.iter().skip(i + 1).any(|other| other == pfn) {
+            return Err(violation(Invariant::I21CacheCounts, "a page is twice in a CPU's array (I21.4)", *pfn, 1, 2));
+        }
+    }
+    Ok(())
+}
+
+/// I21.5, and that all frames of a block on a per-CPU list are marked so.
+fn check_parked(frames: &FrameTable, zone: &Zone, first: Pfn, order: Order, migrate: Option<MigrateType>) -> Check {
+    let expect = |what, expected: u8, found: u8| {
+        Violation::check_eq(Invariant::I21CacheCounts, what, first.index() as u64, expected.into(), found.into())
+    };
+    check_span(zone, first, order)?;
+    expect("order of a parked block against its list (I21.5)", order.get(), frames.order_raw(first))?;
+    if let Some(migrate) = migrate {
+        expect("type of a parked block against its list (I21.5)", migrate as u8, frames.migrate(first))?;
+    }
+    for pfn in block(first, order) {
+        expect("kind of a frame in a parked block", FrameKind::Pcp.to_byte(), frames.kind_byte(pfn))?;
+    }
+    Ok(())
+}
+
+/// I10.2: aligned and inside the zone.
+fn check_span(zone: &Zone, first: Pfn, order: Order) -> Check {
+    let offset = first.offset_from(zone.start);
+    let inside = offset.is_some_and(|offset| offset + order.pages() <= zone.frames);
+    if inside && order.is_aligned(first) {
+        return Ok(());
+    }
+    let what = "a block is not aligned, or not inside its zone (I10.2)";
+    Err(violation(Invariant::I10InsideZone, what, first, u64::from(zone.index), order.pages()))
+}
+
+fn check_zone_of(frames: &FrameTable, zone: &Zone, pfn: Pfn) -> Check {
+    let what = "zone number in a frame's descriptor";
+    Violation::check_eq(Invariant::I10InsideZone, what, pfn.index() as u64, zone.index.into(), frames.zone(pfn).into())
+}
+
+/// I10.2 of used blocks: the first frame says the size, and each other frame how far away the first is.
+fn check_used_block<P: Platform>(base: &Base<P>, zone: &Zone, pfn: Pfn, kind: FrameKind) -> Check {
+    let (frames, at) = (&base.frames, pfn.index() as u64);
+    match kind {
+        FrameKind::Pages | FrameKind::LargeKmalloc => {
+            let what = "distance of a block's first frame to itself";
+            Violation::check_eq(Invariant::I10InsideZone, what, at, 0, frames.head_distance(pfn).into())?;
+            check_span(zone, pfn, frames.order(pfn))
+        }
+        FrameKind::PagesTail | FrameKind::LargeTail => {
+            let head = frames.head_of(pfn);
+            let whole = frames.kind(head).tail() == kind && frames.kind(head) != kind;
+            let inside = u64::from(frames.head_distance(pfn)) < frames.order(head).pages();
+            if whole && inside {
+                return Ok(());
+            }
+            Err(violation(Invariant::I10InsideZone, "a frame points to no block around it", pfn, 1, 0))
+        }
+        _ => Ok(()),
+    }
+}

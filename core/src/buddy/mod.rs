@@ -1,0 +1,168 @@
+//! The page allocator: zones of frames in blocks of a power of two, and per-CPU pages in front of them.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | `zone` | a zone's free areas: split, merge |
+//! | `migrate` `fallback` | migrate types, pageblocks, what happens when a type has run out |
+//! | `watermark` `zonelist` | which zones a request may use, how far down, in which order |
+//! | `pcp` | what a CPU keeps for itself |
+//! | `alloc` `free` | the way of a block between zone, CPU and owner: fast path, slow path, refill, drain |
+//! | `request` | the calls: one block, exact sizes, many pages, misuse |
+//! | `usage` `check` | who has how many pages; the auditor |
+//!
+//! A frame's kind says where it is; these are the moves that this layer makes:
+//!
+//! | from | to | by | under |
+//! |---|---|---|---|
+//! | `Free` | `Pcp` | refill | the CPU's cell, then the zone's lock |
+//! | `Pcp` | `Free` | drain | the CPU's cell, then the zone's lock |
+//! | `Pcp` | an owner's | allocation | the CPU's cell |
+//! | an owner's | `Pcp` | free | the CPU's cell |
+//! | `Free` | an owner's | allocation of other orders, or without the cell | the zone's lock |
+//! | an owner's | `Free` | free of other orders, or without the cell | the zone's lock |
+//!
+//! Lock order: a CPU's cell (tried only), then one zone's lock. No zone's lock is held while another is taken, and none
+//! across a return. A free verifies its argument before it changes anything; two CPUs that free the same block at the
+//! same moment are a race of the callers that it does not detect.
+//!
+//! ```text
+//! I7    free + per-CPU + owned pages == managed pages
+//! I8    list lengths, the emptiness bits and the ledgers agree with the lists
+//! I9    a free block below the largest order has no free buddy of its order in its zone, unless a special type keeps
+//!       the two apart
+//! I10   a block is aligned to its size and inside one zone; frames outside of zones are never touched
+//! I11   a free block is on the list of the migrate type of every pageblock that it overlaps
+//! I21   a frame on a per-CPU list is on one list of one CPU, and the ledger counts it
+//! ```
+
+mod alloc;
+mod check;
+mod fallback;
+mod free;
+mod migrate;
+mod pcp;
+mod request;
+#[cfg(test)]
+mod tests;
+mod usage;
+mod watermark;
+mod zone;
+mod zonelist;
+
+use self::migrate::Pageblocks;
+use self::pcp::PerCpuPages;
+pub(crate) use self::usage::OwnerClass;
+use self::zone::{LockedZone, Zone};
+use self::zonelist::Zonelists;
+use crate::base::Base;
+use crate::geometry::Geometry;
+use crate::inspect::{MIGRATE_TYPES, ZoneInfo};
+use crate::order::NR_PAGE_ORDERS;
+use crate::platform::{CpuId, Platform};
+use crate::raw::{Carver, MetaSlice};
+
+/// The metadata of the page allocator.
+pub(crate) struct PageParts {
+    zones: MetaSlice<Zone>,
+    /// CPU after CPU, for each its zones.
+    pcps: MetaSlice<PerCpuPages>,
+    blocks: Pageblocks,
+}
+
+impl PageParts {
+    pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
+        let nr_zones = geometry.nr_zones();
+        let zones = carver.carve(nr_zones, |i| Zone::new(geometry, i));
+        let lists = nr_zones * usize::from(geometry.cpus);
+        let pcps = carver.carve(lists, |i| {
+            let zone = Zone::new(geometry, i % nr_zones);
+            PerCpuPages::new(zone.pcp, zone.block_base)
+        });
+        Self { zones, pcps, blocks: Pageblocks::carve(geometry, carver) }
+    }
+}
+
+/// The lowest layer that allocates: frames, in blocks of a power of two.
+pub(crate) struct PageAllocator<P> {
+    pub(crate) base: Base<P>,
+    zonelists: Zonelists,
+    nr_zones: usize,
+    zones: MetaSlice<Zone>,
+    pcps: MetaSlice<PerCpuPages>,
+    blocks: Pageblocks,
+}
+
+impl<P: Platform> PageAllocator<P> {
+    /// Takes over all frames of all zones; they are free from here on.
+    pub(crate) fn new(base: Base<P>, parts: PageParts) -> Self {
+        let PageParts { zones, pcps, blocks } = parts;
+        let zonelists = Zonelists::new(&base.geometry);
+        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, blocks, base };
+        for zone in this.zones.iter() {
+            for pfn in zone.pfns() {
+                this.base.frames.set_zone(pfn, zone.index);
+            }
+            this.locked(zone, |locked| locked.populate());
+        }
+        this
+    }
+
+    /// Gives the platform back; the frames are nobody's from then on.
+    pub(crate) fn into_platform(self) -> P {
+        self.base.platform
+    }
+
+    /// Runs `body` under a zone's lock.
+    fn locked<R>(&self, zone: &Zone, body: impl FnOnce(&mut LockedZone<'_, P>) -> R) -> R {
+        let mut areas = zone.areas.lock();
+        body(&mut LockedZone { base: &self.base, zone, blocks: &self.blocks, areas: &mut areas })
+    }
+
+    /// A CPU's pages of a zone.
+    fn pcp(&self, cpu: CpuId, zone: usize) -> Option<&PerCpuPages> {
+        if zone < self.nr_zones { self.pcps.get(cpu.index() * self.nr_zones + zone) } else { None }
+    }
+
+    /// This CPU's pages of a zone, for the fast paths: `None` also if the platform names a CPU that the geometry does not
+    /// have; the slow paths sort that out. A zone is a real one or `u16::MAX`, which is beyond the lists of all CPUs.
+    #[inline(always)]
+    fn pcp_here(&self, zone: usize) -> Option<&PerCpuPages> {
+        self.pcps.get(self.base.platform.cpu().index() * self.nr_zones + zone)
+    }
+
+    /// Pages that an owner has. Exact while nobody else allocates or frees.
+    pub(crate) fn owned(&self, class: OwnerClass) -> u64 {
+        let zones = self.zones.iter().map(|zone| zone.ledger.get(class));
+        let cpus = self.pcps.iter().map(|pcp| pcp.ledger.get(class));
+        zones.chain(cpus).fold(0, u64::wrapping_add)
+    }
+
+    /// One zone's free blocks and watermarks; `None` if there is no such zone.
+    pub(crate) fn zone_info(&self, zone: usize) -> Option<ZoneInfo> {
+        let zone = self.zones.get(zone)?;
+        let cpus = (0..self.base.geometry.cpus).filter_map(|cpu| self.pcp(CpuId::new(cpu), usize::from(zone.index)));
+        let mut info = ZoneInfo {
+            node: zone.node,
+            kind: zone.kind,
+            start: zone.start,
+            managed: zone.frames,
+            free: [0; NR_PAGE_ORDERS],
+            free_by_type: [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES],
+            free_pages: 0,
+            pcp_pages: cpus.map(PerCpuPages::pages).sum(),
+            min: zone.marks.min,
+            low: zone.marks.low,
+            high: zone.marks.high,
+        };
+        self.locked(zone, |locked| {
+            info.free_pages = zone.free_pages();
+            for (order, lists) in locked.areas.lists.iter().enumerate() {
+                for (migrate, list) in lists.iter().enumerate() {
+                    info.free[order] += list.len();
+                    info.free_by_type[migrate][order] = list.len();
+                }
+            }
+        });
+        Some(info)
+    }
+}

@@ -1,0 +1,409 @@
+//! Per-CPU pages: small stacks of free blocks that a CPU uses without the zone's lock.
+//!
+//! Each CPU has for each zone one [`PerCpuPages`]. Blocks of the orders 0 to 3 are kept by order and migrate type, blocks
+//! of the pageblock order by movable or not; all other orders always go to the zone. The newest single pages of each
+//! type are in an array ([`HotFrames`]) in front of their list, so that the most frequent pair of calls touches neither
+//! links nor descriptors of other frames.
+//!
+//! Order of locks: a cell is taken before a zone's lock, never the other way round, and only by trying.
+//!
+//! ```text
+//! I21.3  ledger[Pcp] == pages of the blocks on all lists and in all arrays
+//! I21.4  a frame of kind Pcp is in exactly one block of exactly one CPU's list or array, that of its zone
+//! I21.5  a block on the list of order k and type t has order k and type t in its descriptor
+//! ```
+
+use super::migrate::{MigrateType, PCP_TYPES};
+use super::usage::{Ledger, OwnerClass};
+use crate::addr::Pfn;
+use crate::order::{Order, PAGE_ALLOC_COSTLY_ORDER};
+use crate::page::{FrameKind, FrameTable, PageList};
+use crate::raw::PerCpuCell;
+
+/// How often a batch may double while a CPU keeps allocating. Source: `CONFIG_PCP_BATCH_SCALE_MAX`.
+const MAX_DOUBLINGS: u32 = 5;
+const LOW_ORDER_LISTS: usize = (PAGE_ALLOC_COSTLY_ORDER as usize + 1) * PCP_TYPES;
+/// Lists of a CPU: three types of each of the orders 0 to 3, and two of the pageblock order.
+pub(super) const NR_PCP_LISTS: usize = LOW_ORDER_LISTS + 2;
+
+/// One CPU's pages of one zone.
+#[repr(C, align(64))]
+pub(super) struct PerCpuPages {
+    pub(super) cell: PerCpuCell<PcpLists>,
+    /// Written by the holder of the cell.
+    pub(super) ledger: Ledger,
+    /// The zone's [`block_base`](super::zone::Zone), here as well to save the fast path a load.
+    pub(super) block_base: u32,
+}
+
+/// How many pages a CPU keeps of a zone; the same for all CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PcpLimits {
+    /// How many pages move between the zone and a CPU at once.
+    pub(super) batch: u64,
+    /// The least number of pages from which on a CPU gives back.
+    pub(super) high_min: u64,
+    /// The most.
+    pub(super) high_max: u64,
+}
+
+impl PcpLimits {
+    pub(super) fn new(managed: u64, low_mark: u64, cpus: u16) -> Self {
+        let (batch, cpus) = (batch_of(managed), u64::from(cpus.max(1)));
+        let high_min = (low_mark / cpus).max(4 * batch);
+        Self { batch, high_min, high_max: (managed / 8 / cpus).max(high_min) }
+    }
+}
+
+/// The batch of a zone: a 4096th of it up to 64 pages, rounded to one less than a power of two, which spreads frames
+/// better over the sets of a cache than a power of two itself.
+const fn batch_of(managed: u64) -> u64 {
+    let batch = if managed >> 12 < 64 { managed >> 12 } else { 64 };
+    if batch <= 1 { 1 } else { (1 << (batch + batch / 2).ilog2()) - 1 }
+}
+
+/// The list for blocks of this order and type; `None` if no CPU keeps such blocks.
+pub(super) fn list_index(order: Order, migrate: MigrateType, pageblock: Order) -> Option<usize> {
+    let migrate = migrate.parked()?;
+    if order.get() <= PAGE_ALLOC_COSTLY_ORDER {
+        Some(order.index() * PCP_TYPES + migrate.index())
+    } else if order == pageblock {
+        Some(LOW_ORDER_LISTS + usize::from(migrate == MigrateType::Movable))
+    } else {
+        None
+    }
+}
+
+/// The order and type of the blocks on a list; no type for the list that two types share.
+pub(super) fn list_shape(list: usize, pageblock: Order) -> (Order, Option<MigrateType>) {
+    match list.checked_sub(LOW_ORDER_LISTS) {
+        None => {
+            let order = Order::new((list / PCP_TYPES) as u8).unwrap_or(Order::MAX);
+            (order, Some(MigrateType::from_byte((list % PCP_TYPES) as u8)))
+        }
+        Some(0) => (pageblock, None),
+        Some(_) => (pageblock, Some(MigrateType::Movable)),
+    }
+}
+
+/// The newest single pages of one type; the last entry is the newest.
+#[derive(Clone, Copy)]
+pub(super) struct HotFrames {
+    len: u32,
+    frames: [Pfn; Self::CAPACITY],
+}
+
+impl HotFrames {
+    /// One cache line, the length included.
+    const CAPACITY: usize = 15;
+    /// How many move between array and list at once.
+    const HALF: usize = Self::CAPACITY / 2;
+
+    const EMPTY: Self = Self { len: 0, frames: [Pfn::new(0); Self::CAPACITY] };
+
+    /// Adds the newest; `false` if there is no room.
+    #[inline(always)]
+    fn push(&mut self, pfn: Pfn) -> bool {
+        let Some(slot) = self.frames.get_mut(self.len as usize) else { return false };
+        *slot = pfn;
+        self.len += 1;
+        true
+    }
+
+    /// Takes the newest.
+    #[inline(always)]
+    fn pop(&mut self) -> Option<Pfn> {
+        let last = self.len.checked_sub(1)?;
+        let pfn = *self.frames.get(last as usize)?;
+        self.len = last;
+        Some(pfn)
+    }
+
+    /// The frames, oldest first.
+    pub(super) fn as_slice(&self) -> &[Pfn] {
+        self.frames.get(..self.len as usize).unwrap_or_default()
+    }
+
+    /// Takes the oldest.
+    fn pop_oldest(&mut self) -> Option<Pfn> {
+        let oldest = *self.as_slice().first()?;
+        self.frames.copy_within(1.., 0);
+        self.len -= 1;
+        Some(oldest)
+    }
+}
+
+/// What a CPU's cell protects.
+pub(super) struct PcpLists {
+    pub(super) hot: [HotFrames; PCP_TYPES],
+    pub(super) lists: [PageList; NR_PCP_LISTS],
+    /// From this number of pages on, frees give pages back to the zone.
+    pub(super) high: u64,
+    /// Pages after the last refill or drain: what came since is what the CPU frees in excess of what it allocates.
+    settled: u64,
+    /// How often the next batch is doubled.
+    doublings: u32,
+}
+
+const _: () = assert!(size_of::<HotFrames>() == 64);
+
+impl PerCpuPages {
+    pub(super) const fn new(limits: PcpLimits, block_base: u32) -> Self {
+        Self { cell: PerCpuCell::new(PcpLists::new(limits)), ledger: Ledger::new(), block_base }
+    }
+
+    /// How many pages this CPU keeps.
+    #[inline(always)]
+    pub(super) fn pages(&self) -> u64 {
+        self.ledger.get(OwnerClass::Pcp)
+    }
+
+    /// Notes that pages of the lists went to the owner of frames of this kind.
+    #[inline(always)]
+    pub(super) fn hand_out(&self, kind: FrameKind, pages: u64) {
+        self.ledger.sub(OwnerClass::Pcp, pages);
+        self.ledger.hand_out(kind, pages);
+    }
+
+    /// Notes that pages of frames of this kind came to the lists.
+    #[inline(always)]
+    pub(super) fn take_back(&self, kind: FrameKind, pages: u64) {
+        self.ledger.take_back(kind, pages);
+        self.ledger.add(OwnerClass::Pcp, pages);
+    }
+}
+
+impl PcpLists {
+    const fn new(limits: PcpLimits) -> Self {
+        Self {
+            hot: [HotFrames::EMPTY; PCP_TYPES],
+            lists: [PageList::EMPTY; NR_PCP_LISTS],
+            high: limits.high_min,
+            settled: 0,
+            doublings: 0,
+        }
+    }
+
+    /// Takes the newest single page of a type, if it is in the array.
+    #[inline(always)]
+    pub(super) fn pop_hot(&mut self, migrate: u8) -> Option<Pfn> {
+        self.hot.get_mut(usize::from(migrate))?.pop()
+    }
+
+    /// Adds a single page, if its type has an array and that has room.
+    #[inline(always)]
+    pub(super) fn push_hot(&mut self, migrate: u8, pfn: Pfn) -> bool {
+        self.hot.get_mut(usize::from(migrate)).is_some_and(|hot| hot.push(pfn))
+    }
+
+    /// Takes the newest block of a list.
+    pub(super) fn pop(&mut self, frames: &FrameTable, list: usize) -> Option<Pfn> {
+        let rest = self.lists.get_mut(list)?;
+        let Some(hot) = self.hot.get_mut(list) else { return rest.pop_head(frames) };
+        if hot.len == 0 {
+            warm_up(hot, rest, frames);
+        }
+        hot.pop()
+    }
+
+    /// Adds the newest block to a list.
+    pub(super) fn push(&mut self, frames: &FrameTable, list: usize, first: Pfn) {
+        let Some(rest) = self.lists.get_mut(list) else { return };
+        let Some(hot) = self.hot.get_mut(list) else { return rest.push_head(frames, first) };
+        if !hot.push(first) {
+            cool_down(hot, rest, frames);
+            let _has_room_now = hot.push(first);
+        }
+    }
+
+    /// Tells whether a list has no block.
+    pub(super) fn is_empty(&self, list: usize) -> bool {
+        self.lists.get(list).is_none_or(PageList::is_empty) && self.hot.get(list).is_none_or(|hot| hot.len == 0)
+    }
+
+    /// Adds a block to a list, as if it were the oldest; only while the list fills from empty.
+    pub(super) fn append(&mut self, frames: &FrameTable, list: usize, first: Pfn) {
+        if let Some(list) = self.lists.get_mut(list) {
+            list.push_tail(frames, first);
+        }
+    }
+
+    /// Takes the oldest block of a list.
+    fn pop_oldest(&mut self, frames: &FrameTable, list: usize) -> Option<Pfn> {
+        let oldest = self.lists.get_mut(list)?.pop_tail(frames);
+        oldest.or_else(|| self.hot.get_mut(list)?.pop_oldest())
+    }
+
+    /// How many blocks to fetch from the zone besides the one that is needed now. A CPU that keeps allocating gets more
+    /// each time and, while the zone has `plenty`, a higher limit; what it fetches stays below that limit.
+    pub(super) fn plan_refill(&mut self, limits: PcpLimits, order: Order, count: u64, plenty: bool) -> u64 {
+        let mut pages = limits.batch << self.doublings;
+        if plenty {
+            self.high = (self.high + pages).min(limits.high_max);
+        }
+        if order == Order::ZERO {
+            let most = self.high.saturating_sub(count + limits.batch).max(limits.batch);
+            if pages <= most && self.doublings < MAX_DOUBLINGS {
+                self.doublings += 1;
+            }
+            pages = pages.min(most);
+        }
+        let blocks = if order == Order::ZERO { pages } else { (limits.batch >> order.get()).max(2) };
+        let room = self.high.saturating_sub(count + 1) >> order.get();
+        (blocks - 1).min(room)
+    }
+
+    /// How many pages to give back now that the limit is reached: about what was freed since the last exchange. While
+    /// the zone is short, the limit falls as well.
+    pub(super) fn plan_drain(&mut self, limits: PcpLimits, count: u64, plenty: bool) -> u64 {
+        self.doublings /= 2;
+        let freed = count.saturating_sub(self.settled).min(limits.batch << MAX_DOUBLINGS);
+        let most = self.high.saturating_sub(limits.batch).max(limits.batch);
+        if !plenty {
+            self.high = self.high.saturating_sub(limits.batch).max(limits.high_min);
+        }
+        freed.clamp(limits.batch, most).min(count)
+    }
+
+    /// Notes how many pages there are after an exchange with the zone.
+    pub(super) fn settle(&mut self, count: u64) {
+        self.settled = count;
+    }
+
+    /// Takes blocks of `quota` pages or a little more, the oldest of `from` first, then of the lists after it in turn.
+    /// `give` hears of each.
+    pub(super) fn drain(&mut self, frames: &FrameTable, from: usize, quota: u64, mut give: impl FnMut(Pfn, Order)) {
+        let mut given = 0;
+        for list in (from..NR_PCP_LISTS).chain(0..from) {
+            while given < quota {
+                let Some(first) = self.pop_oldest(frames, list) else { break };
+                let order = frames.order(first);
+                given += order.pages();
+                give(first, order);
+            }
+        }
+    }
+}
+
+/// Moves the newest blocks of the list into the empty array.
+#[cold]
+fn warm_up(hot: &mut HotFrames, rest: &mut PageList, frames: &FrameTable) {
+    while (hot.len as usize) < HotFrames::HALF {
+        let Some(pfn) = rest.pop_head(frames) else { break };
+        hot.push(pfn);
+    }
+    // The list gave its newest first; in the array the newest is last.
+    if let Some(taken) = hot.frames.get_mut(..hot.len as usize) {
+        taken.reverse();
+    }
+}
+
+/// Moves the older half of the full array to the list.
+#[cold]
+fn cool_down(hot: &mut HotFrames, rest: &mut PageList, frames: &FrameTable) {
+    for _ in 0..HotFrames::HALF {
+        let Some(oldest) = hot.pop_oldest() else { break };
+        rest.push_head(frames, oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Geometry;
+    use crate::testing::carve;
+    use std::vec::Vec;
+
+    #[test]
+    fn the_batch_is_that_of_linux() {
+        for (managed, batch) in
+            [(0, 1), (8192, 1), (12288, 3), (32768, 7), (65536, 15), (131_072, 31), (262_144, 63), (1 << 32, 63)]
+        {
+            assert_eq!(batch_of(managed), batch, "{managed} pages");
+        }
+    }
+
+    #[test]
+    fn the_limits_divide_the_zone_among_the_cpus_and_never_fall_below_four_batches() {
+        let limits = |managed, low, cpus| {
+            let PcpLimits { batch, high_min, high_max } = PcpLimits::new(managed, low, cpus);
+            (batch, high_min, high_max)
+        };
+        assert_eq!(limits(1 << 18, 1286, 4), (63, 321, 8192));
+        assert_eq!(limits(1 << 18, 1286, 64), (63, 252, 512));
+        assert_eq!(limits(16, 0, 1), (1, 4, 4));
+    }
+
+    #[test]
+    fn every_list_has_the_shape_that_leads_to_it() {
+        let pageblock = Order::new(9).unwrap();
+        for list in 0..NR_PCP_LISTS {
+            let (order, migrate) = list_shape(list, pageblock);
+            let migrate = migrate.unwrap_or(MigrateType::Unmovable);
+            assert_eq!(list_index(order, migrate, pageblock), Some(list));
+        }
+        for order in (4..=10).filter(|&order| order != 9) {
+            assert_eq!(list_index(Order::new(order).unwrap(), MigrateType::Movable, pageblock), None);
+        }
+        assert_eq!(list_index(Order::ZERO, MigrateType::Isolate, pageblock), None);
+        assert_eq!(list_index(Order::ZERO, MigrateType::Cma, pageblock), Some(MigrateType::Movable.index()));
+    }
+
+    fn lists() -> (FrameTable, PcpLists) {
+        let frames = carve(&Geometry::flat(64), FrameTable::carve);
+        (frames, PcpLists::new(PcpLimits::new(64, 0, 1)))
+    }
+
+    #[test]
+    fn array_and_list_together_are_one_stack() {
+        let (frames, mut lists) = lists();
+        for depth in 1..60 {
+            (0..depth).for_each(|n| lists.push(&frames, 0, Pfn::new(n)));
+            let popped: Vec<u32> = core::iter::from_fn(|| lists.pop(&frames, 0)).map(Pfn::as_u32).collect();
+            assert_eq!(popped, (0..depth).rev().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_drain_takes_the_oldest_of_the_given_list_first_and_then_goes_round() {
+        let (frames, mut lists) = lists();
+        (0..20).for_each(|n| lists.push(&frames, 1, Pfn::new(n)));
+        lists.push(&frames, 2, Pfn::new(30));
+        lists.push(&frames, 0, Pfn::new(40));
+        let mut given = Vec::new();
+        lists.drain(&frames, 1, 18, |pfn, _| given.push(pfn.as_u32()));
+        assert_eq!(given, (0..18).collect::<Vec<_>>());
+        lists.drain(&frames, 1, u64::MAX, |pfn, _| given.push(pfn.as_u32()));
+        assert_eq!(given[18..], [18, 19, 30, 40]);
+    }
+
+    #[test]
+    fn refills_double_up_to_a_limit_and_drains_calm_them_down() {
+        let limits = PcpLimits { batch: 8, high_min: 1000, high_max: 1000 };
+        let (_, mut lists) = lists();
+        lists.high = 1000;
+        let ahead: Vec<u64> = (0..7).map(|_| lists.plan_refill(limits, Order::ZERO, 0, true)).collect();
+        assert_eq!(ahead, [7, 15, 31, 63, 127, 255, 255]);
+        assert_eq!(lists.plan_drain(limits, 1000, true), 256, "at most 32 batches");
+        assert_eq!(lists.plan_refill(limits, Order::ZERO, 0, true), 31);
+        assert_eq!(lists.plan_refill(limits, Order::new(2).unwrap(), 0, true), 1);
+        assert_eq!(lists.plan_refill(limits, Order::new(9).unwrap(), 900, true), 0, "no room for another");
+    }
+
+    #[test]
+    fn the_limit_rises_while_the_zone_has_plenty_and_falls_while_it_is_short() {
+        let limits = PcpLimits { batch: 8, high_min: 32, high_max: 100 };
+        let (_, mut lists) = lists();
+        lists.high = 32;
+        for _ in 0..9 {
+            lists.plan_refill(limits, Order::new(1).unwrap(), 0, true);
+        }
+        assert_eq!(lists.high, 100);
+        lists.plan_refill(limits, Order::new(1).unwrap(), 0, false);
+        assert_eq!(lists.high, 100);
+        for _ in 0..12 {
+            lists.plan_drain(limits, 50, false);
+        }
+        assert_eq!(lists.high, 32);
+    }
+}

@@ -1,0 +1,124 @@
+//! The calls that users of pages make: with fault points, and with misuse detected.
+
+use super::PageAllocator;
+use crate::addr::{PAGE_SIZE, Pfn};
+use crate::error::{AllocError, BlockKind, FreeError};
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::page::FrameKind;
+use crate::platform::{FaultPoint, Platform};
+
+impl<P: Platform> PageAllocator<P> {
+    /// Allocates a block of pages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_block`], and [`AllocError::Injected`].
+    #[inline(always)]
+    pub(crate) fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+        if self.request(order, gfp).is_ok() && self.base.fault(FaultPoint::Page) {
+            return Err(AllocError::Injected(FaultPoint::Page));
+        }
+        self.alloc_block(order, gfp, FrameKind::Pages)
+    }
+
+    /// Frees a block from [`Self::alloc_pages`].
+    ///
+    /// # Errors
+    ///
+    /// The misuse found; nothing is changed then.
+    #[inline(always)]
+    pub(crate) fn free_pages(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
+        match self.base.frames.frame(first) {
+            Some(frame) if frame.heads(FrameKind::Pages, order) => {
+                self.free_frame(frame, first, order, FrameKind::Pages);
+                Ok(())
+            }
+            _ => Err(self.misuse(first)),
+        }
+    }
+
+    /// Names what is wrong with freeing pages at `pfn`.
+    #[cold]
+    #[inline(never)]
+    fn misuse(&self, pfn: Pfn) -> FreeError {
+        let frames = &self.base.frames;
+        let addr = self.base.virt(pfn.addr());
+        match frames.kind(pfn) {
+            FrameKind::Absent => FreeError::Foreign(addr),
+            FrameKind::Free | FrameKind::Pcp => FreeError::DoubleFree(addr),
+            FrameKind::Pages => FreeError::WrongOrder { found: frames.order(pfn) },
+            FrameKind::PagesTail => FreeError::Interior { addr, start: self.base.virt(frames.head_of(pfn).addr()) },
+            other => FreeError::WrongKind { addr, expected: BlockKind::Pages, found: other.block_kind() },
+        }
+    }
+
+    /// Allocates just as many pages as `size` bytes need: contiguous, and each a page of its own from then on.
+    ///
+    /// The rest of the block is given back page by page, as Linux does. `COMP` and `HIGHMEM` have no meaning here and
+    /// are removed.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`], and as [`Self::alloc_pages`].
+    pub(crate) fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+        if size == 0 {
+            return Err(AllocError::ZeroSize);
+        }
+        let max = self.base.geometry.max_order;
+        let order = Order::for_bytes(size).ok_or(AllocError::OrderTooLarge { max })?;
+        let first = self.alloc_pages(order, gfp.difference(GfpFlags::COMP.union(GfpFlags::HIGHMEM)))?;
+        let wanted = size.div_ceil(PAGE_SIZE) as u64;
+        self.split_page(first, order);
+        for pfn in pfns(first, order.pages()).skip(wanted as usize) {
+            self.free_block(pfn, Order::ZERO);
+        }
+        Ok(first)
+    }
+
+    /// Turns a block into independent pages.
+    fn split_page(&self, first: Pfn, order: Order) {
+        let migrate = self.base.frames.migrate(first);
+        for pfn in pfns(first, order.pages()) {
+            self.base.frames.claim_block(pfn, Order::ZERO, FrameKind::Pages);
+            self.base.frames.set_migrate(pfn, migrate);
+        }
+    }
+
+    /// Frees what [`Self::alloc_pages_exact`] gave for the same size. Size 0 frees nothing.
+    ///
+    /// # Errors
+    ///
+    /// The misuse found on the first page that is not a page of its own; none is freed then.
+    pub(crate) fn free_pages_exact(&self, first: Pfn, size: usize) -> Result<(), FreeError> {
+        let frames = &self.base.frames;
+        let pages = size.div_ceil(PAGE_SIZE) as u64;
+        let single = |pfn: &Pfn| frames.kind(*pfn) == FrameKind::Pages && frames.order(*pfn) == Order::ZERO;
+        if let Some(bad) = pfns(first, pages).find(|pfn| !single(pfn)) {
+            return Err(self.misuse(bad));
+        }
+        for pfn in pfns(first, pages) {
+            self.free_block(pfn, Order::ZERO);
+        }
+        Ok(())
+    }
+
+    /// Fills the empty slots with single pages, from the front; stops at the first that cannot be filled. Returns how
+    /// many slots from the front are filled then.
+    ///
+    /// The fault point is asked for each page: each is an opportunity of its own.
+    pub(crate) fn alloc_pages_bulk(&self, gfp: GfpFlags, slots: &mut [Option<Pfn>]) -> usize {
+        for (filled, slot) in slots.iter_mut().enumerate() {
+            if slot.is_none() {
+                let Ok(pfn) = self.alloc_pages(Order::ZERO, gfp) else { return filled };
+                *slot = Some(pfn);
+            }
+        }
+        slots.len()
+    }
+}
+
+/// The frames of a run; it ends early at the end of the frame number space.
+fn pfns(first: Pfn, pages: u64) -> impl Iterator<Item = Pfn> {
+    (0..pages).map_while(move |offset| first.checked_add(offset))
+}

@@ -1,0 +1,288 @@
+//! A zone: its span, its watermarks, and its free blocks by order and migrate type.
+
+use super::migrate::{MigrateType, Pageblocks, nr_pageblocks};
+use super::pcp::PcpLimits;
+use super::usage::{Ledger, OwnerClass};
+use super::watermark::{Watermarks, lowmem_reserve};
+use super::zonelist::{Pass, Request, ZONE_KINDS};
+use crate::addr::Pfn;
+use crate::base::Base;
+use crate::geometry::{Geometry, ZoneKind};
+use crate::inspect::MIGRATE_TYPES;
+use crate::order::{NR_PAGE_ORDERS, Order};
+use crate::page::{FrameKind, PageList};
+use crate::platform::{Event, Platform};
+use crate::sync::SpinLock;
+
+/// A run of frames on one node. All but the free areas and the ledger is fixed when the machine is made.
+pub(super) struct Zone {
+    pub(super) index: u8,
+    pub(super) kind: ZoneKind,
+    pub(super) node: u8,
+    pub(super) start: Pfn,
+    pub(super) frames: u64,
+    pub(super) marks: Watermarks,
+    /// Pages kept from requests that could use a higher zone, by the highest kind that they could use.
+    pub(super) reserve: [u64; ZONE_KINDS.len()],
+    pub(super) pcp: PcpLimits,
+    /// What to add to `pfn >> pageblock order` to get the pageblock's place in the map, modulo 2^32.
+    pub(super) block_base: u32,
+    /// Free pages, and pages given out by way of the zone's lock; written under that lock.
+    pub(super) ledger: Ledger,
+    pub(super) areas: SpinLock<FreeAreas>,
+}
+
+impl Zone {
+    /// The zone at `index` of the geometry, all its frames still outside the free lists.
+    pub(super) fn new(geometry: &Geometry, index: usize) -> Self {
+        let (before, spec) = (&geometry.zones()[..index], &geometry.zones()[index]);
+        let marks = Watermarks::of(geometry, spec);
+        let order = geometry.pageblock_order;
+        let blocks_before: u32 = before.iter().map(|zone| nr_pageblocks(zone, order)).sum();
+        Self {
+            index: index as u8,
+            kind: spec.kind,
+            node: spec.node,
+            start: spec.start,
+            frames: spec.frames.get(),
+            marks,
+            reserve: ZONE_KINDS.map(|highest| lowmem_reserve(geometry, spec, highest)),
+            pcp: PcpLimits::new(spec.frames.get(), marks.low, geometry.cpus),
+            block_base: blocks_before.wrapping_sub(spec.start.as_u32() >> order.get()),
+            ledger: Ledger::new(),
+            areas: SpinLock::new(FreeAreas::EMPTY),
+        }
+    }
+
+    /// All frames of the zone.
+    pub(super) fn pfns(&self) -> impl Iterator<Item = Pfn> + use<> {
+        let start = self.start.as_u32();
+        (start..start + self.frames as u32).map(Pfn::new)
+    }
+
+    pub(super) fn free_pages(&self) -> u64 {
+        self.ledger.get(OwnerClass::Free)
+    }
+
+    /// Tells whether so much is free that nobody need hurry to give pages back.
+    pub(super) fn has_plenty(&self) -> bool {
+        self.free_pages() >= self.marks.high
+    }
+}
+
+/// What the zone's lock protects.
+///
+/// ```text
+/// I8.3  bit k of nonempty[t] is set  <=>  lists[k][t] is not empty
+/// I8.4  ledger[Free] == sum over k, t of len(lists[k][t]) * 2^k
+/// ```
+pub(super) struct FreeAreas {
+    pub(super) lists: [[PageList; MIGRATE_TYPES]; NR_PAGE_ORDERS],
+    pub(super) nonempty: [u16; MIGRATE_TYPES],
+}
+
+impl FreeAreas {
+    const EMPTY: Self =
+        Self { lists: [[PageList::EMPTY; MIGRATE_TYPES]; NR_PAGE_ORDERS], nonempty: [0; MIGRATE_TYPES] };
+
+    /// The smallest order from `from` on that has a block of this type.
+    fn smallest(&self, from: Order, migrate: MigrateType) -> Option<Order> {
+        let orders = self.nonempty[migrate.index()] >> from.get();
+        if orders == 0 { None } else { Order::new(from.get() + orders.trailing_zeros() as u8) }
+    }
+}
+
+/// A free block that is on no list: it must be put on one or handed out. Not `Copy`, so it cannot be put on two.
+#[derive(Debug)]
+#[must_use = "a block that is dropped is lost"]
+pub(super) struct FreeBlock {
+    pub(super) first: Pfn,
+    pub(super) order: Order,
+}
+
+/// The end of a list at which a block is put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// To be used next: it is probably in the CPU's cache.
+    Head,
+    /// To be used last: it may soon merge.
+    Tail,
+}
+
+/// A zone whose lock is held.
+pub(super) struct LockedZone<'z, P> {
+    pub(super) base: &'z Base<P>,
+    pub(super) zone: &'z Zone,
+    pub(super) blocks: &'z Pageblocks,
+    pub(super) areas: &'z mut FreeAreas,
+}
+
+impl<P: Platform> LockedZone<'_, P> {
+    /// Puts a block on the list of its order and type.
+    pub(super) fn insert(&mut self, block: FreeBlock, migrate: MigrateType, place: Place) {
+        let frames = &self.base.frames;
+        let FreeBlock { first, order } = block;
+        frames.set_order(first, order);
+        frames.set_migrate(first, migrate as u8);
+        let list = &mut self.areas.lists[order.index()][migrate.index()];
+        match place {
+            Place::Head => list.push_head(frames, first),
+            Place::Tail => list.push_tail(frames, first),
+        }
+        self.areas.nonempty[migrate.index()] |= 1 << order.get();
+        self.zone.ledger.add(OwnerClass::Free, order.pages());
+    }
+
+    /// Takes the block that starts at `first` off its list.
+    pub(super) fn remove(&mut self, first: Pfn) -> FreeBlock {
+        let frames = &self.base.frames;
+        let (order, migrate) = (frames.order(first), MigrateType::from_byte(frames.migrate(first)));
+        let list = &mut self.areas.lists[order.index()][migrate.index()];
+        list.remove(frames, first);
+        if list.is_empty() {
+            self.areas.nonempty[migrate.index()] &= !(1 << order.get());
+        }
+        self.zone.ledger.sub(OwnerClass::Free, order.pages());
+        FreeBlock { first, order }
+    }
+
+    fn head(&self, order: Order, migrate: MigrateType) -> Option<Pfn> {
+        self.areas.lists[order.index()][migrate.index()].head()
+    }
+
+    /// Takes the block that the next request of this order and type would be cut from.
+    pub(super) fn remove_head(&mut self, order: Order, migrate: MigrateType) -> Option<FreeBlock> {
+        let first = self.head(order, migrate)?;
+        Some(self.remove(first))
+    }
+
+    /// Takes a block of the type, of the smallest order that there is, cut down to `order`.
+    pub(super) fn take_smallest(&mut self, order: Order, migrate: MigrateType) -> Option<FreeBlock> {
+        let found = self.areas.smallest(order, migrate)?;
+        let block = self.remove_head(found, migrate)?;
+        Some(self.split(block, order, migrate))
+    }
+
+    /// Cuts a block in half until it has the order wanted. The lowest piece is kept; the upper halves go to the heads
+    /// of their lists, the largest first.
+    pub(super) fn split(&mut self, mut block: FreeBlock, to: Order, migrate: MigrateType) -> FreeBlock {
+        if block.order > to {
+            self.base.event(Event::Split);
+        }
+        while block.order > to {
+            let Some(half) = block.order.down() else { break };
+            let upper = FreeBlock { first: half.buddy_of(block.first), order: half };
+            self.insert(upper, migrate, Place::Head);
+            block.order = half;
+        }
+        block
+    }
+
+    /// Tells whether a free block of exactly this order starts at `pfn` in this zone.
+    ///
+    /// Every frame of a free block has the kind `Free`, and only its first frame's order counts. Callers ask about the
+    /// buddy of a block that is not free itself, or of that block's parent: a free block around `pfn` that starts
+    /// earlier would be larger and so contain the asker's block as well. So `pfn`, if free, does start a block.
+    pub(super) fn is_free_block(&self, pfn: Pfn, order: Order) -> bool {
+        let frames = &self.base.frames;
+        frames.kind(pfn) == FrameKind::Free && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
+    }
+
+    /// Gives frames back: joins them with their free buddies and puts the result on its list.
+    pub(super) fn free(&mut self, first: Pfn, order: Order) {
+        self.base.frames.set_block_kind(first, order, FrameKind::Free);
+        let migrate = self.block_type(first);
+        let block = self.merge(FreeBlock { first, order }, migrate);
+        let place = self.place_of(&block);
+        self.insert(block, migrate, place);
+    }
+
+    /// Joins a block with its buddy as long as that is free and of the same size, up to the largest order.
+    fn merge(&mut self, mut block: FreeBlock, migrate: MigrateType) -> FreeBlock {
+        while block.order < self.base.geometry.max_order {
+            let buddy = block.order.buddy_of(block.first);
+            if !self.is_free_block(buddy, block.order) || !self.may_join(buddy, block.order, migrate) {
+                break;
+            }
+            let Some(parent_order) = block.order.up() else { break };
+            let FreeBlock { first, .. } = self.remove(buddy);
+            block = FreeBlock { first: first.min(block.first), order: parent_order };
+            self.retag_joined(&block, migrate);
+            self.base.event(Event::Merge);
+        }
+        block
+    }
+
+    /// Within a pageblock there is one type. Beyond, a type with a special purpose keeps to itself.
+    pub(super) fn may_join(&self, buddy: Pfn, order: Order, migrate: MigrateType) -> bool {
+        let theirs = self.block_type(buddy);
+        order < self.blocks.order || theirs == migrate || (theirs.is_ordinary() && migrate.is_ordinary())
+    }
+
+    /// A block larger than a pageblock has one type throughout: that of the part freed last.
+    fn retag_joined(&self, block: &FreeBlock, migrate: MigrateType) {
+        if block.order > self.blocks.order {
+            self.set_type_of(block, migrate);
+        }
+    }
+
+    /// A block whose parent could merge soon goes to the tail, to be left alone meanwhile.
+    fn place_of(&self, block: &FreeBlock) -> Place {
+        let Some(parent) = block.order.up().filter(|&parent| parent < self.base.geometry.max_order) else {
+            return Place::Head;
+        };
+        let uncle = parent.buddy_of(parent.align_down(block.first));
+        if self.is_free_block(uncle, parent) { Place::Tail } else { Place::Head }
+    }
+
+    /// The migrate type of the pageblock around `pfn`.
+    pub(super) fn block_type(&self, pfn: Pfn) -> MigrateType {
+        self.blocks.get(self.zone.block_base, pfn)
+    }
+
+    /// Gives all pageblocks of a block that is at least a pageblock large one type.
+    pub(super) fn set_type_of(&self, block: &FreeBlock, migrate: MigrateType) {
+        for offset in (0..block.order.pages()).step_by(self.blocks.order.pages() as usize) {
+            let Some(pfn) = block.first.checked_add(offset) else { return };
+            self.blocks.set(self.zone.block_base, pfn, migrate);
+        }
+    }
+
+    /// Tells whether the request leaves the watermark standing and a block large enough exists.
+    pub(super) fn passes(&self, request: &Request, pass: Pass) -> bool {
+        let Some(floor) = self.zone.marks.floor(pass.mark, request.gfp) else { return true };
+        self.spare_above(floor, request).is_some() && self.has_block(request.order)
+    }
+
+    /// How many pages are left above `floor` and the pages reserved for others when the request is served; `None` if
+    /// that would go below. Exactly at the watermark is too low.
+    fn spare_above(&self, floor: u64, request: &Request) -> Option<u64> {
+        let reserve = self.zone.reserve.get(request.route.highest()).copied().unwrap_or(0);
+        self.zone.free_pages().checked_sub(request.order.pages() + floor + reserve)
+    }
+
+    /// How many blocks may be fetched for a per-CPU list besides the one requested: what is fetched ahead of need
+    /// never comes from below the low watermark.
+    pub(super) fn blocks_ahead(&self, request: &Request) -> u64 {
+        self.spare_above(self.zone.marks.low, request).unwrap_or(0) >> request.order.get()
+    }
+
+    /// Tells whether an ordinary type has a block of at least this order.
+    fn has_block(&self, order: Order) -> bool {
+        let mut ordinary = MigrateType::ALL.into_iter().filter(|t| t.is_ordinary());
+        ordinary.any(|t| self.areas.smallest(order, t).is_some())
+    }
+
+    /// Puts all frames of the zone on the free lists, in the largest aligned blocks, lowest addresses first in line.
+    pub(super) fn populate(&mut self) {
+        let zone = self.zone;
+        let mut offset = 0;
+        while let Some(first) = zone.start.checked_add(offset).filter(|_| offset < zone.frames) {
+            let fits = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames - offset;
+            let order = Order::ZERO.up_to(self.base.geometry.max_order).rev().find(fits).unwrap_or(Order::ZERO);
+            self.base.frames.set_block_kind(first, order, FrameKind::Free);
+            self.insert(FreeBlock { first, order }, self.block_type(first), Place::Tail);
+            offset += order.pages();
+        }
+    }
+}
