@@ -14,6 +14,7 @@ mod page;
 mod platform;
 #[allow(unsafe_code, reason = "the one room that may")]
 mod raw;
+mod slab;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -27,6 +28,7 @@ pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
 pub use platform::{CpuId, Event, FaultPoint, Platform};
 pub use raw::{MetaRegion, PhysMem};
+pub use slab::{CacheArgs, Ctor, CtorObject, SlabFlags};
 
 /// The most bytes in the name of a cache.
 pub const CACHE_NAME_MAX: usize = 31;

@@ -1,0 +1,322 @@
+//! Handing objects out: this CPU's main sheaf first, then the steps of the per-CPU layer down to a new slab.
+
+use super::SlabLayer;
+use super::classes::{self, KmallocType};
+use super::node::Slabs;
+use super::sheaf::CpuSheaves;
+use crate::addr::{Pfn, PhysAddr, VirtAddr};
+use crate::buddy::PageAllocator;
+use crate::error::{AllocError, CacheId};
+use crate::gfp::{GFP_SLAB_BUG_MASK, GfpFlags};
+use crate::order::Order;
+use crate::page::FrameKind;
+use crate::platform::{Event, FaultPoint, Platform};
+
+/// Why the fast path did not serve a request. The fault point is asked once per request, so the slow path does not ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Missed {
+    /// The fault plan made the request fail.
+    Fault,
+    /// The fast path has nothing for it.
+    Empty,
+}
+
+impl SlabLayer {
+    /// Hands out `size` bytes from the class that holds them, or from the page allocator above the largest class.
+    ///
+    /// # Errors
+    ///
+    /// `TooLarge` above the largest block, `NoPages` when a slab or block is refused, `Injected`.
+    pub(crate) fn kmalloc<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        self.kmalloc_fast(pages, size, gfp).or_else(|missed| self.kmalloc_slow(pages, size, gfp, missed))
+    }
+
+    /// Serves what most requests are: ordinary memory, from this CPU's main sheaf.
+    ///
+    /// # Errors
+    ///
+    /// Why [`Self::kmalloc_slow`] must be asked; it needs to know.
+    #[inline(always)]
+    pub(crate) fn kmalloc_fast<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, Missed> {
+        let class = classes::class_of(size).ok_or(Missed::Empty)?;
+        if pages.base.fault(FaultPoint::Slab) {
+            return Err(Missed::Fault);
+        }
+        if gfp.intersects(KmallocType::SPECIAL.union(GfpFlags::ZERO)) {
+            return Err(Missed::Empty);
+        }
+        let object = self.alloc_fast(pages, class, class < classes::FIRST_LINE_CLASS);
+        object.map(|object| pages.base.virt(object)).ok_or(Missed::Empty)
+    }
+
+    /// Serves what [`Self::kmalloc_fast`] did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kmalloc`].
+    #[inline(never)]
+    pub(crate) fn kmalloc_slow<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        size: usize,
+        gfp: GfpFlags,
+        missed: Missed,
+    ) -> Result<VirtAddr, AllocError> {
+        let Some(class) = classes::class_of(size) else { return self.kmalloc_large(pages, size, gfp) };
+        if missed == Missed::Fault {
+            return Err(AllocError::Injected(FaultPoint::Slab));
+        }
+        if size > self.kmalloc_max {
+            return Err(AllocError::TooLarge { requested: size, limit: self.kmalloc_max });
+        }
+        self.alloc_any(pages, self.kmalloc_cache(class, gfp), gfp)
+    }
+
+    /// The number of the cache that serves a class to these flags.
+    fn kmalloc_cache(&self, class: usize, gfp: GfpFlags) -> usize {
+        match KmallocType::of(gfp) {
+            KmallocType::Dma if !self.has_dma => class,
+            set => set.first_cache() + class,
+        }
+    }
+
+    /// Serves the sizes that have no class: zero, and more than the largest.
+    #[cold]
+    #[inline(never)]
+    fn kmalloc_large<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        if size == 0 {
+            return Ok(VirtAddr::ZERO_SIZE);
+        }
+        let too_large = AllocError::TooLarge { requested: size, limit: self.kmalloc_max };
+        let order = Order::for_bytes(size).filter(|_| size <= self.kmalloc_max).ok_or(too_large)?;
+        if pages.base.fault(FaultPoint::Page) {
+            return Err(AllocError::Injected(FaultPoint::Page));
+        }
+        let gfp = gfp.difference(GFP_SLAB_BUG_MASK) | GfpFlags::COMP;
+        let first: Pfn = pages.alloc_block(order, gfp, FrameKind::LargeKmalloc)?;
+        Ok(pages.base.virt(first.addr()))
+    }
+
+    /// Hands out an object of a user's cache.
+    ///
+    /// # Errors
+    ///
+    /// `BadFlags` for a cache that does not exist and for a zeroed object of one with a constructor, `NoPages`,
+    /// `Injected`.
+    #[inline(always)]
+    pub(crate) fn cache_alloc<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cache: CacheId,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        if pages.base.fault(FaultPoint::Slab) {
+            return Err(AllocError::Injected(FaultPoint::Slab));
+        }
+        let id = cache.index();
+        // A number beyond the last would lead to another CPU's cell.
+        let cell = self.cell(pages.base.platform.cpu(), id).filter(|_| id < self.nr_caches());
+        // Without that capacity it is a cache of small objects, an internal one, or none.
+        if cell.is_some_and(|cell| cell.line_capacity() > 0)
+            && !gfp.wants_zero()
+            && let Some(object) = self.alloc_fast(pages, id, false)
+        {
+            return Ok(pages.base.virt(object));
+        }
+        self.cache_alloc_slow(pages, cache, gfp)
+    }
+
+    #[inline(never)]
+    fn cache_alloc_slow<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cache: CacheId,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let id = cache.index();
+        self.check_request(id, gfp)?;
+        self.alloc_any(pages, id, gfp)
+    }
+
+    /// Refuses what makes no sense: zeroing over what a constructor wrote, and the allocator's own caches.
+    fn check_request(&self, id: usize, gfp: GfpFlags) -> Result<(), AllocError> {
+        if self.is_internal(id) {
+            return Err(AllocError::BadFlags);
+        }
+        if !gfp.wants_zero() {
+            return Ok(());
+        }
+        let identity = self.nodes.get(id).and_then(|node| node.lock().identity);
+        let constructed = identity.is_some_and(|identity| identity.ctor.is_some());
+        if constructed { Err(AllocError::BadFlags) } else { Ok(()) }
+    }
+
+    /// Hands out an object of a layer's own cache; that layer has asked its own fault point.
+    pub(crate) fn internal_alloc<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cache: CacheId,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        self.alloc_any(pages, cache.index(), gfp)
+    }
+
+    /// Pops this CPU's main sheaf; `shared` tells whether the cache's objects share bytes of the liveness map. A CPU
+    /// that the geometry does not have has no cell.
+    #[inline(always)]
+    fn alloc_fast<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, shared: bool) -> Option<PhysAddr> {
+        let mut sheaves = self.cell(pages.base.platform.cpu(), id)?.try_local()?;
+        let object = sheaves.main.pop()?;
+        if shared {
+            self.live.mark_shared(object);
+        } else {
+            self.live.mark_line(object);
+        }
+        pages.base.event(Event::SheafHit);
+        Some(object)
+    }
+
+    /// Hands out an object of any cache, zeroed if asked.
+    fn alloc_any<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let object = match self.alloc_cached(pages, id) {
+            Some(object) => object,
+            None => self.alloc_slow(pages, id, gfp)?,
+        };
+        if gfp.wants_zero() {
+            self.zero(pages, id, object);
+        }
+        Ok(pages.base.virt(object))
+    }
+
+    /// Pops this CPU's main sheaf, whatever the objects' size.
+    fn alloc_cached<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Option<PhysAddr> {
+        let live = self.shapes.get(id)?.live();
+        let mut sheaves = self.cell(pages.base.platform.cpu(), id)?.try_local()?;
+        let object = sheaves.main.pop()?;
+        self.live.mark(live, object);
+        pages.base.event(Event::SheafHit);
+        Some(object)
+    }
+
+    fn zero<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, object: PhysAddr) {
+        let size = self.shapes.get(id).map_or(0, |record| record.object_size());
+        let zeroed = pages.base.mem.fill(object, size, 0);
+        debug_assert!(zeroed, "object {object} is outside memory");
+    }
+
+    /// Refills this CPU's main sheaf, or goes to the slabs where that cannot be had.
+    #[cold]
+    #[inline(never)]
+    fn alloc_slow<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        gfp: GfpFlags,
+    ) -> Result<PhysAddr, AllocError> {
+        let slabs = self.slabs(pages, id).ok_or(AllocError::BadFlags)?;
+        let sheaves = self.cell(pages.base.cpu(), id).and_then(|cell| cell.try_local());
+        let object = match sheaves {
+            Some(mut sheaves) if slabs.shape.capacity > 0 => self.alloc_refilled(pages, id, &slabs, &mut sheaves, gfp),
+            _ => self.alloc_direct(pages, id, &slabs, gfp),
+        }?;
+        self.live.mark(slabs.shape.live, object);
+        Ok(object)
+    }
+
+    /// Fills the empty main sheaf from the first source that has something: the spare, the barn, the partial slabs,
+    /// a new slab. A new slab is the last resort because its frames may be what somebody else needs.
+    fn alloc_refilled<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        sheaves: &mut CpuSheaves,
+        gfp: GfpFlags,
+    ) -> Result<PhysAddr, AllocError> {
+        if !self.swap_with_spare(pages, sheaves) && !self.refill_from_node(pages, id, slabs, sheaves) {
+            let head = self.grow(pages, id, slabs, gfp)?;
+            slabs.take(head, &mut sheaves.main, u32::from(slabs.shape.capacity));
+            self.attach(id, slabs, head);
+            sheaves.main.reverse();
+        }
+        sheaves.main.pop().ok_or(AllocError::NoPages { order: slabs.shape.orders.min })
+    }
+
+    /// Moves the objects of the spare into the empty main sheaf; `false` if there are none.
+    fn swap_with_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
+        let CpuSheaves { main, spare } = sheaves;
+        if let Some(spare) = spare.as_ref().filter(|_| main.is_empty()) {
+            self.pool.with(spare, |spare| spare.move_to(main));
+        }
+        if !main.is_empty() {
+            pages.base.event(Event::SheafSwap);
+        }
+        !main.is_empty()
+    }
+
+    /// Takes a full sheaf from the barn, else objects of partial slabs; `false` if the cache has no free object.
+    fn refill_from_node<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        sheaves: &mut CpuSheaves,
+    ) -> bool {
+        let Some(node) = self.nodes.get(id) else { return false };
+        let mut node = node.lock();
+        if node.barn.fill(&self.pool, &mut sheaves.main) {
+            pages.base.event(Event::BarnGet);
+            return true;
+        }
+        node.refill(slabs, &mut sheaves.main, u32::from(slabs.shape.capacity));
+        // Ascending addresses for successive callers.
+        sheaves.main.reverse();
+        if !sheaves.main.is_empty() {
+            pages.base.event(Event::SheafRefill);
+        }
+        !sheaves.main.is_empty()
+    }
+
+    /// Takes one object straight from a slab.
+    fn alloc_direct<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        gfp: GfpFlags,
+    ) -> Result<PhysAddr, AllocError> {
+        if let Some(object) = self.nodes.get(id).and_then(|node| node.lock().take_one(slabs)) {
+            return Ok(object);
+        }
+        let head = self.grow(pages, id, slabs, gfp)?;
+        let object = slabs.take_one(head);
+        self.attach(id, slabs, head);
+        object.ok_or(AllocError::NoPages { order: slabs.shape.orders.min })
+    }
+
+    fn attach(&self, id: usize, slabs: &Slabs<'_>, head: Pfn) {
+        if let Some(node) = self.nodes.get(id) {
+            node.lock().attach(slabs, head);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Making, trimming, destroying and describing caches.
+
+use super::node::Identity;
+use super::shape::{Role, Shape};
+use super::{CacheArgs, SlabFlags, SlabLayer, cache_id, order};
+use crate::addr::PAGE_SIZE;
+use crate::buddy::PageAllocator;
+use crate::error::{CacheError, CacheId};
+use crate::gfp::GfpFlags;
+use crate::inspect::{CacheInfo, CacheName};
+use crate::page::PageList;
+use crate::platform::{FaultPoint, Platform};
+
+impl SlabLayer {
+    /// Makes a cache. Names need not be unique, and similar caches are not merged.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the arguments, `TooMany`, `Injected`; nothing was changed.
+    pub(crate) fn cache_create<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        name: &str,
+        args: &CacheArgs,
+    ) -> Result<CacheId, CacheError> {
+        let (identity, shape) = plan(pages, name, args, Role::User)?;
+        if pages.base.fault(FaultPoint::Cache) {
+            return Err(CacheError::Injected(FaultPoint::Cache));
+        }
+        self.install_anywhere(&shape, identity)
+    }
+
+    /// Makes a cache for the descriptors of a layer above. It has no sheaves, so that whatever that layer does not use
+    /// goes back to the page allocator, and users can neither free into it nor destroy it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::cache_create`], without a fault point: the allocator itself is being made.
+    pub(crate) fn internal_create<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        name: &str,
+        args: &CacheArgs,
+    ) -> Result<CacheId, CacheError> {
+        let (identity, shape) = plan(pages, name, args, Role::Internal)?;
+        self.install_anywhere(&shape, identity)
+    }
+
+    /// Takes the first vacant number that is not set aside for kmalloc.
+    fn install_anywhere(&self, shape: &Shape, identity: Identity) -> Result<CacheId, CacheError> {
+        let first = super::KmallocType::ALL.len() * super::NR_CLASSES;
+        let id = (first..self.nr_caches()).find(|&id| self.install(id, shape, identity));
+        id.map(cache_id).ok_or(CacheError::TooMany(self.nr_caches() as u16))
+    }
+
+    /// Returns the shape of a cache that a user may name.
+    fn known(&self, cache: CacheId) -> Result<Shape, CacheError> {
+        self.shape(cache.index()).ok_or(CacheError::Unknown(cache.get()))
+    }
+
+    /// Gives empty slabs back and sorts the rest; `true` if no slab is left.
+    ///
+    /// # Errors
+    ///
+    /// `Unknown`.
+    pub(crate) fn cache_shrink<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cache: CacheId,
+    ) -> Result<bool, CacheError> {
+        self.known(cache)?;
+        self.trim(pages, cache.index());
+        let (Some(slabs), Some(node)) = (self.slabs(pages, cache.index()), self.nodes.get(cache.index())) else {
+            return Err(CacheError::Unknown(cache.get()));
+        };
+        let mut node = node.lock();
+        node.sort_partial(&slabs);
+        Ok(node.nr_slabs() == 0)
+    }
+
+    /// Destroys a cache without live objects. Linux drops the cache and leaks the objects; here it stays usable.
+    ///
+    /// # Errors
+    ///
+    /// `Unknown`, `BuiltIn`, `LiveObjects`.
+    pub(crate) fn cache_destroy<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cache: CacheId,
+    ) -> Result<(), CacheError> {
+        if self.known(cache)?.role != Role::User {
+            return Err(CacheError::BuiltIn);
+        }
+        let id = cache.index();
+        self.trim(pages, id);
+        let (Some(slabs), Some(node), Some(record)) = (self.slabs(pages, id), self.nodes.get(id), self.shapes.get(id))
+        else {
+            return Err(CacheError::Unknown(cache.get()));
+        };
+        let mut discard = PageList::EMPTY;
+        let mut node = node.lock();
+        // A CPU that was in the middle of a call kept its sheaves; what they hold counts as live.
+        if node.inuse != 0 {
+            return Err(CacheError::LiveObjects(node.inuse));
+        }
+        node.detach_empty(&slabs, &mut discard);
+        node.identity = None;
+        record.vacate();
+        self.set_capacities(id, 0, 0);
+        drop(node);
+        self.release_slabs(pages, discard);
+        Ok(())
+    }
+
+    /// Describes a cache; `None` if there is none with this number.
+    pub(crate) fn cache_info<P: Platform>(&self, pages: &PageAllocator<P>, cache: CacheId) -> Option<CacheInfo> {
+        let id = cache.index();
+        let shape = self.shape(id)?;
+        // The sheaves come first: no lock may be held while waiting for another CPU's.
+        let on_cpus = self.objects_on_cpus(pages, id);
+        let node = self.nodes.get(id)?.lock();
+        let in_barn: u64 = node.barn.full.iter().map(|sheaf| self.buffered(sheaf)).sum();
+        let in_sheaves = on_cpus + in_barn;
+        Some(CacheInfo {
+            id: cache,
+            name: node.identity?.name,
+            active_objs: node.inuse.saturating_sub(in_sheaves),
+            num_objs: node.objects,
+            in_sheaves,
+            free_in_slabs: node.objects.saturating_sub(node.inuse),
+            object_size: shape.object_size,
+            size: shape.stride,
+            align: shape.align,
+            objects_per_slab: shape.objects_in(shape.orders.preferred),
+            order: shape.orders.preferred,
+            min_order: shape.orders.min,
+            nr_slabs: node.nr_slabs(),
+            nr_partial: u64::from(node.partial.len()),
+        })
+    }
+}
+
+/// Checks a user's wishes and lays the cache out.
+fn plan<P: Platform>(
+    pages: &PageAllocator<P>,
+    name: &str,
+    args: &CacheArgs,
+    role: Role,
+) -> Result<(Identity, Shape), CacheError> {
+    let name = CacheName::new(name).ok_or(CacheError::BadName)?;
+    if args.align > PAGE_SIZE || (args.align != 0 && !args.align.is_power_of_two()) {
+        return Err(CacheError::BadAlign(args.align));
+    }
+    let hwcache = args.flags.contains(SlabFlags::HWCACHE_ALIGN);
+    let align = order::object_align(args.size, args.align, hwcache);
+    let shape = super::shape(&pages.base.geometry, role, args.size, align, alloc_gfp(args.flags)?);
+    Ok((Identity { name, ctor: args.ctor }, shape.ok_or(CacheError::BadSize(args.size))?))
+}
+
+/// The flags that a cache adds to each request for frames.
+fn alloc_gfp(flags: SlabFlags) -> Result<GfpFlags, CacheError> {
+    if flags.contains(SlabFlags::CACHE_DMA | SlabFlags::CACHE_DMA32) {
+        return Err(CacheError::BadFlags);
+    }
+    let each = [
+        (SlabFlags::CACHE_DMA, GfpFlags::DMA),
+        (SlabFlags::CACHE_DMA32, GfpFlags::DMA32),
+        (SlabFlags::RECLAIM_ACCOUNT, GfpFlags::RECLAIMABLE),
+    ];
+    let wanted = each.into_iter().filter(|&(flag, _)| flags.contains(flag));
+    Ok(wanted.fold(GfpFlags::empty(), |gfp, (_, bit)| gfp | bit))
+}

@@ -1,0 +1,150 @@
+//! The size classes of `kmalloc`: which object size serves a request.
+//!
+//! Pure functions. Powers of two from 8 to 8192, and 96 and 192 between them; larger requests go to the page
+//! allocator. Source: `include/linux/slab.h` and `mm/slab_common.c` of Linux 7.2.
+
+use crate::gfp::GfpFlags;
+
+/// How many classes there are.
+pub(super) const NR_CLASSES: usize = 13;
+/// The largest request that a class serves.
+pub(super) const KMALLOC_MAX_CACHE_SIZE: usize = 8192;
+
+/// The first class whose objects do not share a 64-byte line.
+pub(super) const FIRST_LINE_CLASS: usize = 3;
+
+/// Object sizes, ascending; the position is the class number.
+const CLASS_SIZES: [u16; NR_CLASSES] = [8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192];
+
+/// Up to this size the class comes from a table, because 96 and 192 are no powers of two.
+const TABLE_MAX: usize = 192;
+/// The class of request `n`, at `(n - 1) / 8`.
+const TABLE: [u8; TABLE_MAX / 8] = table();
+
+const fn table() -> [u8; TABLE_MAX / 8] {
+    let mut table = [0; TABLE_MAX / 8];
+    let mut class = 0;
+    let mut i = 0;
+    while i < table.len() {
+        if (i + 1) * 8 > CLASS_SIZES[class] as usize {
+            class += 1;
+        }
+        table[i] = class as u8;
+        i += 1;
+    }
+    table
+}
+
+/// Returns the class whose objects hold `size` bytes; `None` for zero and above [`KMALLOC_MAX_CACHE_SIZE`].
+#[inline(always)]
+pub(super) const fn class_of(size: usize) -> Option<usize> {
+    // Zero wraps to the largest number and leaves through the last branch.
+    let last = size.wrapping_sub(1);
+    if last < TABLE_MAX {
+        Some(TABLE[last / 8] as usize)
+    } else if last < KMALLOC_MAX_CACHE_SIZE {
+        // 193..=256 has 8 significant bits in `last` and is class 7.
+        Some((usize::BITS - last.leading_zeros()) as usize - 1)
+    } else {
+        None
+    }
+}
+
+/// Iterates over the object sizes, smallest first.
+pub(super) fn sizes() -> impl Iterator<Item = usize> {
+    CLASS_SIZES.iter().map(|&size| usize::from(size))
+}
+
+/// Returns the bytes of an object of the class that serves `size`; `None` where [`class_of`] gives none.
+pub(super) fn class_size(size: usize) -> Option<usize> {
+    class_of(size).and_then(|class| CLASS_SIZES.get(class)).map(|&bytes| usize::from(bytes))
+}
+
+/// Which set of classes serves a request: each set draws its slabs from other pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum KmallocType {
+    /// Unmovable pages of any zone.
+    Normal,
+    /// Pages of reclaimable pageblocks.
+    Reclaimable,
+    /// Pages of the DMA zone.
+    Dma,
+}
+
+impl KmallocType {
+    pub(super) const ALL: [Self; 3] = [Self::Normal, Self::Reclaimable, Self::Dma];
+    /// The flags that lead away from [`Self::Normal`].
+    pub(super) const SPECIAL: GfpFlags = GfpFlags::DMA.union(GfpFlags::RECLAIMABLE);
+
+    /// The first match decides: DMA, then reclaimable, then normal.
+    pub(super) const fn of(gfp: GfpFlags) -> Self {
+        if gfp.contains(GfpFlags::DMA) {
+            Self::Dma
+        } else if gfp.contains(GfpFlags::RECLAIMABLE) {
+            Self::Reclaimable
+        } else {
+            Self::Normal
+        }
+    }
+
+    /// The number of this set's first cache; the class number is added.
+    pub(super) const fn first_cache(self) -> usize {
+        self as usize * NR_CLASSES
+    }
+
+    /// Linux's name of a cache of this set.
+    pub(super) fn cache_name(self, class: usize) -> &'static str {
+        NAMES.get(class).map_or("kmalloc", |names| names[self as usize])
+    }
+}
+
+macro_rules! names {
+    ($($size:literal)*) => {
+        [$([concat!("kmalloc-", $size), concat!("kmalloc-rcl-", $size), concat!("dma-kmalloc-", $size)]),*]
+    };
+}
+/// For each class the names in the order of [`KmallocType::ALL`].
+const NAMES: [[&str; 3]; NR_CLASSES] = names!("8" "16" "32" "64" "96" "128" "192" "256" "512" "1k" "2k" "4k" "8k");
+
+const _: () = assert!(CLASS_SIZES[FIRST_LINE_CLASS] == 64);
+const _: () = assert!(CLASS_SIZES[NR_CLASSES - 1] as usize == KMALLOC_MAX_CACHE_SIZE);
+const _: () = assert!(CLASS_SIZES[TABLE[TABLE.len() - 1] as usize] as usize == TABLE_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_gets_the_smallest_class_that_holds_it() {
+        for size in 1..=KMALLOC_MAX_CACHE_SIZE {
+            let expected = sizes().position(|class| class >= size);
+            assert_eq!(class_of(size), expected, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn zero_and_large_requests_have_no_class() {
+        for size in [0, 8193, 4 << 20, usize::MAX] {
+            assert_eq!(class_of(size), None, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn class_boundaries_are_those_of_linux() {
+        let rows = [(1, 8), (8, 8), (9, 16), (33, 64), (64, 64), (65, 96), (96, 96), (97, 128), (128, 128)];
+        let more = [(129, 192), (192, 192), (193, 256), (256, 256), (257, 512), (4097, 8192), (8192, 8192)];
+        for (size, class) in rows.into_iter().chain(more) {
+            assert_eq!(class_size(size), Some(class), "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn dma_wins_over_reclaimable() {
+        assert_eq!(KmallocType::of(GfpFlags::KERNEL), KmallocType::Normal);
+        assert_eq!(KmallocType::of(GfpFlags::KERNEL | GfpFlags::RECLAIMABLE), KmallocType::Reclaimable);
+        assert_eq!(KmallocType::of(GfpFlags::RECLAIMABLE | GfpFlags::DMA), KmallocType::Dma);
+        assert_eq!(KmallocType::Dma.cache_name(3), "dma-kmalloc-64");
+        assert_eq!(KmallocType::Reclaimable.cache_name(9), "kmalloc-rcl-1k");
+    }
+}

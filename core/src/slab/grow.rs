@@ -1,0 +1,105 @@
+//! Making slabs and giving their frames back.
+
+use super::node::{LIST_NONE, Slabs};
+use super::{CtorObject, SlabLayer, cache_id};
+use crate::addr::Pfn;
+use crate::buddy::PageAllocator;
+use crate::error::AllocError;
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::page::{FrameKind, PageList};
+use crate::platform::{Event, FaultPoint, Platform};
+
+/// What of a request for an object also counts for the slab's frames: how hard to try, not where or for whom.
+const SLAB_GFP_MASK: GfpFlags = GfpFlags::RECLAIM
+    .union(GfpFlags::HIGH)
+    .union(GfpFlags::IO)
+    .union(GfpFlags::FS)
+    .union(GfpFlags::NOWARN)
+    .union(GfpFlags::RETRY_MAYFAIL)
+    .union(GfpFlags::NOFAIL)
+    .union(GfpFlags::NORETRY)
+    .union(GfpFlags::MEMALLOC)
+    .union(GfpFlags::NOMEMALLOC)
+    .union(GfpFlags::HARDWALL)
+    .union(GfpFlags::THISNODE);
+
+impl SlabLayer {
+    /// Makes a slab with all objects free and constructed. It is on no list yet: nobody else can see it.
+    ///
+    /// # Errors
+    ///
+    /// Why the smallest block was refused; nothing was changed.
+    pub(super) fn grow<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        gfp: GfpFlags,
+    ) -> Result<Pfn, AllocError> {
+        let (head, order) = slab_frames(pages, id, slabs, gfp)?;
+        let objects = slabs.shape.objects_in(order);
+        slabs.frames.set_objects(head, objects as u16);
+        slabs.frames.set_inuse(head, 0);
+        slabs.frames.set_list(head, LIST_NONE);
+        slabs.occupancy.clear(head, objects);
+        self.construct(pages, id, slabs, head);
+        pages.base.event(Event::SlabNew);
+        Ok(head)
+    }
+
+    fn construct<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, head: Pfn) {
+        // Copied out, so that the constructor runs without the lock.
+        let identity = self.nodes.get(id).and_then(|node| node.lock().identity);
+        let Some(ctor) = identity.and_then(|identity| identity.ctor) else { return };
+        for index in 0..slabs.objects(head) {
+            let object = slabs.object(head, index);
+            ctor(&mut CtorObject::new(&pages.base.mem, object, slabs.shape.object_size));
+        }
+    }
+
+    /// Gives the frames of detached slabs back; returns how many.
+    pub(super) fn release_slabs<P: Platform>(&self, pages: &PageAllocator<P>, mut discard: PageList) -> u64 {
+        let frames = &pages.base.frames;
+        let mut released = 0;
+        while let Some(head) = discard.pop_head(frames) {
+            let order = frames.order(head);
+            pages.free_block(head, order);
+            pages.base.event(Event::SlabRelease);
+            released += order.pages();
+        }
+        released
+    }
+}
+
+/// Gets frames of the preferred order, or of the smallest one if that is refused.
+fn slab_frames<P: Platform>(
+    pages: &PageAllocator<P>,
+    id: usize,
+    slabs: &Slabs<'_>,
+    gfp: GfpFlags,
+) -> Result<(Pfn, Order), AllocError> {
+    let gfp = (gfp & SLAB_GFP_MASK) | slabs.shape.alloc_gfp;
+    let orders = slabs.shape.orders;
+    if orders.preferred > orders.min {
+        let order = orders.preferred;
+        if let Ok(head) = attempt(pages, id, order, opportunistic(gfp)) {
+            return Ok((head, order));
+        }
+        pages.base.event(Event::SlabMinOrder);
+    }
+    attempt(pages, id, orders.min, gfp).map(|head| (head, orders.min))
+}
+
+/// The flags for a block that would be nice to have: without effort, warning, or reserve.
+fn opportunistic(gfp: GfpFlags) -> GfpFlags {
+    let effort = GfpFlags::NOFAIL | GfpFlags::DIRECT_RECLAIM;
+    gfp.difference(effort) | GfpFlags::NOWARN | GfpFlags::NORETRY | GfpFlags::NOMEMALLOC
+}
+
+fn attempt<P: Platform>(pages: &PageAllocator<P>, id: usize, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+    if pages.base.fault(FaultPoint::NewSlab) {
+        return Err(AllocError::Injected(FaultPoint::NewSlab));
+    }
+    pages.alloc_block(order, gfp, FrameKind::Slab(cache_id(id)))
+}

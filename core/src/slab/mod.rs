@@ -1,0 +1,231 @@
+//! The slab allocator: caches of equal objects, and `kmalloc` on top of them.
+//!
+//! ```text
+//!  kmalloc(size) -> class -> cache          kfree(addr) -> frame -> kind byte -> cache
+//!            |                                              |
+//!            v      pop                                     v      push
+//!   +------------------- CPU, per cache: main sheaf, spare ---------------------+   no lock
+//!   +------------------- cache: barn of full and empty sheaves -----------------+   cache lock
+//!   +------------------- cache: partial slabs, full slabs ----------------------+   cache lock
+//!   +------------------- page allocator: frames of a slab ----------------------+   zone lock
+//! ```
+//!
+//! Nothing of the allocator is kept inside objects: occupancy and liveness are bitmaps elsewhere, links are in frame
+//! descriptors. A user that writes to a freed object cannot damage the allocator.
+//!
+//! | object | liveness bit | occupancy bit | where |
+//! |---|---|---|---|
+//! | live | set | set | a user has it |
+//! | cached | clear | set | in exactly one sheaf |
+//! | free | clear | clear | in its slab |
+//!
+//! **Locks.** A CPU's sheaves, then the cache's lock, then the page allocator's. The locks of the sheaf pool and its
+//! buffers are taken last and held for a copy. Whoever waits for the sheaves of another CPU holds no lock, since their
+//! owner may want the cache's. Constructors run without a lock. Every call is one attempt, and a failed one leaves
+//! everything as it was; waiting, reclaim and retry are the caller's business.
+//!
+//! Errors of a free name the misuse (`FreeError`) and change nothing, also while the object lies in a sheaf.
+
+mod alloc;
+mod args;
+mod cache;
+mod check;
+mod classes;
+mod free;
+mod grow;
+mod live;
+mod node;
+mod occupancy;
+mod order;
+mod realloc;
+mod reclaim;
+mod shape;
+mod sheaf;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use alloc::Missed;
+pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
+
+use crate::addr::PAGE_SIZE;
+use crate::buddy::PageAllocator;
+use crate::error::CacheId;
+use crate::geometry::{Geometry, Hardening, ZoneKind};
+use crate::gfp::GfpFlags;
+use crate::inspect::CacheName;
+use crate::platform::{CpuId, Platform};
+use crate::raw::{Carver, MetaSlice};
+use crate::sync::SpinLock;
+use classes::{KmallocType, NR_CLASSES};
+use live::{LiveMap, LiveMode};
+use node::{Identity, Node, Slabs};
+use occupancy::Occupancy;
+use order::SlabOrders;
+use shape::{Reciprocal, Role, Shape, ShapeRecord};
+use sheaf::{CpuCell, SheafPool};
+
+/// The kmalloc sets, and one for the descriptors of vmalloc: so many numbers exist whatever the geometry says.
+const BUILTIN_CACHES: usize = KmallocType::ALL.len() * NR_CLASSES + 1;
+
+/// The slices of the metadata region that the slab layer uses.
+pub(crate) struct SlabParts {
+    shapes: MetaSlice<ShapeRecord>,
+    cells: MetaSlice<CpuCell>,
+    nodes: MetaSlice<SpinLock<Node>>,
+    occupancy: Occupancy,
+    live: LiveMap,
+    pool: SheafPool,
+}
+
+impl SlabParts {
+    pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
+        let caches = usize::from(geometry.max_caches).max(BUILTIN_CACHES);
+        let frames = geometry.frames() as usize;
+        let marked = if geometry.hardening == Hardening::Checked { frames } else { 0 };
+        Self {
+            shapes: carver.carve(caches, |_| ShapeRecord::vacant()),
+            cells: carver.carve(caches * usize::from(geometry.cpus), |_| CpuCell::vacant()),
+            nodes: carver.carve(caches, |_| SpinLock::new(Node::VACANT)),
+            occupancy: Occupancy::carve(frames, carver),
+            live: LiveMap::carve(marked, carver),
+            pool: SheafPool::carve(pool_buffers(geometry), carver),
+        }
+    }
+}
+
+/// How many sheaf buffers the machine gets: enough for the hot caches of every CPU, and little of a small machine.
+fn pool_buffers(geometry: &Geometry) -> usize {
+    (geometry.frames() as usize / 16).clamp(16, 128 + 32 * usize::from(geometry.cpus))
+}
+
+/// All caches of a machine. See the module's page.
+pub(crate) struct SlabLayer {
+    shapes: MetaSlice<ShapeRecord>,
+    /// Cell of cache `c` on CPU `p`: at `p * caches + c`.
+    cells: MetaSlice<CpuCell>,
+    nodes: MetaSlice<SpinLock<Node>>,
+    occupancy: Occupancy,
+    live: LiveMap,
+    pool: SheafPool,
+    /// The largest request that `kmalloc` serves.
+    kmalloc_max: usize,
+    /// Whether DMA requests have caches of their own.
+    has_dma: bool,
+}
+
+impl SlabLayer {
+    /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
+    pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
+        let geometry = &pages.base.geometry;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool } = parts;
+        let layer = Self {
+            shapes,
+            cells,
+            nodes,
+            occupancy,
+            live,
+            pool,
+            kmalloc_max: PAGE_SIZE << geometry.max_order.get(),
+            has_dma: geometry.zones().iter().any(|zone| zone.kind == ZoneKind::Dma),
+        };
+        for set in KmallocType::ALL {
+            if set != KmallocType::Dma || layer.has_dma {
+                layer.install_kmalloc_set(geometry, set);
+            }
+        }
+        layer
+    }
+
+    /// Makes the size classes of one set; a class that fits no block of this machine stays vacant.
+    fn install_kmalloc_set(&self, geometry: &Geometry, set: KmallocType) {
+        let alloc_gfp = match set {
+            KmallocType::Normal => GfpFlags::empty(),
+            KmallocType::Reclaimable => GfpFlags::RECLAIMABLE,
+            KmallocType::Dma => GfpFlags::DMA,
+        };
+        for (class, size) in classes::sizes().enumerate() {
+            // The lowest set bit of the size is what every multiple of it is aligned to.
+            let align = size & size.wrapping_neg();
+            let shape = shape(geometry, Role::Kmalloc, size, align, alloc_gfp);
+            let name = CacheName::new(set.cache_name(class));
+            if let (Some(shape), Some(name)) = (shape, name) {
+                self.install(set.first_cache() + class, &shape, Identity { name, ctor: None });
+            }
+        }
+    }
+
+    /// Gives a vacant number to a cache; `false` if it is taken.
+    fn install(&self, id: usize, shape: &Shape, identity: Identity) -> bool {
+        let (Some(record), Some(node)) = (self.shapes.get(id), self.nodes.get(id)) else { return false };
+        let mut node = node.lock();
+        if node.identity.is_some() {
+            return false;
+        }
+        node.identity = Some(identity);
+        record.store(shape);
+        let capacity = u32::from(shape.capacity);
+        match shape.live {
+            LiveMode::Bits => self.set_capacities(id, 0, capacity),
+            LiveMode::Bytes | LiveMode::Off => self.set_capacities(id, capacity, 0),
+        }
+        true
+    }
+
+    /// Tells every CPU how many objects of a cache its fast paths may put into the main sheaf.
+    fn set_capacities(&self, id: usize, line: u32, shared: u32) {
+        let of_all_cpus = self.cells.iter().skip(id).step_by(self.nr_caches().max(1));
+        of_all_cpus.for_each(|cell| cell.set_capacities(line, shared));
+    }
+
+    /// How many numbers for caches there are.
+    fn nr_caches(&self) -> usize {
+        self.shapes.len()
+    }
+
+    /// The numbers of all caches that exist.
+    fn caches(&self) -> impl Iterator<Item = usize> + '_ {
+        let used = |&id: &usize| self.shapes.get(id).is_some_and(|record| record.role() != Role::Vacant);
+        (0..self.nr_caches()).filter(used)
+    }
+
+    fn shape(&self, id: usize) -> Option<Shape> {
+        self.shapes.get(id)?.load()
+    }
+
+    /// A cache's slabs, as its node works on them; `None` if no cache has the number.
+    fn slabs<'l, P>(&'l self, pages: &'l PageAllocator<P>, id: usize) -> Option<Slabs<'l>> {
+        let shape = self.shape(id)?;
+        Some(Slabs { frames: &pages.base.frames, occupancy: &self.occupancy, shape })
+    }
+
+    /// The sheaves of a cache on a CPU; the caller has checked that the number is one of [`Self::nr_caches`].
+    #[inline(always)]
+    fn cell(&self, cpu: CpuId, id: usize) -> Option<&CpuCell> {
+        self.cells.get(cpu.index() * self.shapes.len() + id)
+    }
+}
+
+/// Lays a cache out; `None` if no block of the machine holds an object.
+fn shape(geometry: &Geometry, role: Role, size: usize, align: usize, alloc_gfp: GfpFlags) -> Option<Shape> {
+    let stride = size.max(order::ARCH_SLAB_MINALIGN).checked_next_multiple_of(align)?;
+    let orders: SlabOrders = order::slab_orders(stride, geometry.cpus, geometry.max_order)?;
+    Some(Shape {
+        role,
+        object_size: size,
+        stride,
+        align,
+        reciprocal: Reciprocal::new(stride),
+        orders,
+        capacity: if role == Role::Internal { 0 } else { order::sheaf_capacity(stride) },
+        live: match geometry.hardening {
+            Hardening::Off => LiveMode::Off,
+            Hardening::Checked => LiveMode::for_stride(stride),
+        },
+        alloc_gfp,
+    })
+}
+
+/// The number as users see it.
+fn cache_id(id: usize) -> CacheId {
+    CacheId::new(id as u16)
+}

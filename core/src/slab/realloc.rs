@@ -1,0 +1,120 @@
+//! `krealloc`, `ksize`, and what a request is rounded up to.
+
+use super::SlabLayer;
+use super::classes;
+use super::free::KmallocBlock;
+use crate::addr::{PhysAddr, VirtAddr};
+use crate::buddy::PageAllocator;
+use crate::error::{AllocError, FreeError};
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::platform::{Event, Platform};
+
+impl SlabLayer {
+    /// Resizes a block of `kmalloc`: in place while it fits, else into a new block. A block never moves to a smaller
+    /// class. With `ZERO`, the bytes from `size` to the end of the object are zeroed in place, so that a chain of
+    /// zeroing calls always finds what it grows into zeroed.
+    ///
+    /// # Errors
+    ///
+    /// `BadAddress` if no block starts at `addr`; why `kmalloc` refused. The old block is as it was.
+    pub(crate) fn krealloc<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        addr: VirtAddr,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let bad_address = |_: FreeError| AllocError::BadAddress(addr);
+        if size == 0 {
+            return self.kfree(pages, addr).map(|()| VirtAddr::ZERO_SIZE).map_err(bad_address);
+        }
+        if addr.is_zero_or_null() {
+            return self.kmalloc(pages, size, gfp);
+        }
+        let block = self.find_block(pages, addr).map_err(bad_address)?;
+        let room = self.room(block);
+        if size > room {
+            return self.move_block(pages, addr, block, size, gfp);
+        }
+        if gfp.wants_zero() {
+            zero_tail(pages, block_start(block), size, room);
+        }
+        pages.base.event(Event::ReallocInPlace);
+        Ok(addr)
+    }
+
+    /// Allocates, copies what fits, and frees the old block.
+    fn move_block<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        addr: VirtAddr,
+        block: KmallocBlock,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let new = self.kmalloc(pages, size, gfp)?;
+        if let Some(to) = pages.base.phys(new) {
+            let copied = pages.base.mem.copy(block_start(block), to, self.usable(block).min(size));
+            debug_assert!(copied, "a block lies outside memory");
+        }
+        let freed = self.kfree(pages, addr);
+        debug_assert!(freed.is_ok(), "the old block was found before");
+        pages.base.event(Event::ReallocMoved);
+        Ok(new)
+    }
+
+    /// Tells how many bytes the caller may use: all up to the next object. 0 for null and the zero-size address.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the address.
+    pub(crate) fn ksize<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<usize, FreeError> {
+        if addr.is_zero_or_null() {
+            return Ok(0);
+        }
+        self.find_block(pages, addr).map(|block| self.usable(block))
+    }
+
+    /// Tells how many bytes `kmalloc(size)` would give: the class, the block, or `size` itself where it would refuse.
+    pub(crate) fn size_roundup(&self, size: usize) -> usize {
+        if size > self.kmalloc_max {
+            return size;
+        }
+        match classes::class_size(size) {
+            Some(bytes) => bytes,
+            None if size == 0 => 0,
+            None => Order::for_bytes(size).map_or(size, Order::bytes),
+        }
+    }
+
+    /// Bytes from the block's start to the next block: what `ksize` tells.
+    fn usable(&self, block: KmallocBlock) -> usize {
+        match block {
+            KmallocBlock::Object { id, .. } => self.shape(id).map_or(0, |shape| shape.stride),
+            KmallocBlock::Large { order, .. } => order.bytes(),
+        }
+    }
+
+    /// Bytes up to which a block is resized in place: the size that its cache was made for.
+    fn room(&self, block: KmallocBlock) -> usize {
+        match block {
+            KmallocBlock::Object { id, .. } => self.shapes.get(id).map_or(0, |record| record.object_size()),
+            KmallocBlock::Large { order, .. } => order.bytes(),
+        }
+    }
+}
+
+fn block_start(block: KmallocBlock) -> PhysAddr {
+    match block {
+        KmallocBlock::Object { object, .. } => object,
+        KmallocBlock::Large { first, .. } => first.addr(),
+    }
+}
+
+/// Zeroes bytes `from..to` of a block.
+fn zero_tail<P: Platform>(pages: &PageAllocator<P>, start: PhysAddr, from: usize, to: usize) {
+    let Some(tail) = start.checked_add(from as u64) else { return };
+    let zeroed = pages.base.mem.fill(tail, to.saturating_sub(from), 0);
+    debug_assert!(zeroed, "a block lies outside memory");
+}

@@ -1,0 +1,104 @@
+//! Giving back what nobody uses: cached objects to their slabs, empty slabs to the page allocator.
+
+use super::SlabLayer;
+use super::node::Slabs;
+use super::sheaf::{CpuSheaves, SheafId};
+use crate::buddy::PageAllocator;
+use crate::page::PageList;
+use crate::platform::{CpuId, Platform};
+
+impl SlabLayer {
+    /// Empties the sheaves of all CPUs and all barns and releases all empty slabs; returns how many pages came free.
+    pub(crate) fn reclaim<P: Platform>(&self, pages: &PageAllocator<P>) -> u64 {
+        self.caches().map(|id| self.trim(pages, id)).sum()
+    }
+
+    /// Does the same for one cache.
+    pub(super) fn trim<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
+        let (Some(slabs), Some(node)) = (self.slabs(pages, id), self.nodes.get(id)) else { return 0 };
+        // A cache without slabs has no object in any sheaf: no other CPU needs to be disturbed.
+        if node.lock().nr_slabs() == 0 {
+            return 0;
+        }
+        let flush = |cpu| self.with_sheaves(pages, cpu, id, |sheaves| self.flush_sheaves(pages, id, &slabs, sheaves));
+        let from_cpus: u64 = self.cpus(pages).filter_map(flush).sum();
+        let from_barn = self.flush_barn(pages, id, &slabs);
+        let mut discard = PageList::EMPTY;
+        node.lock().detach_empty(&slabs, &mut discard);
+        from_cpus + from_barn + self.release_slabs(pages, discard)
+    }
+
+    fn cpus<P: Platform>(&self, pages: &PageAllocator<P>) -> impl Iterator<Item = CpuId> + use<P> {
+        (0..pages.base.geometry.cpus).map(CpuId::new)
+    }
+
+    /// Works on the sheaves of any CPU; `None` if they cannot be borrowed. The caller holds no lock.
+    pub(super) fn with_sheaves<P: Platform, R>(
+        &self,
+        pages: &PageAllocator<P>,
+        cpu: CpuId,
+        id: usize,
+        work: impl FnOnce(&mut CpuSheaves) -> R,
+    ) -> Option<R> {
+        let cell = self.cell(cpu, id)?;
+        if cpu == pages.base.cpu() {
+            cell.try_local().map(|mut sheaves| work(&mut sheaves))
+        } else {
+            cell.try_remote(&pages.base.platform).map(|mut sheaves| work(&mut sheaves))
+        }
+    }
+
+    fn flush_sheaves<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        sheaves: &mut CpuSheaves,
+    ) -> u64 {
+        let released = self.return_objects(pages, id, slabs, sheaves.main.objects());
+        sheaves.main.clear();
+        let spare = sheaves.spare.take();
+        released + spare.map_or(0, |spare| self.flush_buffer(pages, id, slabs, spare))
+    }
+
+    /// Returns a buffer's objects to their slabs and the buffer to the pool.
+    fn flush_buffer<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        buffer: SheafId,
+    ) -> u64 {
+        let released = self.pool.with(&buffer, |sheaf| self.return_objects(pages, id, slabs, sheaf.objects()));
+        self.pool.put(buffer);
+        released.unwrap_or(0)
+    }
+
+    fn flush_barn<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>) -> u64 {
+        let Some(node) = self.nodes.get(id) else { return 0 };
+        // Each buffer is taken out before it is emptied: its objects go back under the same lock.
+        let next = || {
+            let mut node = node.lock();
+            node.barn.full.pop().or_else(|| node.barn.empty.pop())
+        };
+        core::iter::from_fn(next).map(|buffer| self.flush_buffer(pages, id, slabs, buffer)).sum()
+    }
+
+    /// Objects in the main and spare sheaves of all CPUs.
+    pub(super) fn objects_on_cpus<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
+        let count = |sheaves: &mut CpuSheaves| {
+            u64::from(sheaves.main.len()) + sheaves.spare.as_ref().map_or(0, |spare| self.buffered(spare))
+        };
+        self.cpus(pages).filter_map(|cpu| self.with_sheaves(pages, cpu, id, count)).sum()
+    }
+
+    /// Objects in a buffer.
+    pub(super) fn buffered(&self, buffer: &SheafId) -> u64 {
+        self.pool.with(buffer, |sheaf| u64::from(sheaf.len())).unwrap_or(0)
+    }
+
+    /// Pages in the slabs of all caches.
+    pub(crate) fn nr_pages(&self) -> u64 {
+        self.nodes.iter().map(|node| node.lock().pages).sum()
+    }
+}

@@ -1,0 +1,218 @@
+//! What the paths of a cache need to know about it: one record of 32 bytes per cache.
+
+use super::live::LiveMode;
+use super::order::{self, SlabOrders};
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Whose cache it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Role {
+    /// No cache has this number.
+    Vacant,
+    /// A size class of `kmalloc`.
+    Kmalloc,
+    /// Created by a user.
+    User,
+    /// Created by a layer above for its own descriptors; users neither free into it nor destroy it.
+    Internal,
+}
+
+impl Role {
+    const fn from_byte(byte: u8) -> Self {
+        match byte {
+            1 => Self::Kmalloc,
+            2 => Self::User,
+            3 => Self::Internal,
+            _ => Self::Vacant,
+        }
+    }
+}
+
+/// Division by a fixed stride as a multiplication.
+///
+/// Exact for offsets and strides up to 2^22, the size of the largest slab: the multiplier exceeds 2^44 / stride by
+/// less than 1, so the product exceeds the quotient by less than 2^22 / 2^44 * 2^22 / stride = 1 / stride.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reciprocal(u64);
+
+impl Reciprocal {
+    const SHIFT: u32 = 44;
+
+    pub(super) const fn new(stride: usize) -> Self {
+        Self((1u64 << Self::SHIFT).div_ceil(if stride == 0 { 1 } else { stride as u64 }))
+    }
+
+    /// Returns `offset / stride`.
+    pub(super) const fn divide(self, offset: u64) -> u64 {
+        offset.wrapping_mul(self.0) >> Self::SHIFT
+    }
+}
+
+/// A cache's fixed properties.
+///
+/// ```text
+/// stride mod align == 0;   object_size <= stride <= bytes of min_order <= bytes of order
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Whose cache it is.
+    pub(super) role: Role,
+    /// Bytes that a user asked for.
+    pub(super) object_size: usize,
+    /// Bytes from one object to the next.
+    pub(super) stride: usize,
+    /// Alignment of every object.
+    pub(super) align: usize,
+    /// How to divide by the stride.
+    pub(super) reciprocal: Reciprocal,
+    /// Slab sizes.
+    pub(super) orders: SlabOrders,
+    /// Objects in a sheaf; 0 for a cache without sheaves.
+    pub(super) capacity: u16,
+    /// How liveness is kept.
+    pub(super) live: LiveMode,
+    /// Flags added to each request for frames.
+    pub(super) alloc_gfp: GfpFlags,
+}
+
+impl Shape {
+    /// Returns how many partial slabs the cache keeps.
+    pub(super) const fn min_partial(&self) -> u32 {
+        order::min_partial(self.stride)
+    }
+
+    /// Returns how many objects a slab of this order holds.
+    pub(super) const fn objects_in(&self, order: Order) -> u32 {
+        (order.bytes() / self.stride) as u32
+    }
+}
+
+/// The place of a [`Shape`], written when a cache is made and read by every path.
+///
+/// The fields are relaxed atomics: whoever hands the cache's number to another CPU orders the two.
+#[repr(C, align(32))]
+pub(super) struct ShapeRecord {
+    reciprocal: AtomicU64,
+    object_size: AtomicU32,
+    stride: AtomicU32,
+    alloc_gfp: AtomicU32,
+    capacity: AtomicU16,
+    live: AtomicU8,
+    role: AtomicU8,
+    order: AtomicU8,
+    min_order: AtomicU8,
+    align_shift: AtomicU8,
+}
+
+const _: () = assert!(size_of::<ShapeRecord>() == 32);
+
+impl ShapeRecord {
+    pub(super) const fn vacant() -> Self {
+        Self {
+            reciprocal: AtomicU64::new(0),
+            object_size: AtomicU32::new(0),
+            stride: AtomicU32::new(1),
+            alloc_gfp: AtomicU32::new(0),
+            capacity: AtomicU16::new(0),
+            live: AtomicU8::new(LiveMode::Off as u8),
+            role: AtomicU8::new(Role::Vacant as u8),
+            order: AtomicU8::new(0),
+            min_order: AtomicU8::new(0),
+            align_shift: AtomicU8::new(0),
+        }
+    }
+
+    pub(super) fn store(&self, shape: &Shape) {
+        self.reciprocal.store(shape.reciprocal.0, Relaxed);
+        self.object_size.store(shape.object_size as u32, Relaxed);
+        self.stride.store(shape.stride as u32, Relaxed);
+        self.alloc_gfp.store(shape.alloc_gfp.bits(), Relaxed);
+        self.capacity.store(shape.capacity, Relaxed);
+        self.live.store(shape.live as u8, Relaxed);
+        self.order.store(shape.orders.preferred.get(), Relaxed);
+        self.min_order.store(shape.orders.min.get(), Relaxed);
+        self.align_shift.store(shape.align.trailing_zeros() as u8, Relaxed);
+        self.role.store(shape.role as u8, Relaxed);
+    }
+
+    /// Makes the number vacant.
+    pub(super) fn vacate(&self) {
+        self.role.store(Role::Vacant as u8, Relaxed);
+    }
+
+    /// Reads all fields; `None` if no cache has the number.
+    pub(super) fn load(&self) -> Option<Shape> {
+        let order = |field: &AtomicU8| Order::new(field.load(Relaxed)).unwrap_or(Order::ZERO);
+        let role = self.role();
+        (role != Role::Vacant).then(|| Shape {
+            role,
+            object_size: self.object_size(),
+            stride: self.stride.load(Relaxed).max(1) as usize,
+            align: 1 << (self.align_shift.load(Relaxed) & 31),
+            reciprocal: Reciprocal(self.reciprocal.load(Relaxed)),
+            orders: SlabOrders { preferred: order(&self.order), min: order(&self.min_order) },
+            capacity: self.capacity.load(Relaxed),
+            live: self.live(),
+            alloc_gfp: GfpFlags::from_bits_retain(self.alloc_gfp.load(Relaxed)),
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn live(&self) -> LiveMode {
+        LiveMode::from_byte(self.live.load(Relaxed))
+    }
+
+    pub(super) fn role(&self) -> Role {
+        Role::from_byte(self.role.load(Relaxed))
+    }
+
+    pub(super) fn object_size(&self) -> usize {
+        self.object_size.load(Relaxed) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reciprocal_divides_exactly_around_every_multiple() {
+        let largest = 4u64 << 20;
+        for stride in (8..2048).step_by(8).chain([4096, 8192, 12288, 40000, 65544, 1 << 20, 4 << 20]) {
+            let by = Reciprocal::new(stride);
+            let stride = stride as u64;
+            for multiple in (0..=largest).step_by(stride as usize) {
+                for offset in [multiple.saturating_sub(1), multiple, multiple + 1] {
+                    assert_eq!(by.divide(offset), offset / stride, "{offset} / {stride}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_gives_back_what_was_stored_until_it_is_vacated() {
+        let record = ShapeRecord::vacant();
+        assert!(record.load().is_none());
+        let orders = order::slab_orders(96, 1, Order::MAX).unwrap();
+        let shape = Shape {
+            role: Role::User,
+            object_size: 90,
+            stride: 96,
+            align: 32,
+            reciprocal: Reciprocal::new(96),
+            orders,
+            capacity: 60,
+            live: LiveMode::Bytes,
+            alloc_gfp: GfpFlags::DMA,
+        };
+        record.store(&shape);
+        let loaded = record.load().unwrap();
+        assert_eq!((loaded.object_size, loaded.stride, loaded.align), (90, 96, 32));
+        assert_eq!((loaded.orders, loaded.capacity, loaded.alloc_gfp), (orders, 60, GfpFlags::DMA));
+        record.vacate();
+        assert!(record.load().is_none());
+    }
+}

@@ -1,0 +1,177 @@
+//! The steps of the per-CPU layer: section 2.10.
+
+use super::{CacheArgs, Machine};
+use crate::error::CacheId;
+use crate::geometry::Geometry;
+use crate::platform::Event;
+use crate::testing;
+use std::vec::Vec;
+
+/// Objects of 1024 bytes: a sheaf holds 12, a slab on one CPU 8.
+const CAPACITY: u64 = 12;
+
+fn machine_with_cache(cpus: u16) -> (Machine, CacheId) {
+    let m = Machine::with_cpus(cpus);
+    let cache = m.cache(&CacheArgs::new(1024));
+    (m, cache)
+}
+
+/// Objects of full slabs, so that nothing but what a test frees is in a sheaf.
+fn sixteen_slabs_full(m: &Machine, cache: CacheId) -> Vec<crate::addr::VirtAddr> {
+    let objects = m.objects(cache, 128);
+    assert_eq!(m.info(cache).in_sheaves, 0);
+    objects
+}
+
+#[test]
+fn an_object_freed_last_is_handed_out_first() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = m.objects(cache, 2);
+    m.free_all(cache, objects.clone());
+    assert_eq!(m.objects(cache, 2), [objects[1], objects[0]]);
+}
+
+#[test]
+fn successive_objects_of_a_fresh_slab_ascend() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = m.objects(cache, 8);
+    assert!(objects.windows(2).all(|pair| pair[1].as_u64() == pair[0].as_u64() + 1024));
+}
+
+#[test]
+fn a_full_main_sheaf_is_swapped_with_the_spare_and_comes_back() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = sixteen_slabs_full(&m, cache);
+    m.free_all(cache, objects[..13].iter().copied());
+    assert_eq!((m.count(Event::SheafSwap), m.count(Event::BarnPut)), (1, 0));
+    assert_eq!(m.info(cache).in_sheaves, 13);
+    m.check();
+    let mut again = m.objects(cache, 13);
+    assert_eq!(m.count(Event::SheafSwap), 2);
+    again.sort_unstable();
+    assert_eq!(again, objects[..13]);
+}
+
+#[test]
+fn two_full_sheaves_go_on_to_the_barn_and_are_taken_from_there() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = sixteen_slabs_full(&m, cache);
+    m.free_all(cache, objects[..25].iter().copied());
+    assert_eq!((m.count(Event::SheafSwap), m.count(Event::BarnPut)), (1, 1));
+    m.check();
+    let (refills, slabs) = (m.count(Event::SheafRefill), m.count(Event::SlabNew));
+    m.objects(cache, 25);
+    assert_eq!((m.count(Event::SheafSwap), m.count(Event::BarnGet)), (2, 1));
+    assert_eq!((m.count(Event::SheafRefill), m.count(Event::SlabNew)), (refills, slabs));
+    m.check();
+}
+
+#[test]
+fn a_barn_takes_ten_sheaves_and_then_the_spare_is_flushed() {
+    let mut geometry: Geometry = testing::flat(4096);
+    geometry.cpus = 1;
+    let m = Machine::new(&geometry);
+    let cache = m.cache(&CacheArgs::new(1024));
+    let objects = m.objects(cache, 400);
+    // Main, spare and ten full sheaves in the barn.
+    m.free_all(cache, objects[..12 * 12].iter().copied());
+    assert_eq!((m.count(Event::BarnPut), m.count(Event::SheafFlush)), (10, 0));
+    let free_before = m.info(cache).free_in_slabs;
+    m.free_all(cache, [objects[12 * 12]]);
+    assert_eq!((m.count(Event::BarnPut), m.count(Event::SheafFlush)), (10, 1));
+    let info = m.info(cache);
+    assert_eq!(info.in_sheaves, 11 * CAPACITY + 1);
+    assert_eq!(info.free_in_slabs, free_before + CAPACITY);
+    m.check();
+}
+
+#[test]
+fn another_cpu_takes_from_the_barn_what_the_first_put_there() {
+    let (m, cache) = machine_with_cache(2);
+    let objects = sixteen_slabs_full(&m, cache);
+    m.free_all(cache, objects[..25].iter().copied());
+    m.run_on(1);
+    m.objects(cache, 1);
+    assert_eq!(m.count(Event::BarnGet), 1);
+    m.check();
+}
+
+#[test]
+fn objects_are_taken_from_partial_slabs_before_a_new_slab_is_made() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = sixteen_slabs_full(&m, cache);
+    m.free_all(cache, [objects[3], objects[40], objects[90]]);
+    m.reclaim();
+    let slabs = m.count(Event::SlabNew);
+    let mut again = m.objects(cache, 3);
+    again.sort_unstable();
+    assert_eq!(again, [objects[3], objects[40], objects[90]]);
+    assert_eq!(m.count(Event::SlabNew), slabs);
+    m.objects(cache, 1);
+    assert_eq!(m.count(Event::SlabNew), slabs + 1);
+}
+
+#[test]
+fn a_refill_makes_at_most_one_slab() {
+    let (m, cache) = machine_with_cache(1);
+    m.objects(cache, 1);
+    // The sheaf would hold 12, the slab gives 8.
+    assert_eq!((m.count(Event::SlabNew), m.info(cache).in_sheaves), (1, 7));
+}
+
+#[test]
+fn a_call_that_finds_the_sheaves_in_use_works_on_the_slabs() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = m.objects(cache, 3);
+    let interrupted = m.slab.cell(m.pages.base.cpu(), cache.index()).unwrap().try_local().unwrap();
+    let direct = m.objects(cache, 10);
+    m.free_all(cache, direct.iter().copied().chain([objects[0]]));
+    m.reclaim();
+    drop(interrupted);
+    assert_eq!(m.info(cache).in_sheaves, 5);
+    m.check();
+}
+
+#[test]
+fn frees_on_every_cpu_are_flushed_from_one() {
+    let (m, cache) = machine_with_cache(4);
+    let before = m.use_of_pages();
+    let objects = m.objects(cache, 100);
+    for (n, object) in objects.into_iter().enumerate() {
+        m.run_on(n as u16 % 4);
+        m.free_all(cache, [object]);
+    }
+    m.check();
+    m.run_on(2);
+    let pages = m.slab.nr_pages();
+    assert_eq!(m.reclaim(), pages);
+    assert_eq!(m.use_of_pages(), before);
+    assert_eq!(m.slab.pool.free_count(), m.slab.pool.len());
+    m.check();
+}
+
+#[test]
+fn without_buffers_half_of_the_main_sheaf_goes_back_to_the_slabs() {
+    let (m, cache) = machine_with_cache(1);
+    let objects = sixteen_slabs_full(&m, cache);
+    let held: Vec<_> = std::iter::from_fn(|| m.slab.pool.take()).collect();
+    m.free_all(cache, objects[..13].iter().copied());
+    assert_eq!((m.info(cache).in_sheaves, m.count(Event::SheafFlush)), (7, 1));
+    held.into_iter().for_each(|id| m.slab.pool.put(id));
+    m.check();
+}
+
+#[test]
+fn an_empty_slab_is_released_when_five_are_partial() {
+    let m = Machine::with_cpus(1);
+    // Without sheaves each free reaches its slab.
+    let cache = m.slab.internal_create(&m.pages, "direct", &CacheArgs::new(1024)).unwrap();
+    let alloc = |_| m.slab.internal_alloc(&m.pages, cache, crate::gfp::GfpFlags::KERNEL).unwrap();
+    let objects: Vec<_> = (0..64).map(alloc).collect();
+    assert_eq!(m.info(cache).nr_slabs, 8);
+    objects.into_iter().for_each(|object| m.slab.internal_free(&m.pages, cache, object).unwrap());
+    assert_eq!((m.info(cache).nr_slabs, m.count(Event::SlabRelease)), (4, 4));
+    m.check();
+    m.reclaim();
+    assert_eq!(m.info(cache).nr_slabs, 0);
+}
