@@ -11,6 +11,7 @@ mod gfp;
 mod inspect;
 mod order;
 mod page;
+mod paging;
 mod platform;
 #[allow(unsafe_code, reason = "the one room that may")]
 mod raw;
@@ -18,6 +19,7 @@ mod slab;
 mod sync;
 #[cfg(test)]
 mod testing;
+mod vmalloc;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};

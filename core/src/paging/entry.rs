@@ -1,0 +1,93 @@
+//! One word of a page table.
+
+use crate::addr::{Pfn, PhysAddr};
+
+/// A page-table entry as the x86-64 processor reads it.
+///
+/// ```text
+///  63  62..52   51..12   11..7   6      5         4..2    1      0
+///  NX  ignored  frame    0       DIRTY  ACCESSED  0       WRITE  PRESENT
+/// ```
+///
+/// An entry is in one of three states, told apart by [`Self::is_present`] and [`Self::is_empty`]:
+///
+/// | state | bits | the processor | we |
+/// |---|---|---|---|
+/// | empty | all 0 | faults | nothing is here |
+/// | present | `PRESENT` | translates | mapped |
+/// | unmapped | some, not `PRESENT` | faults, unless a TLB still remembers | know which frame to free after the flush |
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Pte(u64);
+
+impl Pte {
+    /// Nothing is mapped and nothing was.
+    pub(crate) const EMPTY: Self = Self(0);
+
+    const PRESENT: u64 = 1 << 0;
+    const WRITE: u64 = 1 << 1;
+    /// Set from the start, as Linux does for kernel pages: the processor then never has to write the entry.
+    const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
+    const NO_EXECUTE: u64 = 1 << 63;
+    const FRAME: u64 = ((1 << 52) - 1) & !0xfff;
+
+    /// An entry that maps a page: writable, not executable.
+    pub(crate) const fn page(frame: Pfn) -> Self {
+        Self(frame.addr().as_u64() | Self::PRESENT | Self::WRITE | Self::ACCESSED_DIRTY | Self::NO_EXECUTE)
+    }
+
+    /// An entry that points to the table of the next level; what it forbids would be forbidden to all pages below.
+    pub(crate) const fn table(frame: Pfn) -> Self {
+        Self(frame.addr().as_u64() | Self::PRESENT | Self::WRITE | Self::ACCESSED_DIRTY)
+    }
+
+    /// Reads an entry from its word in memory.
+    pub(crate) const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The word to write to memory.
+    pub(crate) const fn to_word(self) -> u64 {
+        self.0
+    }
+
+    /// Tells whether the processor translates through this entry.
+    pub(crate) const fn is_present(self) -> bool {
+        self.0 & Self::PRESENT != 0
+    }
+
+    /// Tells whether the entry is free for a new mapping.
+    pub(crate) const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The frame that the entry names, present or unmapped; `None` if it is empty.
+    pub(crate) const fn frame(self) -> Option<Pfn> {
+        if self.is_empty() { None } else { PhysAddr::new(self.0 & Self::FRAME).pfn() }
+    }
+
+    /// The same entry without `PRESENT`. It stays different from an empty one, also for frame 0, by its other bits.
+    pub(crate) const fn unmapped(self) -> Self {
+        Self(self.0 & !Self::PRESENT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unmapped_entry_faults_but_still_names_its_frame() {
+        for frame in [0, 1, 0x1234, u32::MAX].map(Pfn::new) {
+            let entry = Pte::page(frame).unmapped();
+            assert!(!entry.is_present() && !entry.is_empty());
+            assert_eq!(entry.frame(), Some(frame));
+        }
+        assert_eq!(Pte::EMPTY.frame(), None);
+    }
+
+    #[test]
+    fn entries_have_the_bits_of_the_processor_manual() {
+        assert_eq!(Pte::page(Pfn::new(5)).to_word(), 0x8000_0000_0000_5063);
+        assert_eq!(Pte::table(Pfn::new(5)).to_word(), 0x5063);
+    }
+}

@@ -1,0 +1,335 @@
+//! x86-64 four-level page tables, kept in frames of the page allocator.
+//!
+//! ```text
+//! virtual address   63..48 sign   47..39     38..30     29..21     20..12     11..0
+//!                                 level 0    level 1    level 2    level 3    offset
+//!                                 (root) ──► table ───► table ───► table ───► page
+//! ```
+//!
+//! A page goes through its entry in four steps; the room above decides when:
+//!
+//! | step | entry | tables | frames |
+//! |---|---|---|---|
+//! | [`PageTables::map`] | present | missing ones are made | reachable |
+//! | [`PageTables::unmap`] | unmapped: not present, still names its frame | stay | a TLB may still reach them |
+//! | [`PageTables::take`] | empty | empty ones are cut off | wait in a [`Detached`] |
+//! | [`TlbFlush::flush`], then [`Detached::release`] | | freed | freed |
+//!
+//! Empty tables are cut off *before* the flush and freed after it, like pages: processors cache the upper levels too.
+//!
+//! Lock order: the lock here is below that of the vmalloc window and above those of slab and page allocator. It is held
+//! for one last-level table at a time, so for at most 512 entries, however large the range is.
+//!
+//! A table's frame descriptor holds what the auditor compares with the table's words:
+//!
+//! ```text
+//! I17.1  inuse(t) == number of entries of t that are not empty;  inuse(t) > 0 unless t is the root
+//! I17.2  entry i of t names table u  <=>  private(u) == t and objects(u) == i      (so no table has two parents)
+//! I17.3  nr_tables == number of tables reached from the root, the root included
+//! I17.4  every table's kind is PageTable
+//! ```
+
+mod check;
+mod entry;
+mod flush;
+mod range;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use entry::Pte;
+pub(crate) use flush::{Detached, TlbFlush, free_list};
+pub(crate) use range::VpnRange;
+
+use crate::addr::{Pfn, PhysAddr, Vpn};
+use crate::base::Base;
+use crate::buddy::PageAllocator;
+use crate::error::AllocError;
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::page::FrameKind;
+use crate::platform::{FaultPoint, Platform};
+use crate::raw::PhysMem;
+use crate::sync::SpinLock;
+
+/// Entries of a table.
+const ENTRIES: u64 = 512;
+/// Levels, the root's included.
+const LEVELS: usize = 4;
+/// The level whose entries name pages.
+const LEAF: usize = LEVELS - 1;
+
+/// The page tables of the vmalloc window. The root stays for as long as the allocator does.
+pub(crate) struct PageTables {
+    root: Pfn,
+    /// How many tables exist, the root included. The lock also protects every word of every table.
+    nr_tables: SpinLock<u64>,
+}
+
+/// A range could not be mapped to its end.
+#[derive(Debug)]
+pub(crate) struct MapError {
+    /// Why.
+    pub(crate) error: AllocError,
+    /// How many pages from the start on are mapped, and have to be taken back.
+    pub(crate) mapped: u64,
+}
+
+/// The tables on the way to a page, from the root down to the last that exists.
+struct Path {
+    tables: [Pfn; LEVELS],
+    found: usize,
+}
+
+impl Path {
+    fn leaf(&self) -> Option<Pfn> {
+        (self.found == LEVELS).then_some(self.tables[LEAF])
+    }
+}
+
+/// Which entry of a table of this level is on the way to the page.
+const fn index(page: Vpn, level: usize) -> u64 {
+    (page.as_u64() >> (9 * (LEAF - level))) % ENTRIES
+}
+
+const fn entry_addr(table: Pfn, index: u64) -> PhysAddr {
+    PhysAddr::new(table.addr().as_u64() + 8 * index)
+}
+
+/// A table outside memory reads as empty; the auditor reports it.
+fn load(mem: &PhysMem, table: Pfn, index: u64) -> Pte {
+    Pte::from_word(mem.read_u64(entry_addr(table, index)).unwrap_or(0))
+}
+
+fn store(mem: &PhysMem, table: Pfn, index: u64, entry: Pte) {
+    let inside = mem.write_u64(entry_addr(table, index), entry.to_word());
+    debug_assert!(inside, "table {table} is outside memory");
+}
+
+impl PageTables {
+    /// Makes an empty root and tells the platform where it is.
+    ///
+    /// # Errors
+    ///
+    /// That of the page allocator, if it has no frame.
+    pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>) -> Result<Self, AllocError> {
+        let root = pages.alloc_block(Order::ZERO, GfpFlags::KERNEL | GfpFlags::ZERO, FrameKind::PageTable)?;
+        pages.base.frames.set_inuse(root, 0);
+        pages.base.platform.set_page_table(root);
+        Ok(Self { root, nr_tables: SpinLock::new(1) })
+    }
+
+    /// How many tables exist, the root included.
+    pub(crate) fn nr_tables(&self) -> u64 {
+        *self.nr_tables.lock()
+    }
+
+    /// Maps the pages of `range` to the frames that `next` names one after the other; missing tables are made.
+    ///
+    /// A page for which `next` has no frame, or that is mapped already, stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// A [`MapError`] if a table's frame was refused. No empty table stays behind, and `next` was asked for the
+    /// mapped pages only.
+    pub(crate) fn map<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        range: VpnRange,
+        gfp: GfpFlags,
+        mut next: impl FnMut() -> Option<Pfn>,
+    ) -> Result<(), MapError> {
+        let mut mapped = 0;
+        for piece in range.by_table() {
+            let mut nr_tables = self.nr_tables.lock();
+            let leaf = self
+                .leaf_or_make(pages, piece.start(), gfp, &mut nr_tables)
+                .map_err(|error| MapError { error, mapped })?;
+            map_piece(&pages.base, leaf, piece, &mut next);
+            mapped += piece.pages();
+        }
+        Ok(())
+    }
+
+    /// Takes the translations of `range` away; each entry still names its frame until [`Self::take`].
+    pub(crate) fn unmap<P: Platform>(&self, pages: &PageAllocator<P>, range: VpnRange) -> TlbFlush {
+        let mem = &pages.base.mem;
+        self.each_piece(mem, range, |leaf, piece| {
+            for page in piece.iter() {
+                let at = index(page, LEAF);
+                store(mem, leaf, at, load(mem, leaf, at).unmapped());
+            }
+        });
+        TlbFlush::of(range)
+    }
+
+    /// Empties the entries of `range`, mapped or unmapped, and cuts off tables that become empty. Tables, and with
+    /// `owned` also the frames behind the pages, wait in `gone` for the flush.
+    pub(crate) fn take<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        range: VpnRange,
+        owned: bool,
+        gone: &mut Detached,
+    ) {
+        for piece in range.by_table() {
+            let mut nr_tables = self.nr_tables.lock();
+            let path = self.path(&pages.base.mem, piece.start());
+            let Some(leaf) = path.leaf() else { continue };
+            take_piece(&pages.base, leaf, piece, owned, gone);
+            *nr_tables -= self.cut_empty(&pages.base, &path, piece.start(), gone);
+        }
+        gone.add_range(range);
+    }
+
+    /// The frame behind a page that is mapped now.
+    pub(crate) fn translate<P: Platform>(&self, pages: &PageAllocator<P>, page: Vpn) -> Option<Pfn> {
+        let _lock = self.nr_tables.lock();
+        let leaf = self.path(&pages.base.mem, page).leaf()?;
+        let entry = load(&pages.base.mem, leaf, index(page, LEAF));
+        if entry.is_present() { entry.frame() } else { None }
+    }
+
+    /// Shows the entry of each page of `range`; pages without a table have an empty one.
+    pub(crate) fn visit<P: Platform>(&self, pages: &PageAllocator<P>, range: VpnRange, mut see: impl FnMut(Vpn, Pte)) {
+        let mem = &pages.base.mem;
+        for piece in range.by_table() {
+            let _lock = self.nr_tables.lock();
+            let leaf = self.path(mem, piece.start()).leaf();
+            for page in piece.iter() {
+                see(page, leaf.map_or(Pte::EMPTY, |leaf| load(mem, leaf, index(page, LEAF))));
+            }
+        }
+    }
+
+    /// Calls `act` under the lock for each piece of `range` that has a last-level table.
+    fn each_piece(&self, mem: &PhysMem, range: VpnRange, mut act: impl FnMut(Pfn, VpnRange)) {
+        for piece in range.by_table() {
+            let _lock = self.nr_tables.lock();
+            if let Some(leaf) = self.path(mem, piece.start()).leaf() {
+                act(leaf, piece);
+            }
+        }
+    }
+
+    /// Walks down to the page as far as there are tables.
+    fn path(&self, mem: &PhysMem, page: Vpn) -> Path {
+        let mut path = Path { tables: [self.root; LEVELS], found: 1 };
+        while path.found < LEVELS {
+            let entry = load(mem, path.tables[path.found - 1], index(page, path.found - 1));
+            let Some(table) = entry.frame() else { break };
+            path.tables[path.found] = table;
+            path.found += 1;
+        }
+        path
+    }
+
+    #[inline]
+    fn leaf_or_make<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        page: Vpn,
+        gfp: GfpFlags,
+        nr_tables: &mut u64,
+    ) -> Result<Pfn, AllocError> {
+        let path = self.path(&pages.base.mem, page);
+        match path.leaf() {
+            Some(leaf) => Ok(leaf),
+            None => make_tables(pages, path, page, gfp, nr_tables),
+        }
+    }
+
+    /// Cuts the tables of `path` off that are empty, from the last level up; tells how many.
+    fn cut_empty<P>(&self, base: &Base<P>, path: &Path, page: Vpn, gone: &mut Detached) -> u64 {
+        let mut cut = 0;
+        for level in (1..LEVELS).rev() {
+            let (table, parent) = (path.tables[level], path.tables[level - 1]);
+            if base.frames.inuse(table) > 0 {
+                break;
+            }
+            store(&base.mem, parent, index(page, level - 1), Pte::EMPTY);
+            add_inuse(base, parent, -1);
+            gone.add_table(&base.frames, table);
+            cut += 1;
+        }
+        cut
+    }
+}
+
+/// Makes all tables that the path lacks, and only then links them: a refusal leaves nothing to undo but frames that no
+/// processor has seen.
+#[cold]
+#[inline(never)]
+fn make_tables<P: Platform>(
+    pages: &PageAllocator<P>,
+    mut path: Path,
+    page: Vpn,
+    gfp: GfpFlags,
+    nr_tables: &mut u64,
+) -> Result<Pfn, AllocError> {
+    let first_new = path.found;
+    while path.found < LEVELS {
+        match alloc_table(pages, gfp) {
+            Ok(table) => path.tables[path.found] = table,
+            Err(error) => {
+                for table in &path.tables[first_new..path.found] {
+                    pages.free_block(*table, Order::ZERO);
+                }
+                return Err(error);
+            }
+        }
+        path.found += 1;
+    }
+    for level in first_new..LEVELS {
+        link_table(&pages.base, path.tables[level], path.tables[level - 1], index(page, level - 1));
+        *nr_tables += 1;
+    }
+    Ok(path.tables[LEAF])
+}
+
+fn alloc_table<P: Platform>(pages: &PageAllocator<P>, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+    if pages.base.fault(FaultPoint::PageTable) {
+        return Err(AllocError::Injected(FaultPoint::PageTable));
+    }
+    pages.alloc_block(Order::ZERO, gfp | GfpFlags::ZERO, FrameKind::PageTable)
+}
+
+fn link_table<P>(base: &Base<P>, table: Pfn, parent: Pfn, index: u64) {
+    base.frames.set_inuse(table, 0);
+    base.frames.set_private(table, parent.as_u32());
+    base.frames.set_objects(table, index as u16);
+    store(&base.mem, parent, index, Pte::table(table));
+    add_inuse(base, parent, 1);
+}
+
+fn add_inuse<P>(base: &Base<P>, table: Pfn, entries: i16) {
+    base.frames.set_inuse(table, base.frames.inuse(table).wrapping_add_signed(entries));
+}
+
+fn map_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, next: &mut impl FnMut() -> Option<Pfn>) {
+    let mut filled = 0;
+    for page in piece.iter() {
+        let at = index(page, LEAF);
+        if !load(&base.mem, leaf, at).is_empty() {
+            debug_assert!(false, "{page} is mapped already");
+            continue;
+        }
+        let Some(frame) = next() else { break };
+        store(&base.mem, leaf, at, Pte::page(frame));
+        filled += 1;
+    }
+    add_inuse(base, leaf, filled);
+}
+
+fn take_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, owned: bool, gone: &mut Detached) {
+    let mut emptied = 0;
+    for page in piece.iter() {
+        let at = index(page, LEAF);
+        let Some(frame) = load(&base.mem, leaf, at).frame() else { continue };
+        store(&base.mem, leaf, at, Pte::EMPTY);
+        emptied -= 1;
+        if owned {
+            gone.add_page(&base.frames, frame);
+        }
+    }
+    add_inuse(base, leaf, emptied);
+}

@@ -1,0 +1,243 @@
+//! `vmalloc` and `vmap`: the stages, and the way back from each.
+//!
+//! ```text
+//! record ──► addresses ──► frames ──► page tables ──► the caller
+//!    ◄── free ◄── remove ◄── free ◄── take, flush ◄── refused
+//! ```
+//!
+//! The fault points `Descriptor`, `VirtualSpace`, `VmallocPages` and `PageTable` are asked in this order. A refused
+//! call leaves everything as it was. It is one attempt; reclaim and retry are the caller's.
+
+use super::area::{GUARD_PAGES, Link, Node, State};
+use super::tree::Want;
+use super::{Vmalloc, checked_pages, records};
+use crate::PAGE_SIZE;
+use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::base::Base;
+use crate::buddy::PageAllocator;
+use crate::error::AllocError;
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::page::{FrameKind, PageList};
+use crate::paging::{Detached, MapError, VpnRange, free_list};
+use crate::platform::{FaultPoint, Platform};
+use crate::slab::SlabLayer;
+
+/// Areas start at any page.
+const ALIGN_PAGES: u64 = 1;
+
+/// What a record or a page table inherits of the caller's flags: how hard to try, not where from nor what to return.
+const EFFORT: GfpFlags = GfpFlags::KERNEL
+    .union(GfpFlags::HIGH)
+    .union(GfpFlags::NOWARN)
+    .union(GfpFlags::RETRY_MAYFAIL)
+    .union(GfpFlags::NOFAIL)
+    .union(GfpFlags::NORETRY)
+    .union(GfpFlags::MEMALLOC)
+    .union(GfpFlags::NOMEMALLOC);
+
+/// Flags that mean nothing for single pages mapped side by side; they are dropped, as Linux does after a warning.
+const UNSUPPORTED: GfpFlags = GfpFlags::COMP.union(GfpFlags::RECLAIMABLE).union(GfpFlags::WRITE);
+
+/// An area that has its record and its addresses.
+#[derive(Clone, Copy)]
+struct Reservation {
+    at: Link,
+    /// The pages, without the guard.
+    range: VpnRange,
+}
+
+impl Vmalloc {
+    /// Allocates `size` bytes in whole pages, side by side in the window, followed by an unmapped guard page.
+    ///
+    /// # Errors
+    ///
+    /// `ZeroSize`; `TooLarge` above all of memory; `NoVirtualSpace`; `Injected`; the refusal of slab or page allocator.
+    pub(crate) fn vmalloc<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let count = checked_pages(&pages.base, size)?;
+        let area = self.reserve(pages, slab, count, gfp)?;
+        let filled = alloc_frames(pages, count, page_flags(gfp))
+            .and_then(|frames| self.map_frames(pages, area.range, gfp, frames));
+        self.settle(pages, slab, area, State::Vmalloc { requested: size }, filled)
+    }
+
+    /// Maps frames of the caller side by side. They stay the caller's, who frees them after [`Self::vunmap`].
+    ///
+    /// # Errors
+    ///
+    /// `ZeroSize` for no frame, `TooLarge` for more than memory has, `BadAddress` for a frame outside memory; what else
+    /// can refuse a record, addresses or a page table.
+    pub(crate) fn vmap<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        frames: &[Pfn],
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let count = checked_frames(&pages.base, frames)?;
+        let area = self.reserve(pages, slab, count, gfp)?;
+        let mut rest = frames.iter().copied();
+        let mapped = self.tables.map(pages, area.range, gfp & EFFORT, || rest.next());
+        let mapped = mapped.map_err(|refused| self.give_up(pages, area.range, false, refused));
+        self.settle(pages, slab, area, State::Vmap, mapped)
+    }
+
+    /// The first two stages: the record, then the lowest addresses that fit.
+    fn reserve<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        count: PageCount,
+        gfp: GfpFlags,
+    ) -> Result<Reservation, AllocError> {
+        let at = self.alloc_record(pages, slab, gfp & EFFORT)?;
+        let node = self.place(&pages.base, at, count.get());
+        let node = node.inspect_err(|_| self.free_record(pages, slab, at))?;
+        Ok(Reservation { at, range: node.whole_range().first(node.pages) })
+    }
+
+    fn alloc_record<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        gfp: GfpFlags,
+    ) -> Result<Link, AllocError> {
+        if pages.base.fault(FaultPoint::Descriptor) {
+            return Err(AllocError::Injected(FaultPoint::Descriptor));
+        }
+        let object = slab.internal_alloc(pages, self.records, gfp)?;
+        pages.base.phys(object).map(Link::new).ok_or(AllocError::BadAddress(object))
+    }
+
+    pub(super) fn free_record<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, at: Link) {
+        let freed = slab.internal_free(pages, self.records, pages.base.virt(at.addr()));
+        debug_assert_eq!(freed, Ok(()), "a record was not the slab's");
+    }
+
+    /// Finds the lowest gap that fits and puts the area there.
+    fn place<P: Platform>(&self, base: &Base<P>, at: Link, count: u64) -> Result<Node, AllocError> {
+        if base.fault(FaultPoint::VirtualSpace) {
+            return Err(AllocError::Injected(FaultPoint::VirtualSpace));
+        }
+        let want = Want { span: count + GUARD_PAGES, align: ALIGN_PAGES };
+        let mut space = self.space.lock();
+        let Some(start) = space.tree.lowest_fit(&records(base), want) else {
+            return Err(AllocError::NoVirtualSpace { pages: PageCount::new(want.span) });
+        };
+        let node = Node::reserved(start, count);
+        space.tree.insert(&records(base), at, node);
+        Ok(node)
+    }
+
+    /// Maps frames, which become the area's. On refusal all of them go back to the page allocator.
+    fn map_frames<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        range: VpnRange,
+        gfp: GfpFlags,
+        mut frames: PageList,
+    ) -> Result<(), AllocError> {
+        let descriptors = &pages.base.frames;
+        let mut page = range.start().as_u64();
+        let mapped = self.tables.map(pages, range, gfp & EFFORT, || {
+            let frame = frames.pop_head(descriptors)?;
+            descriptors.set_private(frame, page as u32);
+            page += 1;
+            Some(frame)
+        });
+        mapped.map_err(|refused| {
+            free_list(pages, &mut frames);
+            self.give_up(pages, range, true, refused)
+        })
+    }
+
+    /// Takes back what a refused mapping had mapped.
+    #[cold]
+    fn give_up<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        range: VpnRange,
+        owned: bool,
+        refused: MapError,
+    ) -> AllocError {
+        self.take_now(pages, range.first(refused.mapped), owned);
+        refused.error
+    }
+
+    /// Takes pages out of the tables, flushes, and frees: for what cannot wait for the purge.
+    pub(super) fn take_now<P: Platform>(&self, pages: &PageAllocator<P>, range: VpnRange, owned: bool) -> u64 {
+        let mut gone = Detached::new();
+        self.tables.take(pages, range, owned, &mut gone);
+        let flushed = gone.to_flush().flush(&pages.base.platform);
+        gone.release(pages, &flushed)
+    }
+
+    /// The last stage: the area becomes the caller's, or its addresses and its record go back.
+    fn settle<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        area: Reservation,
+        state: State,
+        filled: Result<(), AllocError>,
+    ) -> Result<VirtAddr, AllocError> {
+        match filled {
+            Ok(()) => self.edit(&pages.base, area.at, |node| {
+                node.mapped = node.pages;
+                node.state = state;
+            }),
+            Err(_) => self.forget(pages, slab, area.at, area.range.start().as_u64()),
+        }
+        filled.map(|()| area.range.start().addr())
+    }
+
+    /// Gives an area's addresses and its record back.
+    pub(super) fn forget<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, at: Link, start: u64) {
+        self.space.lock().tree.remove(&records(&pages.base), start);
+        self.free_record(pages, slab, at);
+    }
+}
+
+/// Flags for the pages themselves: they may come from high memory, unless the caller named a zone.
+fn page_flags(gfp: GfpFlags) -> GfpFlags {
+    let gfp = gfp - UNSUPPORTED;
+    if gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32) { gfp } else { gfp | GfpFlags::HIGHMEM }
+}
+
+/// Gets `count` single frames, or none.
+fn alloc_frames<P: Platform>(
+    pages: &PageAllocator<P>,
+    count: PageCount,
+    gfp: GfpFlags,
+) -> Result<PageList, AllocError> {
+    if pages.base.fault(FaultPoint::VmallocPages) {
+        return Err(AllocError::Injected(FaultPoint::VmallocPages));
+    }
+    let mut frames = PageList::EMPTY;
+    while u64::from(frames.len()) < count.get() {
+        match pages.alloc_block(Order::ZERO, gfp, FrameKind::Vmalloc) {
+            Ok(frame) => frames.push_tail(&pages.base.frames, frame),
+            Err(refused) => {
+                free_list(pages, &mut frames);
+                return Err(refused);
+            }
+        }
+    }
+    Ok(frames)
+}
+
+/// How many frames there are, if they can all be mapped.
+fn checked_frames<P>(base: &Base<P>, frames: &[Pfn]) -> Result<PageCount, AllocError> {
+    let requested = frames.len().saturating_mul(PAGE_SIZE);
+    let count = checked_pages(base, requested)?;
+    match frames.iter().find(|frame| base.frames.kind(**frame) == FrameKind::Absent) {
+        Some(outside) => Err(AllocError::BadAddress(base.direct.virt(outside.addr()))),
+        None => Ok(count),
+    }
+}

@@ -1,0 +1,149 @@
+//! Recounts the window. The numbers are those of the equations in the module's text.
+
+use super::area::{Node, State, Store};
+use super::{Space, Vmalloc, records};
+use crate::base::Base;
+use crate::buddy::{OwnerClass, PageAllocator};
+use crate::error::{Invariant, Violation};
+use crate::page::FrameKind;
+use crate::paging::Pte;
+use crate::platform::Platform;
+
+/// Sums over all areas.
+#[derive(Default)]
+struct Totals {
+    mapped: u64,
+    owned: u64,
+    lazy: LazyTotals,
+}
+
+/// Sums over the lazy areas; found once in the tree and once on the list.
+#[derive(Default, PartialEq, Eq)]
+struct LazyTotals {
+    areas: u64,
+    span: u64,
+    frames: u64,
+}
+
+impl LazyTotals {
+    fn add(&mut self, node: &Node) {
+        self.areas += 1;
+        self.span += node.span();
+        self.frames += if node.state.owns_frames() { node.mapped } else { 0 };
+    }
+}
+
+impl Totals {
+    fn add(&mut self, node: &Node) {
+        self.mapped += node.mapped;
+        self.owned += if node.state.owns_frames() { node.mapped } else { 0 };
+        if matches!(node.state, State::Lazy { .. }) {
+            self.lazy.add(node);
+        }
+    }
+}
+
+impl Vmalloc {
+    /// Checks the tree, every area against its page-table entries, the lazy list, and the sums. No call may be under
+    /// way.
+    ///
+    /// # Errors
+    ///
+    /// The first broken invariant.
+    pub(crate) fn check_invariants<P: Platform>(&self, pages: &PageAllocator<P>) -> Result<(), Violation> {
+        let space = self.space.lock();
+        let mut totals = Totals::default();
+        space.tree.check(&records(&pages.base), |_, node| {
+            totals.add(node);
+            self.check_area(pages, &space, node)
+        })?;
+        check_lazy_list(&pages.base, &space, &totals.lazy)?;
+        self.check_tables(pages, &totals)
+    }
+
+    /// Checks one area's state and its entries, the guard's included (I17.6, I15.1, I16.1, I1.2).
+    fn check_area<P: Platform>(&self, pages: &PageAllocator<P>, space: &Space, node: &Node) -> Result<(), Violation> {
+        if node.state == State::Reserved {
+            let what = "an area that no call is making (I17.6)";
+            return Err(Violation::new(Invariant::I17Statistics, what, node.start, 0, 1));
+        }
+        if node.pages == 0 || node.mapped > node.pages {
+            let what = "mapped pages of an area, of which there is at least one (I16.1)";
+            return Err(Violation::new(Invariant::I16GuardPage, what, node.start, node.pages, node.mapped));
+        }
+        if matches!(node.state, State::Lazy { .. }) && !space.lazy.will_flush(node.mapped_range()) {
+            let what = "a lazy area is not covered by the deferred flush (I15.1)";
+            return Err(Violation::new(Invariant::I15FlushBeforeReuse, what, node.start, 1, 0));
+        }
+        let mut result = Ok(());
+        self.tables.visit(pages, node.whole_range(), |page, entry| {
+            if result.is_ok() {
+                result = check_page(&pages.base, node, page.as_u64(), entry);
+            }
+        });
+        result
+    }
+
+    /// Checks the page tables, and the sums over areas against theirs and the page allocator's (I16.2, I7.1).
+    fn check_tables<P: Platform>(&self, pages: &PageAllocator<P>, totals: &Totals) -> Result<(), Violation> {
+        let tables = self.tables.check_invariants(pages)?;
+        let what = "entries in the page tables, against the pages of all areas (I16.2)";
+        Violation::check_eq(Invariant::I16GuardPage, what, 0, totals.mapped, tables.pages)?;
+        let what = "frames of vmalloc, against the pages of owning areas (I7.1)";
+        let owned = pages.owned(OwnerClass::Vmalloc);
+        Violation::check_eq(Invariant::I7Conservation, what, 0, totals.owned, owned)?;
+        let what = "frames of page tables, against the tables reached (I7.1)";
+        Violation::check_eq(Invariant::I7Conservation, what, 0, tables.tables, pages.owned(OwnerClass::PageTable))
+    }
+}
+
+/// Checks the entry of one page of an area.
+fn check_page<P>(base: &Base<P>, node: &Node, page: u64, entry: Pte) -> Result<(), Violation> {
+    if page - node.start >= node.mapped {
+        let what = "a guard page, or a page given back, has an entry (I16.1)";
+        return Violation::check_eq(Invariant::I16GuardPage, what, page, 0, entry.to_word());
+    }
+    if matches!(node.state, State::Lazy { .. }) && entry.is_present() {
+        let what = "a page of a lazy area is still mapped (I15.1)";
+        return Err(Violation::new(Invariant::I15FlushBeforeReuse, what, page, 0, entry.to_word()));
+    }
+    if entry.is_empty() || (node.state.is_live() && !entry.is_present()) {
+        let what = "a page of a live area is not mapped (I16.1)";
+        return Err(Violation::new(Invariant::I16GuardPage, what, page, 1, entry.to_word()));
+    }
+    if node.state.owns_frames() { check_frame(base, page, entry) } else { Ok(()) }
+}
+
+/// Checks the frame behind a page of an owning area (I1.2).
+fn check_frame<P>(base: &Base<P>, page: u64, entry: Pte) -> Result<(), Violation> {
+    let frame = entry.frame().filter(|frame| frame.as_u32() < base.frames.frames());
+    let kind = frame.map_or(FrameKind::Absent, |frame| base.frames.kind(frame));
+    let what = "kind of the frame behind a page (I1.2)";
+    let (expected, found) = (FrameKind::Vmalloc.to_byte(), kind.to_byte());
+    Violation::check_eq(Invariant::I1NoOverlap, what, page, expected.into(), found.into())?;
+    let what = "page that the frame behind a page remembers (I1.2)";
+    let remembered = frame.map_or(0, |frame| base.frames.private(frame));
+    Violation::check_eq(Invariant::I1NoOverlap, what, page, u64::from(page as u32), remembered.into())
+}
+
+/// Walks the lazy list and compares with what the tree has (I17.5).
+fn check_lazy_list<P>(base: &Base<P>, space: &Space, in_tree: &LazyTotals) -> Result<(), Violation> {
+    let invariant = Invariant::I17Statistics;
+    let mut on_list = LazyTotals::default();
+    let mut at = space.lazy.head();
+    while !at.is_nil() && on_list.areas <= in_tree.areas {
+        let node = records(base).load(at);
+        let State::Lazy { next, .. } = node.state else {
+            let what = "an area on the lazy list is not lazy (I17.5)";
+            return Err(Violation::new(invariant, what, node.start, 1, 0));
+        };
+        on_list.add(&node);
+        at = next;
+    }
+    let what = "areas on the lazy list (I17.5)";
+    Violation::check_eq(invariant, what, 0, in_tree.areas, on_list.areas)?;
+    let what = "address space of the lazy areas, in pages (I17.5)";
+    Violation::check_eq(invariant, what, 0, in_tree.span, space.lazy.span())?;
+    let what = "frames of the lazy areas (I17.5)";
+    Violation::check_eq(invariant, what, 0, in_tree.frames, space.lazy.frames())
+}

@@ -1,0 +1,221 @@
+//! Virtually contiguous memory: a window of addresses in which single frames are mapped side by side.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | `area` | the record of an area, in a slab object |
+//! | `tree` | all areas by address; the free ranges are the gaps between them |
+//! | `alloc` | `vmalloc`, `vmap`: record, addresses, frames, page tables, and the way back from each |
+//! | `lazy` | `vfree`, `vunmap`, and the purge that flushes before anything is reused |
+//! | `realloc` | `vrealloc` |
+//! | `access` | copying and filling through the page tables |
+//! | `check` | the recount |
+//!
+//! # Freeing is lazy, and stronger than Linux's
+//!
+//! `vfree` takes the translations away at once, but a TLB may remember them. The addresses *and the frames* therefore
+//! stay out of use until [`Vmalloc::purge`] has flushed, once for all lazy areas. (Linux frees the frames at once and
+//! holds only the addresses back, so a stale translation can reach a frame's next owner.)
+//!
+//! | state | addresses | entries | frames | leaves by |
+//! |---|---|---|---|---|
+//! | Reserved | taken | being filled | in the caller's hands | the caller gets the address, or the call fails |
+//! | Vmalloc | taken | present | owned | `vfree`, `vrealloc` |
+//! | Vmap | taken | present | somebody else's | `vunmap`, `vfree` |
+//! | Lazy | taken | unmapped | owned if `vmalloc`ed | purge |
+//!
+//! # No page array
+//!
+//! The page table is the array of an area's frames; between the page allocator and the table they travel on a list
+//! through their own descriptors. So nothing here needs memory that grows with the area, and unwinding never allocates.
+//!
+//! # Locks
+//!
+//! `purging` > `space` > page tables > slab > zone. `space` protects the tree, every record, and the lazy list; it is
+//! held for a number of steps logarithmic in the number of areas. An area in a state that only its own call may leave
+//! (Reserved, or Lazy and not yet on the list) is worked on without it.
+//!
+//! # Invariants
+//!
+//! Those of `tree` and `paging`, and with `mapped(a)`, `owns(a)` of an area `a`:
+//!
+//! ```text
+//! I7.1   sum of mapped(a) over owning a == frames of kind Vmalloc;   nr_tables == frames of kind PageTable
+//! I1.2   the frame behind page p of an owning area has kind Vmalloc, private == p mod 2^32 (so it is no other page's)
+//! I15.1  a is lazy  =>  none of its entries is present, and the deferred flush covers them
+//! I16.1  page i of a: i < mapped(a) => its entry names a frame (present if a is live);  else, and for the guard, empty
+//! I16.2  sum of mapped(a) over all a == number of entries in the tables                 (so gaps are unmapped)
+//! I17.5  the lazy list holds exactly the lazy areas, and its counters are their sums
+//! I17.6  no area is Reserved while no call is under way
+//! ```
+
+mod access;
+mod alloc;
+mod area;
+mod check;
+mod lazy;
+mod realloc;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::base::Base;
+use crate::buddy::PageAllocator;
+use crate::error::{AllocError, BlockKind, CacheId, FreeError};
+use crate::inspect::VmallocEntry;
+use crate::page::FrameKind;
+use crate::paging::PageTables;
+use crate::platform::Platform;
+use crate::slab::{CacheArgs, SlabFlags, SlabLayer};
+use crate::sync::SpinLock;
+use area::{Link, Node, RECORD_BYTES, Records, State, Store};
+use lazy::{LazyList, lazy_max_pages};
+use tree::Tree;
+
+/// The name of the cache of area records, as `slabinfo` shows it.
+const RECORD_CACHE: &str = "vmap_area";
+
+/// The vmalloc window: its areas, and the page tables behind them.
+pub(crate) struct Vmalloc {
+    tables: PageTables,
+    /// The cache of area records.
+    records: CacheId,
+    /// More lazy pages than this are purged without being asked for.
+    lazy_max: u64,
+    space: SpinLock<Space>,
+    /// Held while a purge is under way, so that whoever waits for it finds its pages free.
+    purging: SpinLock<()>,
+}
+
+/// What the window's lock protects.
+struct Space {
+    tree: Tree,
+    lazy: LazyList,
+}
+
+impl Vmalloc {
+    /// Makes an empty window, its root page table and the cache of its records.
+    ///
+    /// # Errors
+    ///
+    /// That of the page allocator if there is no frame for the root, or [`AllocError::BadFlags`] if the geometry has no
+    /// room for one more cache.
+    pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, slab: &SlabLayer) -> Result<Self, AllocError> {
+        let geometry = &pages.base.geometry;
+        let args = CacheArgs { size: RECORD_BYTES, align: RECORD_BYTES, flags: SlabFlags::NO_MERGE, ctor: None };
+        let records = slab.internal_create(pages, RECORD_CACHE, &args).map_err(|_| AllocError::BadFlags)?;
+        let first = geometry.vmalloc_start.vpn().as_u64();
+        let tree = Tree::new(first, first + geometry.vmalloc_pages.get());
+        Ok(Self {
+            tables: PageTables::new(pages)?,
+            records,
+            lazy_max: lazy_max_pages(geometry.cpus, geometry.managed().get()),
+            space: SpinLock::new(Space { tree, lazy: LazyList::EMPTY }),
+            purging: SpinLock::new(()),
+        })
+    }
+
+    /// The frame behind an address of the window; `None` if nothing is mapped there.
+    pub(crate) fn vmalloc_to_page<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Option<Pfn> {
+        if !pages.base.geometry.is_vmalloc_addr(addr) {
+            return None;
+        }
+        self.tables.translate(pages, addr.vpn())
+    }
+
+    /// Usable bytes of the live area that starts at `addr`: its mapped pages.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse freeing the address would be.
+    pub(crate) fn size_of<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<usize, FreeError> {
+        let space = self.space.lock();
+        let (_, node) = space.live_at(&pages.base, addr)?;
+        let mapped = node.entry().and_then(|entry| entry.mapped.bytes());
+        mapped.ok_or(FreeError::Foreign(addr))
+    }
+
+    /// Shows every area in address order, lazy ones too. Areas that come and go meanwhile may be missed.
+    pub(crate) fn for_each_area<P: Platform>(&self, pages: &PageAllocator<P>, mut see: impl FnMut(VmallocEntry)) {
+        let mut from = 0;
+        while let Some(node) = self.area_from(&pages.base, from) {
+            from = node.end();
+            if let Some(entry) = node.entry() {
+                see(entry);
+            }
+        }
+    }
+
+    fn area_from<P>(&self, base: &Base<P>, page: u64) -> Option<Node> {
+        let space = self.space.lock();
+        space.tree.ceiling(&records(base), page).map(|(_, node)| node)
+    }
+
+    /// Frames that `vfree` gave back and that wait for the flush.
+    pub(crate) fn lazy_frames(&self) -> u64 {
+        self.space.lock().lazy.frames()
+    }
+
+    /// How many page tables there are.
+    pub(crate) fn nr_tables(&self) -> u64 {
+        self.tables.nr_tables()
+    }
+
+    /// Changes a record under the lock.
+    fn edit<P>(&self, base: &Base<P>, at: Link, change: impl FnOnce(&mut Node)) {
+        let _space = self.space.lock();
+        let records = records(base);
+        let mut node = records.load(at);
+        change(&mut node);
+        records.store(at, &node);
+    }
+}
+
+impl Space {
+    /// The live area that starts at `addr`, or what is wrong with the address.
+    fn live_at<P>(&self, base: &Base<P>, addr: VirtAddr) -> Result<(Link, Node), FreeError> {
+        let Some((at, node)) = self.tree.floor(&records(base), addr.vpn().as_u64()) else {
+            return Err(FreeError::Foreign(addr));
+        };
+        let start = node.addr();
+        let inside = addr.offset_from(start).is_some_and(|offset| offset < node.pages << crate::PAGE_SHIFT);
+        match node.state {
+            State::Vmalloc { .. } | State::Vmap if addr == start => Ok((at, node)),
+            State::Vmalloc { .. } | State::Vmap if inside => Err(FreeError::Interior { addr, start }),
+            State::Lazy { .. } if addr == start => Err(FreeError::DoubleFree(addr)),
+            _ => Err(FreeError::Foreign(addr)),
+        }
+    }
+}
+
+/// The records of all areas, as they are in memory.
+fn records<P>(base: &Base<P>) -> Records<'_> {
+    Records { mem: &base.mem }
+}
+
+/// What an address outside the window is, for the call that frees `expected`.
+fn misplaced<P>(base: &Base<P>, addr: VirtAddr, expected: BlockKind) -> Option<FreeError> {
+    let frame = base.direct.phys(addr)?.pfn()?;
+    match base.frames.kind(frame) {
+        FrameKind::Vmalloc => None,
+        kind => match kind.block_kind() {
+            BlockKind::Internal => None,
+            found => Some(FreeError::WrongKind { addr, expected, found }),
+        },
+    }
+}
+
+/// What all of memory is, in bytes.
+fn ram_bytes<P>(base: &Base<P>) -> usize {
+    base.geometry.managed().bytes().unwrap_or(usize::MAX)
+}
+
+/// How many pages hold `size` bytes, if the call accepts that size.
+fn checked_pages<P>(base: &Base<P>, size: usize) -> Result<PageCount, AllocError> {
+    let limit = ram_bytes(base);
+    match size {
+        0 => Err(AllocError::ZeroSize),
+        _ if size > limit => Err(AllocError::TooLarge { requested: size, limit }),
+        _ => Ok(PageCount::from_bytes_up(size)),
+    }
+}
