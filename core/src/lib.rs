@@ -9,6 +9,7 @@ mod error;
 mod geometry;
 mod gfp;
 mod inspect;
+mod kmem;
 mod order;
 mod page;
 mod paging;
@@ -26,10 +27,11 @@ pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant
 pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_NODES, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
 pub use inspect::{AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, VmallocEntry, ZoneInfo};
+pub use kmem::Kmem;
 pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
 pub use platform::{CpuId, Event, FaultPoint, Platform};
-pub use raw::{MetaRegion, PhysMem};
+pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, SlabFlags};
 
 /// The most bytes in the name of a cache.

@@ -6,8 +6,10 @@ mod backing;
 mod memory;
 mod percpu;
 mod region;
+mod smp;
 
 pub use memory::PhysMem;
 pub(crate) use percpu::{LocalGuard, PerCpuCell, RemoteGuard};
 pub use region::MetaRegion;
 pub(crate) use region::{Carver, MetaSlice};
+pub use smp::SmpPlatform;

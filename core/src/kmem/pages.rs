@@ -1,0 +1,83 @@
+//! The page allocator's public calls.
+
+use super::Kmem;
+use crate::addr::{Pfn, VirtAddr};
+use crate::error::{AllocError, FreeError};
+use crate::gfp::GfpFlags;
+use crate::order::Order;
+use crate::page::FrameKind;
+use crate::platform::Platform;
+
+impl<P: Platform> Kmem<P> {
+    /// Allocates 2^`order` physically contiguous pages, aligned to their size.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::OrderTooLarge`] above the geometry's largest order, [`AllocError::BadFlags`] for contradictory
+    /// zones or mobility, [`AllocError::NoPages`] when no allowed zone has a block above its watermark.
+    #[inline]
+    pub fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+        self.with_reclaim(gfp, || self.pages.alloc_pages(order, gfp))
+    }
+
+    /// Frees a block of [`Self::alloc_pages`].
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been; nothing is changed then.
+    #[inline]
+    pub fn free_pages(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
+        self.pages.free_pages(first, order)
+    }
+
+    /// Allocates exactly the pages that `size` bytes need, physically contiguous; each can be freed by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_pages`]; [`AllocError::ZeroSize`] for size 0 and [`AllocError::TooLarge`] above the largest block.
+    pub fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+        self.with_reclaim(gfp, || self.pages.alloc_pages_exact(size, gfp))
+    }
+
+    /// Frees what [`Self::alloc_pages_exact`] gave for the same size.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been, for any of the pages; nothing is changed then.
+    pub fn free_pages_exact(&self, first: Pfn, size: usize) -> Result<(), FreeError> {
+        self.pages.free_pages_exact(first, size)
+    }
+
+    /// Fills the empty slots with single pages and returns the length of the filled prefix; it may stop early.
+    ///
+    /// If not one page can be had at once, one is allocated the ordinary way, with reclaim if the flags allow.
+    pub fn alloc_pages_bulk(&self, gfp: GfpFlags, slots: &mut [Option<Pfn>]) -> usize {
+        let filled = self.pages.alloc_pages_bulk(gfp, slots);
+        let Some(slot) = slots.get_mut(filled).filter(|_| filled == 0) else { return filled };
+        match self.alloc_pages(Order::ZERO, gfp) {
+            Ok(page) => *slot = Some(page),
+            Err(_) => return 0,
+        }
+        slots.iter().take_while(|slot| slot.is_some()).count()
+    }
+
+    /// Returns every per-CPU page, of all CPUs, to the buddy.
+    pub fn drain_all_pages(&self) {
+        self.pages.drain_all_pages();
+    }
+
+    /// Returns the address of a frame in the direct map.
+    pub fn page_address(&self, frame: Pfn) -> VirtAddr {
+        self.pages.base.virt(frame.addr())
+    }
+
+    /// Returns the frame of a direct-map address; `None` outside the direct map.
+    pub fn virt_to_pfn(&self, addr: VirtAddr) -> Option<Pfn> {
+        self.pages.base.phys(addr)?.pfn()
+    }
+
+    /// Tells who owns a frame.
+    pub fn frame_kind(&self, frame: Pfn) -> FrameKind {
+        self.pages.base.frames.kind(frame)
+    }
+}

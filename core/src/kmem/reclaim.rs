@@ -1,0 +1,66 @@
+//! Refusing is the last resort.
+
+use super::Kmem;
+use crate::buddy::OwnerClass;
+use crate::error::AllocError;
+use crate::gfp::GfpFlags;
+use crate::platform::{Event, Platform};
+
+impl<P: Platform> Kmem<P> {
+    /// Gives back everything that nobody holds, and returns how many pages that freed.
+    ///
+    /// In this order, so that one round is enough: lazily freed vmalloc ranges are flushed and their frames, page
+    /// tables and descriptors released; the sheaves of all CPUs are flushed into their slabs and empty slabs released;
+    /// the per-CPU pages of all CPUs go back to the buddy and merge.
+    pub fn reclaim(&self) -> u64 {
+        let free = || self.pages.owned(OwnerClass::Free);
+        let before = free();
+        self.pages.base.event(Event::ReclaimVa);
+        self.vmalloc.purge(&self.pages, &self.slab);
+        self.pages.base.event(Event::ReclaimSlab);
+        self.slab.reclaim(&self.pages);
+        self.pages.base.event(Event::ReclaimPcp);
+        self.pages.drain_all_pages();
+        free().saturating_sub(before)
+    }
+
+    /// Runs one attempt and, if memory ran out and the caller may wait, one more after reclaim.
+    ///
+    /// An injected fault is not retried: the plan wants to see the refusal.
+    #[inline(always)]
+    pub(super) fn with_reclaim<T>(
+        &self,
+        gfp: GfpFlags,
+        attempt: impl Fn() -> Result<T, AllocError>,
+    ) -> Result<T, AllocError> {
+        match attempt() {
+            Err(error) if is_shortage(&error) => self.attempt_after_reclaim_slow(gfp, error, attempt),
+            answer => answer,
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn attempt_after_reclaim_slow<T>(
+        &self,
+        gfp: GfpFlags,
+        error: AllocError,
+        attempt: impl Fn() -> Result<T, AllocError>,
+    ) -> Result<T, AllocError> {
+        if !gfp.may_block() {
+            self.pages.base.event(Event::RefusedWithoutReclaim);
+            return Err(error);
+        }
+        self.reclaim();
+        let answer = attempt();
+        if answer.is_err() {
+            self.pages.base.event(Event::RefusedAfterReclaim);
+        }
+        answer
+    }
+}
+
+/// Tells whether giving memory back could turn the refusal into an answer.
+fn is_shortage(error: &AllocError) -> bool {
+    matches!(error, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. })
+}

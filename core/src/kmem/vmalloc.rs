@@ -1,0 +1,86 @@
+//! The vmalloc allocator's public calls.
+
+use super::Kmem;
+use crate::addr::{Pfn, VirtAddr};
+use crate::error::{AllocError, FreeError};
+use crate::gfp::GfpFlags;
+use crate::platform::Platform;
+
+impl<P: Platform> Kmem<P> {
+    /// Allocates at least `size` bytes, contiguous only in virtual addresses, followed by a page that always faults.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`]; [`AllocError::TooLarge`] above the size of memory; exhaustion of pages or addresses.
+    pub fn vmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.with_reclaim(gfp, || self.vmalloc.vmalloc(&self.pages, &self.slab, size, gfp))
+    }
+
+    /// [`Self::vmalloc`] of zeroed memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmalloc`].
+    pub fn vzalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.vmalloc(size, gfp | GfpFlags::ZERO)
+    }
+
+    /// Frees an area of [`Self::vmalloc`], or unmaps one of [`Self::vmap`]. Null is ignored.
+    ///
+    /// Addresses and frames find a new owner only after every TLB was flushed, which is done for many areas together.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been; nothing is changed then.
+    pub fn vfree(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        self.vmalloc.vfree(&self.pages, &self.slab, addr)
+    }
+
+    /// Maps frames that the caller owns, in this order, at neighbouring addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`] for no frames, [`AllocError::TooLarge`] for more than memory has,
+    /// [`AllocError::BadAddress`] for a frame outside memory; exhaustion otherwise.
+    pub fn vmap(&self, frames: &[Pfn], gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.with_reclaim(gfp, || self.vmalloc.vmap(&self.pages, &self.slab, frames, gfp))
+    }
+
+    /// Removes a mapping of [`Self::vmap`]. Null is ignored.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been; nothing is changed then.
+    pub fn vunmap(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        self.vmalloc.vunmap(&self.pages, &self.slab, addr)
+    }
+
+    /// Returns the frame behind an address of the vmalloc window; `None` if nothing is mapped there.
+    pub fn vmalloc_to_page(&self, addr: VirtAddr) -> Option<Pfn> {
+        self.vmalloc.vmalloc_to_page(&self.pages, addr)
+    }
+
+    /// Changes the size of an area of [`Self::vmalloc`].
+    ///
+    /// A null address is a plain [`Self::vmalloc`]; size 0 frees and gives [`VirtAddr::NULL`]. A smaller size gives
+    /// whole tail pages back if the flags allow input, output and file systems; a size that still fits the mapped pages
+    /// stays in place; a larger one moves.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmalloc`], and [`AllocError::BadAddress`] for anything but the start of a live area; the old area is
+    /// untouched then.
+    pub fn vrealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.with_reclaim(gfp, || self.vmalloc.vrealloc(&self.pages, &self.slab, addr, size, gfp))
+    }
+
+    /// Flushes all lazily freed ranges; their addresses and frames can be used again.
+    pub fn vm_unmap_aliases(&self) {
+        self.vmalloc.purge(&self.pages, &self.slab);
+    }
+
+    /// Tells whether an address lies in the vmalloc window; a pure range test.
+    pub fn is_vmalloc_addr(&self, addr: VirtAddr) -> bool {
+        self.geometry().is_vmalloc_addr(addr)
+    }
+}
