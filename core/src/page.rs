@@ -281,6 +281,14 @@ impl FrameTable {
         }
     }
 
+    /// The kind byte and the zone number of each frame of a run, for the auditor; a run beyond the table is cut.
+    pub(crate) fn run(&self, first: Pfn, frames: u64) -> impl Iterator<Item = (u8, u8)> + '_ {
+        let span = first.index()..first.index().saturating_add(frames as usize).min(self.kinds.len());
+        let kinds = self.kinds.get(span.clone()).unwrap_or_default();
+        let pages = self.pages.get(span).unwrap_or_default();
+        kinds.iter().zip(pages).map(|(kind, page)| (kind.load(Relaxed), page.zone.load(Relaxed)))
+    }
+
     /// Marks a block as given to `kind`: kinds of all frames, distances to the first, and the order.
     pub(crate) fn claim_block(&self, first: Pfn, order: Order, kind: FrameKind) {
         self.set_order(first, order);

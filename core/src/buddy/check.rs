@@ -57,27 +57,26 @@ impl<P: Platform> PageAllocator<P> {
         let mut counts = [0; OWNER_CLASSES];
         let mut in_zones = 0;
         for zone in self.zones.iter() {
-            for pfn in zone.pfns() {
-                let kind = self.base.frames.kind(pfn);
+            let run = self.base.frames.run(zone.start, zone.frames);
+            for (pfn, (kind, zone_number)) in zone.pfns().zip(run) {
+                let kind = FrameKind::from_byte(kind);
                 let Some(class) = OwnerClass::of(kind) else {
                     return Err(violation(Invariant::I10InsideZone, "a frame of a zone is marked absent", pfn, 1, 0));
                 };
                 counts[class as usize] += 1;
-                check_zone_of(&self.base.frames, zone, pfn)?;
+                if zone_number != zone.index {
+                    let what = "zone number in a frame's descriptor";
+                    let (expected, found) = (zone.index.into(), zone_number.into());
+                    return Err(violation(Invariant::I10InsideZone, what, pfn, expected, found));
+                }
                 check_used_block(&self.base, zone, pfn, kind)?;
             }
             in_zones += zone.frames;
         }
         self.check_absent(in_zones)?;
-        for class in OwnerClass::ALL {
+        for (class, (counted, noted)) in counts.into_iter().zip(self.owners()).enumerate() {
             let what = "frames of an owner, by the kind map, against the ledgers";
-            Violation::check_eq(
-                Invariant::I7Conservation,
-                what,
-                class as u64,
-                counts[class as usize],
-                self.owned(class),
-            )?;
+            Violation::check_eq(Invariant::I7Conservation, what, class as u64, counted, noted)?;
         }
         Ok(())
     }
@@ -85,7 +84,8 @@ impl<P: Platform> PageAllocator<P> {
     /// Outside of the zones every frame is absent.
     fn check_absent(&self, in_zones: u64) -> Check {
         let frames = &self.base.frames;
-        let present = (0..frames.frames()).filter(|&n| frames.kind_byte(Pfn::new(n)) != FrameKind::Absent.to_byte());
+        let all = frames.run(Pfn::new(0), u64::from(frames.frames()));
+        let present = all.filter(|&(kind, _)| kind != FrameKind::Absent.to_byte());
         let what = "frames that are not absent against frames in zones";
         Violation::check_eq(Invariant::I10InsideZone, what, 0, in_zones, present.count() as u64)
     }
@@ -133,9 +133,11 @@ impl<P: Platform> LockedZone<'_, P> {
             migrate as u8,
             frames.migrate(first),
         )?;
-        for pfn in block(first, order) {
-            let what = "kind of a frame in a free block";
-            expect(Invariant::I8ListCounts, what, FrameKind::Free.to_byte(), frames.kind_byte(pfn))?;
+        let free = FrameKind::Free.to_byte();
+        if let Some((kind, _)) = frames.run(first, order.pages()).find(|&(kind, _)| kind != free) {
+            expect(Invariant::I8ListCounts, "kind of a frame in a free block", free, kind)?;
+        }
+        for pfn in block(first, order).step_by(self.blocks.order.pages() as usize) {
             let what = "type of a free block's pageblock against its list";
             expect(Invariant::I11MigrateList, what, migrate as u8, self.block_type(pfn) as u8)?;
         }
@@ -215,11 +217,6 @@ fn check_span(zone: &Zone, first: Pfn, order: Order) -> Check {
     }
     let what = "a block is not aligned, or not inside its zone (I10.2)";
     Err(violation(Invariant::I10InsideZone, what, first, u64::from(zone.index), order.pages()))
-}
-
-fn check_zone_of(frames: &FrameTable, zone: &Zone, pfn: Pfn) -> Check {
-    let what = "zone number in a frame's descriptor";
-    Violation::check_eq(Invariant::I10InsideZone, what, pfn.index() as u64, zone.index.into(), frames.zone(pfn).into())
 }
 
 /// I10.2 of used blocks: the first frame says the size, and each other frame how far away the first is.

@@ -51,6 +51,7 @@ mod zonelist;
 
 use self::migrate::Pageblocks;
 use self::pcp::PerCpuPages;
+use self::usage::OWNER_CLASSES;
 pub(crate) use self::usage::OwnerClass;
 use self::zone::{LockedZone, Zone};
 use self::zonelist::Zonelists;
@@ -135,6 +136,18 @@ impl<P: Platform> PageAllocator<P> {
         let zones = self.zones.iter().map(|zone| zone.ledger.get(class));
         let cpus = self.pcps.iter().map(|pcp| pcp.ledger.get(class));
         zones.chain(cpus).fold(0, u64::wrapping_add)
+    }
+
+    /// Pages of every owner, by [`OwnerClass`]. Exact while nobody else allocates or frees.
+    pub(crate) fn owners(&self) -> [u64; OWNER_CLASSES] {
+        let mut pages = [0; OWNER_CLASSES];
+        for zone in self.zones.iter() {
+            zone.ledger.add_to(&mut pages);
+        }
+        for pcp in self.pcps.iter() {
+            pcp.ledger.add_to(&mut pages);
+        }
+        pages
     }
 
     /// One zone's free blocks and watermarks; `None` if there is no such zone.

@@ -27,6 +27,7 @@ pub(crate) enum OwnerClass {
 pub(crate) const OWNER_CLASSES: usize = OwnerClass::PageTable as usize + 1;
 
 impl OwnerClass {
+    #[cfg(test)]
     pub(crate) const ALL: [Self; OWNER_CLASSES] =
         [Self::Free, Self::Pcp, Self::Pages, Self::LargeKmalloc, Self::Slab, Self::Vmalloc, Self::PageTable];
 
@@ -66,6 +67,13 @@ impl Ledger {
     #[inline(always)]
     pub(super) fn get(&self, class: OwnerClass) -> u64 {
         self.0[class as usize].load(Relaxed)
+    }
+
+    /// Adds this ledger's share to a sum over all of them.
+    pub(super) fn add_to(&self, sum: &mut [u64; OWNER_CLASSES]) {
+        for (total, pages) in sum.iter_mut().zip(&self.0) {
+            *total = total.wrapping_add(pages.load(Relaxed));
+        }
     }
 
     /// A load and a store, not an atomic addition: there is one writer at a time.

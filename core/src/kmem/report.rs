@@ -60,7 +60,8 @@ impl<P: Platform> Kmem<P> {
 
     /// Pages by owner.
     pub fn meminfo(&self) -> MemInfo {
-        let owned = |class| self.pages.owned(class);
+        let owners = self.pages.owners();
+        let owned = |class: OwnerClass| owners[class as usize];
         let lazy = self.vmalloc.lazy_frames();
         MemInfo {
             managed: self.geometry().managed().get(),
