@@ -1,0 +1,114 @@
+//! Simpler operations: smaller numbers, usual flags, plain calls instead of special ones.
+
+use super::Search;
+use crate::trace::{BurstTier, Gfp, Op, Role, Trace, interesting};
+
+/// Picks, caches and CPUs are tried up to this number.
+const SMALL: u64 = 16;
+
+/// Simplifies every operation.
+pub(super) fn operations<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
+    for index in 0..search.len() {
+        while let Some(simpler) = search.best.ops.get(index).and_then(simpler_call) {
+            if !search.attempt(|trace| replace(trace, index, simpler)) {
+                break;
+            }
+        }
+        let roles = search.best.ops.get(index).map_or(&[][..], |op| op.kind().roles());
+        for &role in roles {
+            number(search, index, role);
+        }
+    }
+}
+
+fn replace(trace: &mut Trace, index: usize, op: Op) {
+    if let Some(place) = trace.ops.get_mut(index) {
+        *place = op;
+    }
+}
+
+/// The plain call that does the same or nearly the same.
+fn simpler_call(op: &Op) -> Option<Op> {
+    match *op {
+        Op::KfreeSensitive { pick } => Some(Op::Kfree { pick }),
+        Op::KvfreeSensitive { pick } => Some(Op::Kvfree { pick }),
+        Op::KmallocArray { n, size, gfp } => Some(Op::Kmalloc { size: n.saturating_mul(size), gfp }),
+        Op::KvmallocArray { n, size, gfp } => Some(Op::Kvmalloc { size: n.saturating_mul(size), gfp }),
+        Op::AllocPagesBulk { count: 1, gfp } => Some(Op::AllocPages { order: 0, gfp }),
+        Op::Burst { count: 1, tier: BurstTier::Kmalloc, size, gfp } => Some(Op::Kmalloc { size, gfp }),
+        Op::Burst { count: 1, tier: BurstTier::Vmalloc, size, gfp } => Some(Op::Vmalloc { size, gfp }),
+        Op::Burst { count: 1, tier: BurstTier::Kvmalloc, size, gfp } => Some(Op::Kvmalloc { size, gfp }),
+        _ => None,
+    }
+}
+
+/// Simplifies one number.
+fn number<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: Role) {
+    let Some(old) = search.best.ops.get(index).and_then(|op| op.number(role)) else { return };
+    match role {
+        Role::Gfp => gfp(search, index, old),
+        Role::Pick | Role::Cache | Role::Cpu => {
+            let _ = (0..old.min(SMALL)).any(|n| set(search, index, role, n));
+        }
+        Role::Point | Role::Tier => {}
+        // Zero is the odd size out: it stays only if the failure needs it.
+        Role::Size if old == 0 => {
+            set(search, index, role, 1);
+        }
+        Role::Size | Role::N => lower(search, index, role, old, &boundaries_below(old)),
+        Role::Align | Role::Order | Role::Count | Role::Step | Role::Phase | Role::Nth => {
+            lower(search, index, role, old, &[0, 1, 2]);
+        }
+        Role::Page | Role::Flag | Role::Flag2 | Role::Percent | Role::Spare => lower(search, index, role, old, &[0]),
+    }
+}
+
+fn set<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: Role, number: u64) -> bool {
+    search.attempt(|trace| {
+        if let Some(op) = trace.ops.get_mut(index) {
+            *op = op.with_number(role, number);
+        }
+    })
+}
+
+/// One byte, and every boundary below a size.
+fn boundaries_below(size: u64) -> Vec<u64> {
+    let all = [1].into_iter().chain(interesting::SMALL_BOUNDARIES).chain(interesting::HUGE_BOUNDARIES);
+    all.filter(|&boundary| boundary < size).collect()
+}
+
+/// Takes the first of the simple numbers that still fails, then bisects down to the number before it.
+fn lower<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: Role, old: u64, simple: &[u64]) {
+    let mut passes = None;
+    let mut fails = old;
+    for &number in simple.iter().filter(|&&number| number < old) {
+        if set(search, index, role, number) {
+            fails = number;
+            break;
+        }
+        passes = Some(number);
+    }
+    let Some(mut passes) = passes else { return };
+    while fails - passes > 1 && !search.exhausted() {
+        let middle = passes + (fails - passes) / 2;
+        if set(search, index, role, middle) {
+            fails = middle;
+        } else {
+            passes = middle;
+        }
+    }
+}
+
+/// Plain `KERNEL`, or fewer flags.
+fn gfp<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, old: u64) {
+    let kernel = u64::from(Gfp::KERNEL.bits());
+    if old == kernel || set(search, index, Role::Gfp, kernel) {
+        return;
+    }
+    let mut flags = old;
+    for bit in (0..32).map(|n| 1 << n).filter(|bit| old & bit != 0) {
+        if set(search, index, Role::Gfp, flags & !bit) {
+            flags &= !bit;
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The machine that a trace runs on, as a few numbers that are always valid.
+
+use kmem::{Geometry, Hardening, MinFree, Order, PageCount, Pfn, ZoneKind, ZoneSpec};
+use serde::{Deserialize, Serialize};
+
+/// The fewest frames: enough for the allocator's own first frames and something to allocate.
+pub const MIN_FRAMES: u32 = 64;
+/// The most frames, 256 MiB: a machine must be quick to make.
+pub const MAX_FRAMES: u32 = 1 << 16;
+/// The fewest frames of the Normal zone.
+const MIN_NORMAL: u32 = 48;
+/// The most CPUs.
+pub const MAX_TRACE_CPUS: u16 = 64;
+/// The largest vmalloc window: 4 GiB.
+pub const MAX_VMALLOC_PAGES: u32 = 1 << 20;
+
+/// The shape of the machine: zones in the order DMA, Normal, Movable, without holes, on one node.
+///
+/// Every value that [`Self::normalized`] leaves alone gives a valid [`Geometry`]; a text file with another value is an
+/// error, bytes with another value are moved to the nearest valid one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GeometrySpec {
+    /// Frames of all zones together.
+    pub frames: u32,
+    /// How many of them are in a DMA zone at the bottom; 0: there is none.
+    pub dma_frames: u32,
+    /// How many of them are in a Movable zone at the top; 0: there is none.
+    pub movable_frames: u32,
+    /// CPUs.
+    pub cpus: u16,
+    /// The largest order.
+    pub max_order: u8,
+    /// The order of a pageblock.
+    pub pageblock_order: u8,
+    /// Pages of the vmalloc window.
+    pub vmalloc_pages: u32,
+    /// Pages that the watermarks keep back, over all zones; 0: Linux's formula.
+    pub min_free: u32,
+    /// What frees verify.
+    #[serde(with = "HardeningName")]
+    pub hardening: Hardening,
+}
+
+/// How serde sees `kmem`'s hardening levels: by their names.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Hardening")]
+enum HardeningName {
+    Off,
+    Checked,
+}
+
+impl Default for GeometrySpec {
+    /// 4 MiB with every kind of boundary close by: a DMA zone, 64 pageblocks, one block of the largest order.
+    fn default() -> Self {
+        Self {
+            frames: 1024,
+            dma_frames: 64,
+            movable_frames: 0,
+            cpus: 2,
+            max_order: 9,
+            pageblock_order: 4,
+            vmalloc_pages: 4096,
+            min_free: 16,
+            hardening: Hardening::Checked,
+        }
+    }
+}
+
+impl GeometrySpec {
+    /// Returns the nearest valid specification; a valid one comes back unchanged.
+    #[must_use]
+    pub fn normalized(&self) -> Self {
+        let frames = self.frames.clamp(MIN_FRAMES, MAX_FRAMES);
+        let dma_frames = self.dma_frames.min(frames - MIN_NORMAL);
+        let movable_frames = self.movable_frames.min(frames - MIN_NORMAL - dma_frames);
+        let max_order = self.max_order.min(kmem::MAX_PAGE_ORDER);
+        Self {
+            frames,
+            dma_frames,
+            movable_frames,
+            cpus: self.cpus.clamp(1, MAX_TRACE_CPUS),
+            max_order,
+            pageblock_order: self.pageblock_order.min(max_order),
+            vmalloc_pages: self.vmalloc_pages.clamp(2, MAX_VMALLOC_PAGES),
+            min_free: self.min_free.min(frames / 8),
+            hardening: self.hardening,
+        }
+    }
+
+    /// Returns the first field that [`Self::normalized`] would change: its name, its value, and the nearest valid one.
+    pub fn out_of_range(&self) -> Option<(&'static str, u64, u64)> {
+        let near = self.normalized();
+        [
+            ("frames", u64::from(self.frames), u64::from(near.frames)),
+            ("dma_frames", u64::from(self.dma_frames), u64::from(near.dma_frames)),
+            ("movable_frames", u64::from(self.movable_frames), u64::from(near.movable_frames)),
+            ("cpus", u64::from(self.cpus), u64::from(near.cpus)),
+            ("max_order", u64::from(self.max_order), u64::from(near.max_order)),
+            ("pageblock_order", u64::from(self.pageblock_order), u64::from(near.pageblock_order)),
+            ("vmalloc_pages", u64::from(self.vmalloc_pages), u64::from(near.vmalloc_pages)),
+            ("min_free", u64::from(self.min_free), u64::from(near.min_free)),
+        ]
+        .into_iter()
+        .find(|(_, found, nearest)| found != nearest)
+    }
+
+    /// Returns one of the machines that are worth trying: the default for most `n`, tiny or odd ones for the others.
+    pub fn preset(n: u64) -> Self {
+        let default = Self::default();
+        match n % 16 {
+            // Linux's orders: a block of the largest order cannot exist.
+            10 => Self { max_order: 10, pageblock_order: 9, ..default },
+            // A zone boundary inside a block, and a Movable zone.
+            11 => Self { dma_frames: 37, movable_frames: 259, cpus: 4, ..default },
+            // A window that is full after a few areas.
+            12 => Self { vmalloc_pages: 96, ..default },
+            // As small as it gets: every allocation is near the watermark.
+            13 => {
+                Self { frames: 128, dma_frames: 0, cpus: 1, max_order: 6, pageblock_order: 3, min_free: 4, ..default }
+            }
+            // Linux's watermarks.
+            14 => Self { frames: 4096, max_order: 10, pageblock_order: 5, cpus: 8, min_free: 0, ..default },
+            // Only single pages merge, and frees believe their callers.
+            15 => Self { max_order: 1, pageblock_order: 0, hardening: Hardening::Off, ..default },
+            _ => default,
+        }
+    }
+
+    /// Returns the geometry; out of range numbers are moved to the nearest valid ones.
+    pub fn to_geometry(&self) -> Geometry {
+        let spec = self.normalized();
+        let flat = Geometry::flat(spec.frames);
+        let mut geometry = flat.clone().with_zones(&spec.zones()).unwrap_or(flat);
+        geometry.cpus = spec.cpus;
+        geometry.max_order = Order::new(spec.max_order).unwrap_or(Order::MAX);
+        geometry.pageblock_order = Order::new(spec.pageblock_order).unwrap_or(geometry.max_order);
+        geometry.vmalloc_pages = PageCount::new(u64::from(spec.vmalloc_pages));
+        geometry.min_free = if spec.min_free == 0 { MinFree::Auto } else { MinFree::Pages(spec.min_free) };
+        geometry.hardening = spec.hardening;
+        geometry
+    }
+
+    /// The zones that have frames, from the bottom.
+    fn zones(&self) -> Vec<ZoneSpec> {
+        let normal = self.frames - self.dma_frames - self.movable_frames;
+        let mut start = 0;
+        [(ZoneKind::Dma, self.dma_frames), (ZoneKind::Normal, normal), (ZoneKind::Movable, self.movable_frames)]
+            .into_iter()
+            .filter(|&(_, frames)| frames > 0)
+            .map(|(kind, frames)| {
+                let zone =
+                    ZoneSpec { kind, node: 0, start: Pfn::new(start), frames: PageCount::new(u64::from(frames)) };
+                start += frames;
+                zone
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn any(seed: u64) -> GeometrySpec {
+        let n = |i: u32| (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(i * 7) >> (seed % 50)) as u32;
+        GeometrySpec {
+            frames: n(0),
+            dma_frames: n(1),
+            movable_frames: n(2),
+            cpus: n(3) as u16,
+            max_order: n(4) as u8,
+            pageblock_order: n(5) as u8,
+            vmalloc_pages: n(6),
+            min_free: n(7),
+            hardening: if seed.is_multiple_of(2) { Hardening::Off } else { Hardening::Checked },
+        }
+    }
+
+    #[test]
+    fn every_specification_gives_a_valid_geometry() {
+        for seed in 0..20_000 {
+            let spec = any(seed);
+            assert_eq!(spec.to_geometry().validate(), Ok(()), "{spec:?}");
+            assert_eq!(spec.normalized().normalized(), spec.normalized());
+        }
+    }
+
+    #[test]
+    fn every_preset_is_in_range() {
+        for n in 0..16 {
+            assert_eq!(GeometrySpec::preset(n).out_of_range(), None, "preset {n}");
+        }
+        assert_eq!(GeometrySpec { frames: 3, ..GeometrySpec::default() }.out_of_range(), Some(("frames", 3, 64)));
+    }
+
+    #[test]
+    fn the_default_is_in_range_and_has_one_block_of_the_largest_order() {
+        let spec = GeometrySpec::default();
+        assert_eq!(spec.normalized(), spec);
+        let geometry = spec.to_geometry();
+        assert_eq!(geometry.zones().len(), 2);
+        assert_eq!(geometry.managed(), PageCount::new(1024));
+    }
+}

@@ -1,0 +1,389 @@
+//! The operations: every public call of every tier, what a program does with its memory, and macro operations.
+//!
+//! One table (at the end of the file, `operations!`) names each operation, its swarm group and its numbers. The byte
+//! codec, the generator, the mutators and the shrinker all work from that table through [`Op::each_number`] and
+//! [`Op::from_numbers`], so that a new operation is one line.
+
+use super::gfp::Gfp;
+use super::swarm::OpGroup;
+use kmem::FaultPoint;
+use serde::{Deserialize, Serialize};
+
+/// What a number of an operation means: which record slot holds it and how it is drawn, tweaked and simplified.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// log2 of a block's pages; may be above the geometry's largest.
+    Order,
+    /// Allocation flags, as bits.
+    Gfp,
+    /// Which live block: an index modulo the live blocks that the operation can work on; none live: no effect.
+    Pick,
+    /// Which cache: an index modulo the caches that exist; none exist: no effect.
+    Cache,
+    /// Which CPU: modulo the geometry's CPUs.
+    Cpu,
+    /// Bytes.
+    Size,
+    /// Elements of an array.
+    N,
+    /// How many blocks or pages.
+    Count,
+    /// A page's index inside a block: modulo the block's pages.
+    Page,
+    /// Alignment in bytes; 0 means the default, and values that are no power of two are to be refused.
+    Align,
+    /// A yes or no.
+    Flag,
+    /// A second yes or no.
+    Flag2,
+    /// Which fault point.
+    Point,
+    /// Which question about a fault point fails; 0 is the next one.
+    Nth,
+    /// Which tier a macro operation allocates from.
+    Tier,
+    /// Every how many blocks; 0 counts as 1.
+    Step,
+    /// Which of the blocks in a step is meant: modulo the step.
+    Phase,
+    /// How full memory shall be; above 100 counts as 100.
+    Percent,
+    /// How many blocks stay unallocated.
+    Spare,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 19] = [
+        Self::Order,
+        Self::Gfp,
+        Self::Pick,
+        Self::Cache,
+        Self::Cpu,
+        Self::Size,
+        Self::N,
+        Self::Count,
+        Self::Page,
+        Self::Align,
+        Self::Flag,
+        Self::Flag2,
+        Self::Point,
+        Self::Nth,
+        Self::Tier,
+        Self::Step,
+        Self::Phase,
+        Self::Percent,
+        Self::Spare,
+    ];
+}
+
+/// The tier that a [`Op::Burst`] allocates from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum BurstTier {
+    /// `alloc_pages` of the smallest order that holds the size.
+    Pages,
+    /// `kmalloc`.
+    #[default]
+    Kmalloc,
+    /// `kmem_cache_alloc` of cache number `size` modulo the caches.
+    Cache,
+    /// `vmalloc`.
+    Vmalloc,
+    /// `kvmalloc`.
+    Kvmalloc,
+}
+
+impl BurstTier {
+    /// All tiers.
+    pub const ALL: [Self; 5] = [Self::Pages, Self::Kmalloc, Self::Cache, Self::Vmalloc, Self::Kvmalloc];
+}
+
+/// A number of an operation, whatever its type: what codec, mutators and shrinker see.
+pub trait Number: Copy {
+    /// The value as a plain number.
+    fn to_number(self) -> u64;
+    /// The value that a plain number names; total: too large a number saturates, wraps, or loses unknown bits.
+    fn from_number(number: u64) -> Self;
+}
+
+macro_rules! unsigned_numbers {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            fn to_number(self) -> u64 {
+                u64::from(self)
+            }
+            fn from_number(number: u64) -> Self {
+                Self::try_from(number).unwrap_or(Self::MAX)
+            }
+        }
+    )*};
+}
+unsigned_numbers!(u8, u16, u32, u64);
+
+impl Number for bool {
+    fn to_number(self) -> u64 {
+        u64::from(self)
+    }
+    fn from_number(number: u64) -> Self {
+        number & 1 == 1
+    }
+}
+
+impl Number for Gfp {
+    fn to_number(self) -> u64 {
+        u64::from(self.bits())
+    }
+    fn from_number(number: u64) -> Self {
+        Self::from_bits_truncate(number as u32)
+    }
+}
+
+/// The entry of a non-empty table that a number names.
+fn entry<T: Copy, const N: usize>(table: [T; N], number: u64) -> T {
+    const { assert!(N > 0) };
+    table[(number % N as u64) as usize]
+}
+
+impl Number for BurstTier {
+    fn to_number(self) -> u64 {
+        self as u64
+    }
+    fn from_number(number: u64) -> Self {
+        entry(Self::ALL, number)
+    }
+}
+
+impl Number for FaultPoint {
+    fn to_number(self) -> u64 {
+        self as u64
+    }
+    fn from_number(number: u64) -> Self {
+        entry(Self::ALL, number)
+    }
+}
+
+/// How serde sees `kmem`'s fault points: by their names.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "FaultPoint")]
+pub(crate) enum FaultPointName {
+    Page,
+    Slab,
+    NewSlab,
+    VirtualSpace,
+    Descriptor,
+    VmallocPages,
+    PageTable,
+    Cache,
+}
+
+/// Defines [`Op`], [`OpKind`] and the walks over their numbers from one table:
+/// `Name in Group { field: type as Role, .. }`.
+macro_rules! operations {
+    ($($(#[$doc:meta])* $name:ident in $group:ident $({
+        $($(#[$attr:meta])* $field:ident : $ty:ty as $role:ident),*
+    })?;)*) => {
+        /// One operation; in text one line, such as `Kmalloc(size: 64, gfp: KERNEL)`.
+        ///
+        /// Blocks are named by picks (see [`Role::Pick`]), so every list of operations is a valid program and taking
+        /// one away never breaks the rest. [`Role`] says what the fields mean.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(missing_docs, reason = "`Role` says what each field means")]
+        pub enum Op {
+            $($(#[$doc])* $name $({ $($(#[$attr])* $field: $ty),* })?,)*
+        }
+
+        /// The name of an operation, without its numbers.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        #[allow(missing_docs, reason = "`Op` documents the operations")]
+        pub enum OpKind {
+            $($name,)*
+        }
+
+        impl OpKind {
+            /// All kinds, in the order of their numbers.
+            pub const ALL: [Self; [$(stringify!($name)),*].len()] = [$(Self::$name),*];
+
+            /// Returns the name, as it is written in text.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            /// Returns the swarm group that switches this kind on or off.
+            pub const fn group(self) -> OpGroup {
+                match self {
+                    $(Self::$name => OpGroup::$group,)*
+                }
+            }
+
+            /// Returns the roles of its numbers, in the order in which they are written.
+            pub const fn roles(self) -> &'static [Role] {
+                match self {
+                    $(Self::$name => &[$($(Role::$role),*)?],)*
+                }
+            }
+        }
+
+        impl Op {
+            /// Returns the kind.
+            pub const fn kind(&self) -> OpKind {
+                match self {
+                    $(Self::$name { .. } => OpKind::$name,)*
+                }
+            }
+
+            /// Calls `visit` with each number.
+            #[allow(unused_variables, unused_mut, reason = "some operations have no numbers")]
+            pub fn each_number(&self, mut visit: impl FnMut(Role, u64)) {
+                match *self {
+                    $(Self::$name { $($($field),*)? } => { $($(visit(Role::$role, $field.to_number());)*)? })*
+                }
+            }
+
+            /// Makes an operation of a kind; `number` is asked for each of its numbers, in order.
+            #[allow(unused_variables, unused_mut, reason = "some operations have no numbers")]
+            pub fn from_numbers(kind: OpKind, mut number: impl FnMut(Role) -> u64) -> Self {
+                match kind {
+                    $(OpKind::$name => Self::$name { $($($field: Number::from_number(number(Role::$role))),*)? },)*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    /// `alloc_pages`.
+    AllocPages in Pages { order: u8 as Order, gfp: Gfp as Gfp };
+    /// `free_pages`.
+    FreePages in Pages { pick: u16 as Pick };
+    /// `alloc_pages_exact`.
+    AllocPagesExact in PagesExact { size: u64 as Size, gfp: Gfp as Gfp };
+    /// `alloc_pages_bulk`.
+    AllocPagesBulk in PagesBulk { count: u8 as Count, gfp: Gfp as Gfp };
+    /// `kmalloc`, with `ZERO` `kzalloc`.
+    Kmalloc in Kmalloc { size: u64 as Size, gfp: Gfp as Gfp };
+    /// `kmalloc_array`, with `ZERO` `kcalloc`.
+    KmallocArray in KmallocArray { n: u64 as N, size: u64 as Size, gfp: Gfp as Gfp };
+    /// `krealloc`.
+    Krealloc in Krealloc { pick: u16 as Pick, size: u64 as Size, gfp: Gfp as Gfp };
+    /// `kfree`.
+    Kfree in Kmalloc { pick: u16 as Pick };
+    /// `kfree_sensitive`.
+    KfreeSensitive in Sensitive { pick: u16 as Pick };
+    /// `ksize`.
+    Ksize in Query { pick: u16 as Pick };
+    /// `kmalloc_size_roundup`.
+    KmallocSizeRoundup in Query { size: u64 as Size };
+    /// `kmem_cache_create`.
+    CacheCreate in Cache { size: u32 as Size, align: u16 as Align, hwcache: bool as Flag, ctor: bool as Flag2 };
+    /// `kmem_cache_alloc`.
+    CacheAlloc in Cache { cache: u16 as Cache, gfp: Gfp as Gfp };
+    /// `kmem_cache_free`.
+    CacheFree in Cache { pick: u16 as Pick };
+    /// `kmem_cache_shrink`.
+    CacheShrink in CacheShrink { cache: u16 as Cache };
+    /// `kmem_cache_destroy`.
+    CacheDestroy in CacheDestroy { cache: u16 as Cache };
+    /// `vmalloc`, with `ZERO` `vzalloc`.
+    Vmalloc in Vmalloc { size: u64 as Size, gfp: Gfp as Gfp };
+    /// `vfree`.
+    Vfree in Vmalloc { pick: u16 as Pick };
+    /// `vrealloc`.
+    Vrealloc in Vrealloc { pick: u16 as Pick, size: u64 as Size, gfp: Gfp as Gfp };
+    /// `vmap` of the first `count` pages of live page blocks, from the picked one on.
+    Vmap in Vmap { pick: u16 as Pick, count: u8 as Count };
+    /// `vunmap`.
+    Vunmap in Vmap { pick: u16 as Pick };
+    /// `vmalloc_to_page`.
+    VmallocToPage in Query { pick: u16 as Pick, page: u32 as Page };
+    /// `kvmalloc`, with `ZERO` `kvzalloc`.
+    Kvmalloc in Kvmalloc { size: u64 as Size, gfp: Gfp as Gfp };
+    /// `kvmalloc_array`, with `ZERO` `kvcalloc`.
+    KvmallocArray in KvmallocArray { n: u64 as N, size: u64 as Size, gfp: Gfp as Gfp };
+    /// `kvrealloc`.
+    Kvrealloc in Kvrealloc { pick: u16 as Pick, size: u64 as Size, gfp: Gfp as Gfp };
+    /// `kvfree`.
+    Kvfree in Kvmalloc { pick: u16 as Pick };
+    /// `kvfree_sensitive`.
+    KvfreeSensitive in Sensitive { pick: u16 as Pick };
+    /// Frees any live block by the call of its own tier.
+    Free in Free { pick: u16 as Pick };
+    /// Rewrites a live block with contents of a new generation.
+    Write in Access { pick: u16 as Pick };
+    /// Checks the contents of a live block.
+    Read in Access { pick: u16 as Pick };
+    /// Reads the page after a vmalloc area, which must fault.
+    TouchGuard in Access { pick: u16 as Pick };
+    /// Further calls come from this CPU.
+    SetCpu in Cpu { cpu: u16 as Cpu };
+    /// Drains the per-CPU pages of all CPUs.
+    DrainPages in Maintain;
+    /// `vm_unmap_aliases`.
+    Purge in Maintain;
+    /// Gives back everything that can be given back.
+    Reclaim in Maintain;
+    /// A full audit by every oracle.
+    Audit in Audit;
+    /// A fault point fails once.
+    FailNth in Fault { #[serde(with = "FaultPointName")] point: FaultPoint as Point, nth: u16 as Nth };
+    /// Allocates `count` blocks of one size.
+    Burst in Burst { count: u16 as Count, tier: BurstTier as Tier, size: u64 as Size, gfp: Gfp as Gfp };
+    /// Frees every `step`-th live block, from the `phase`-th on, in the order of allocation.
+    FreeEvery in Fragment { step: u8 as Step, phase: u8 as Phase };
+    /// Allocates blocks of `size` by `kvmalloc`, or frees the oldest blocks, until `percent` of memory is in use.
+    Steer in Fragment { percent: u8 as Percent, size: u64 as Size };
+    /// Takes page blocks of `order` until all but `spare` are taken or one is refused, then frees every second.
+    Checkerboard in Fragment { order: u8 as Order, spare: u16 as Spare };
+}
+
+impl Op {
+    /// Returns the number with this role; `None` if the operation has none.
+    pub fn number(&self, role: Role) -> Option<u64> {
+        let mut found = None;
+        self.each_number(|r, n| {
+            if r == role {
+                found = Some(n);
+            }
+        });
+        found
+    }
+
+    /// Returns the operation with one number replaced; one without that role stays as it is.
+    #[must_use]
+    pub fn with_number(&self, role: Role, number: u64) -> Self {
+        Self::from_numbers(self.kind(), |r| if r == role { number } else { self.number(r).unwrap_or(0) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_its_kind_and_its_numbers() {
+        for kind in OpKind::ALL {
+            let op = Op::from_numbers(kind, |role| role as u64 + 1);
+            assert_eq!(op.kind(), kind);
+            assert_eq!(Op::from_numbers(kind, |role| op.number(role).unwrap()), op);
+        }
+    }
+
+    #[test]
+    fn no_operation_has_two_numbers_of_one_role() {
+        for kind in OpKind::ALL {
+            let roles = kind.roles();
+            assert!(roles.iter().enumerate().all(|(i, r)| !roles[i + 1..].contains(r)), "{}", kind.name());
+        }
+    }
+
+    #[test]
+    fn replacing_a_number_changes_that_number_only() {
+        let op = Op::Krealloc { pick: 7, size: 64, gfp: Gfp::KERNEL };
+        assert_eq!(op.with_number(Role::Size, 65), Op::Krealloc { pick: 7, size: 65, gfp: Gfp::KERNEL });
+        assert_eq!(op.with_number(Role::Order, 3), op);
+        assert_eq!(op.with_number(Role::Pick, u64::MAX), Op::Krealloc { pick: u16::MAX, size: 64, gfp: Gfp::KERNEL });
+    }
+}
