@@ -1,7 +1,13 @@
 //! `hammer`: traces, subjects, a reference model and oracles for memory allocators.
 #![forbid(unsafe_code)]
 pub mod generate;
+pub mod machine;
+pub mod model;
 pub mod mutate;
+pub mod oracle;
 #[cfg(feature = "engines")]
+pub mod run;
 pub mod shrink;
+pub mod subject;
+pub mod subjects;
 pub mod trace;

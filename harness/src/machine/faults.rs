@@ -1,0 +1,104 @@
+//! Which question about which fault point is answered with "fail".
+
+use kmem::FaultPoint;
+use std::cell::{Cell, RefCell};
+
+const POINTS: usize = FaultPoint::ALL.len();
+
+/// A plan of failures to inject; empty at first.
+///
+/// ```text
+/// F1  bit p of armed is set  <=>  pending holds an entry of point p
+/// F2  each pending entry of point p has at >= asked[p]
+/// ```
+#[derive(Default)]
+pub struct FaultPlan {
+    armed: Cell<u32>,
+    /// Questions heard per point while it was armed.
+    asked: [Cell<u64>; POINTS],
+    /// Point and number of the question that fails.
+    pending: RefCell<Vec<(FaultPoint, u64)>>,
+    struck: Cell<u64>,
+}
+
+impl FaultPlan {
+    /// Makes the `nth` question from now on (0: the next) about this point fail, once.
+    pub fn arm(&self, point: FaultPoint, nth: u32) {
+        let at = self.asked[point as usize].get() + u64::from(nth);
+        self.pending.borrow_mut().push((point, at));
+        self.armed.set(self.armed.get() | bit(point));
+    }
+
+    /// Answers a question of the subject.
+    #[inline(always)]
+    pub fn ask(&self, point: FaultPoint) -> bool {
+        self.armed.get() & bit(point) != 0 && self.ask_armed(point)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ask_armed(&self, point: FaultPoint) -> bool {
+        let now = self.asked[point as usize].replace(self.asked[point as usize].get() + 1);
+        let mut pending = self.pending.borrow_mut();
+        let before = pending.len();
+        pending.retain(|&(p, at)| p != point || at != now);
+        let strikes = pending.len() < before;
+        if strikes {
+            self.struck.set(self.struck.get() + 1);
+        }
+        if !pending.iter().any(|&(p, _)| p == point) {
+            self.armed.set(self.armed.get() & !bit(point));
+        }
+        strikes
+    }
+
+    /// How many questions were answered with "fail".
+    pub fn struck(&self) -> u64 {
+        self.struck.get()
+    }
+
+    /// Forgets the failures that have not struck yet.
+    pub fn disarm(&self) {
+        self.armed.set(0);
+        self.pending.borrow_mut().clear();
+    }
+
+    /// Starts over.
+    pub fn reset(&self) {
+        self.disarm();
+        self.asked.iter().for_each(|n| n.set(0));
+        self.struck.set(0);
+    }
+}
+
+const fn bit(point: FaultPoint) -> u32 {
+    1 << point as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exactly_the_nth_question_fails_and_only_once() {
+        let plan = FaultPlan::default();
+        plan.arm(FaultPoint::Page, 2);
+        plan.arm(FaultPoint::Page, 4);
+        let answers: Vec<bool> = (0..8).map(|_| plan.ask(FaultPoint::Page)).collect();
+        assert_eq!(answers, [false, false, true, false, true, false, false, false]);
+        assert_eq!(plan.struck(), 2);
+        assert!(!plan.ask(FaultPoint::Slab));
+    }
+
+    #[test]
+    fn a_plan_made_later_counts_from_then_on() {
+        let plan = FaultPlan::default();
+        assert!(!plan.ask(FaultPoint::Slab));
+        plan.arm(FaultPoint::Slab, 0);
+        assert!(plan.ask(FaultPoint::Slab));
+        plan.arm(FaultPoint::Slab, 1);
+        assert!(!plan.ask(FaultPoint::Slab));
+        plan.disarm();
+        assert!(!plan.ask(FaultPoint::Slab));
+    }
+}

@@ -1,0 +1,364 @@
+//! The simulated machine: frames, CPUs, an MMU with a TLB that remembers, a fault plan, event counters.
+//!
+//! ```text
+//!  oracle reads/writes             subject (Kmem<SimPlatform>)
+//!        │ virtual address               │ physical address
+//!        ▼                               ▼
+//!  direct map ──────────────────►  PhysMem  ◄── page tables, objects
+//!  vmalloc window ► TLB ► walk ────────┘
+//! ```
+//!
+//! The processor's side (left) finds its way through the tables that the allocator wrote (right) by code of its own,
+//! so that a wrong table entry or a forgotten flush shows as a wrong byte.
+
+mod faults;
+mod mmu;
+mod platform;
+mod tlb;
+
+pub use faults::FaultPlan;
+pub use platform::SimPlatform;
+
+use crate::subject::AccessFault;
+use kmem::{Event, Geometry, PAGE_SIZE, Pfn, PhysAddr, PhysMem, VirtAddr, Vpn};
+use std::cell::Cell;
+use tlb::Tlb;
+
+/// What memory holds before anybody writes it: not zero, so that a missing zeroing shows.
+const JUNK: u8 = 0xa5;
+const JUNK_WORD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
+
+/// Whether the machine executes the flushes that it is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TlbFlushes {
+    /// As a correct kernel's would.
+    #[default]
+    Obeyed,
+    /// Every flush is lost: the mistake of the degenerate subject `forgets-tlb-flush`.
+    Lost,
+}
+
+/// Frames, CPUs and an MMU.
+///
+/// ```text
+/// M1  a frame whose dirty flag is clear holds nothing that was written through the processor since the last recycle
+/// M2  tlbs.len() == geometry.cpus;  cpu < geometry.cpus
+/// ```
+pub struct SimMachine {
+    memory: PhysMem,
+    direct_map: u64,
+    direct_bytes: u64,
+    vmalloc_start: u64,
+    vmalloc_end: u64,
+    cpu: Cell<u16>,
+    root: Cell<Option<Pfn>>,
+    tlbs: Vec<Tlb>,
+    dirty: Vec<Cell<bool>>,
+    flushes: TlbFlushes,
+    faults: FaultPlan,
+    events: [Cell<u64>; Event::COUNT],
+}
+
+impl SimMachine {
+    /// Builds a machine of this shape, every byte of memory junk.
+    pub fn new(geometry: &Geometry) -> Self {
+        let frames = geometry.frames();
+        let mut machine = Self {
+            memory: PhysMem::heap(frames, JUNK),
+            direct_map: 0,
+            direct_bytes: 0,
+            vmalloc_start: 0,
+            vmalloc_end: 0,
+            cpu: Cell::new(0),
+            root: Cell::new(None),
+            tlbs: Vec::new(),
+            dirty: vec![Cell::new(false); frames as usize],
+            flushes: TlbFlushes::Obeyed,
+            faults: FaultPlan::default(),
+            events: [const { Cell::new(0) }; Event::COUNT],
+        };
+        machine.reshape(geometry);
+        machine
+    }
+
+    /// Makes a machine that was used before as good as new; memory is kept if it has the size that is needed.
+    pub fn recycle(mut self, geometry: &Geometry) -> Self {
+        if self.memory.frames() != u64::from(geometry.frames()) {
+            return Self::new(geometry);
+        }
+        self.restore_junk();
+        self.tlbs.iter().for_each(Tlb::clear);
+        self.faults.reset();
+        self.events.iter().for_each(|n| n.set(0));
+        self.root.set(None);
+        self.cpu.set(0);
+        self.flushes = TlbFlushes::Obeyed;
+        self.reshape(geometry);
+        self
+    }
+
+    fn reshape(&mut self, geometry: &Geometry) {
+        self.direct_map = geometry.direct_map.as_u64();
+        self.direct_bytes = u64::from(geometry.frames()) * PAGE_SIZE as u64;
+        self.vmalloc_start = geometry.vmalloc_start.as_u64();
+        self.vmalloc_end = geometry.vmalloc_end().as_u64();
+        self.tlbs.resize_with(usize::from(geometry.cpus), Tlb::default);
+    }
+
+    /// Fills the frames that were used with junk again, without touching the others: refilling all of memory would
+    /// cost more than a short trace. Frames that only the allocator itself wrote (page tables, zeroed or constructed
+    /// memory) are recognised by their first and middle words.
+    fn restore_junk(&self) {
+        for (n, dirty) in self.dirty.iter().enumerate() {
+            let frame = PhysAddr::new((n * PAGE_SIZE) as u64);
+            let middle = PhysAddr::new((n * PAGE_SIZE + PAGE_SIZE / 2) as u64);
+            let is_junk = |at| self.memory.read_u64(at) == Some(JUNK_WORD);
+            if dirty.replace(false) || !is_junk(frame) || !is_junk(middle) {
+                let filled = self.memory.fill(frame, PAGE_SIZE, JUNK);
+                debug_assert!(filled, "the frame is inside memory");
+            }
+        }
+    }
+
+    /// Chooses what becomes of TLB flushes from now on.
+    pub fn set_flushes(&mut self, flushes: TlbFlushes) {
+        self.flushes = flushes;
+    }
+
+    /// Physical memory.
+    pub fn memory(&self) -> &PhysMem {
+        &self.memory
+    }
+
+    /// The plan of failures.
+    pub fn faults(&self) -> &FaultPlan {
+        &self.faults
+    }
+
+    /// How often each event happened.
+    pub fn events(&self) -> [u64; Event::COUNT] {
+        self.events.each_ref().map(Cell::get)
+    }
+
+    #[inline(always)]
+    fn count(&self, event: Event) {
+        let n = &self.events[event.index()];
+        n.set(n.get() + 1);
+    }
+
+    /// The CPU that executes.
+    #[inline(always)]
+    pub fn cpu(&self) -> u16 {
+        self.cpu.get()
+    }
+
+    /// Goes on executing on another CPU; a number that does not exist wraps around.
+    pub fn set_cpu(&self, cpu: u16) {
+        self.cpu.set(cpu % (self.tlbs.len() as u16).max(1));
+    }
+
+    fn flush_tlb(&self, start: Vpn, pages: u64) {
+        if self.flushes == TlbFlushes::Obeyed {
+            self.tlbs.iter().for_each(|tlb| tlb.flush(start, pages));
+        }
+    }
+
+    fn in_vmalloc_window(&self, addr: u64) -> bool {
+        (self.vmalloc_start..self.vmalloc_end).contains(&addr)
+    }
+
+    #[inline]
+    fn direct(&self, addr: u64) -> Option<PhysAddr> {
+        let offset = addr.wrapping_sub(self.direct_map);
+        (offset < self.direct_bytes).then(|| PhysAddr::new(offset))
+    }
+
+    /// Translates by a walk of the tables, leaving TLB and tables as they are.
+    pub fn translate(&self, addr: u64) -> Option<u64> {
+        if let Some(phys) = self.direct(addr) {
+            return Some(phys.as_u64());
+        }
+        let virt = VirtAddr::new(addr);
+        let found = mmu::walk(&self.memory, self.root.get()?, virt.vpn())?;
+        Some(found.pfn.addr().as_u64() + virt.page_offset() as u64)
+    }
+
+    /// What the current CPU's TLB holds for `addr`, right or wrong.
+    pub fn tlb_lookup(&self, addr: u64) -> Option<u64> {
+        let virt = VirtAddr::new(addr);
+        let (pfn, _) = self.tlb()?.lookup(virt.vpn())?;
+        Some(pfn.addr().as_u64() + virt.page_offset() as u64)
+    }
+
+    fn tlb(&self) -> Option<&Tlb> {
+        self.tlbs.get(usize::from(self.cpu.get()))
+    }
+
+    /// The frame that the processor reaches for a page of the vmalloc window: by its TLB, else by a walk.
+    fn reach(&self, virt: VirtAddr, write: bool) -> Result<PhysAddr, AccessFault> {
+        let fault = AccessFault::NotMapped(virt.as_u64());
+        let (tlb, vpn) = (self.tlb().ok_or(fault)?, virt.vpn());
+        let (pfn, writable) = match tlb.lookup(vpn) {
+            Some(known) => known,
+            None => {
+                let root = self.root.get().ok_or(fault)?;
+                let found = mmu::walk(&self.memory, root, vpn).ok_or(fault)?;
+                mmu::mark_used(&self.memory, found);
+                tlb.fill(vpn, found.pfn, found.writable);
+                (found.pfn, found.writable)
+            }
+        };
+        if write && !writable {
+            return Err(fault);
+        }
+        pfn.addr().checked_add(virt.page_offset() as u64).ok_or(AccessFault::BusError(virt.as_u64()))
+    }
+
+    /// Calls `access` for each piece of a virtual range that is physically contiguous, in order.
+    #[inline]
+    fn for_each_piece(
+        &self,
+        addr: u64,
+        len: usize,
+        write: bool,
+        mut access: impl FnMut(PhysAddr, std::ops::Range<usize>) -> bool,
+    ) -> Result<(), AccessFault> {
+        let bus_error = AccessFault::BusError(addr);
+        if let Some(phys) = self.direct(addr) {
+            return if access(phys, 0..len) { Ok(()) } else { Err(bus_error) };
+        }
+        let mut done = 0;
+        while done < len {
+            let virt = VirtAddr::new(addr.checked_add(done as u64).ok_or(bus_error)?);
+            if !self.in_vmalloc_window(virt.as_u64()) {
+                return Err(AccessFault::BusError(virt.as_u64()));
+            }
+            let piece = (PAGE_SIZE - virt.page_offset()).min(len - done);
+            let phys = self.reach(virt, write)?;
+            if !access(phys, done..done + piece) {
+                return Err(AccessFault::BusError(virt.as_u64()));
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    /// Reads as the processor does.
+    ///
+    /// # Errors
+    ///
+    /// The fault that the processor would raise; `into` may be partly written.
+    #[inline]
+    pub fn read(&self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault> {
+        let len = into.len();
+        self.for_each_piece(addr, len, false, |phys, range| self.memory.read(phys, &mut into[range]))
+    }
+
+    /// Writes as the processor does.
+    ///
+    /// # Errors
+    ///
+    /// The fault that the processor would raise; bytes before it are written.
+    #[inline]
+    pub fn write(&self, addr: u64, from: &[u8]) -> Result<(), AccessFault> {
+        self.for_each_piece(addr, from.len(), true, |phys, range| {
+            self.mark_dirty(phys, range.len());
+            self.memory.write(phys, &from[range])
+        })
+    }
+
+    #[inline]
+    fn mark_dirty(&self, phys: PhysAddr, len: usize) {
+        let first = phys.as_u64() as usize / PAGE_SIZE;
+        let last = (phys.as_u64() as usize + len.saturating_sub(1)) / PAGE_SIZE;
+        if let Some(frames) = self.dirty.get(first..=last) {
+            frames.iter().for_each(|dirty| dirty.set(true));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kmem::Platform;
+    use std::rc::Rc;
+
+    fn machine() -> (Geometry, Rc<SimMachine>, SimPlatform) {
+        let mut geometry = Geometry::flat(8);
+        geometry.cpus = 2;
+        let machine = Rc::new(SimMachine::new(&geometry));
+        let platform = SimPlatform::new(Rc::clone(&machine));
+        (geometry, machine, platform)
+    }
+
+    /// Maps the first page of the vmalloc window to `frame`, with tables in frames 0 to 3.
+    fn map_first_page(geometry: &Geometry, machine: &SimMachine, platform: &SimPlatform, frame: u64) {
+        platform.set_page_table(Pfn::new(0));
+        assert!(machine.memory().fill(PhysAddr::new(0), 4 * PAGE_SIZE, 0));
+        let vpn = geometry.vmalloc_start.vpn().as_u64();
+        for (table, shift, target) in [(0, 27, 1), (1, 18, 2), (2, 9, 3), (3, 0, frame)] {
+            let at = PhysAddr::new(table * 4096 + (vpn >> shift & 0x1ff) * 8);
+            assert!(machine.memory().write_u64(at, target << 12 | 3));
+        }
+    }
+
+    #[test]
+    fn both_windows_reach_the_same_byte() {
+        let (geometry, machine, platform) = machine();
+        map_first_page(&geometry, &machine, &platform, 5);
+        machine.write(geometry.vmalloc_start.as_u64() + 9, b"x").unwrap();
+        let mut byte = [0];
+        machine.read(geometry.direct_map.as_u64() + 5 * 4096 + 9, &mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        assert_eq!(machine.translate(geometry.vmalloc_start.as_u64()), Some(5 * 4096));
+    }
+
+    #[test]
+    fn a_stale_entry_is_used_by_the_cpu_that_has_it_until_it_is_flushed() {
+        let (geometry, machine, platform) = machine();
+        let addr = geometry.vmalloc_start.as_u64();
+        map_first_page(&geometry, &machine, &platform, 5);
+        machine.write(addr, b"old").unwrap();
+        map_first_page(&geometry, &machine, &platform, 6);
+        assert_eq!(machine.tlb_lookup(addr), Some(5 * 4096));
+        machine.set_cpu(1);
+        assert_eq!(machine.tlb_lookup(addr), None);
+        let mut bytes = [0; 3];
+        machine.read(addr, &mut bytes).unwrap();
+        assert_eq!(bytes, [JUNK; 3]);
+        machine.set_cpu(0);
+        machine.read(addr, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"old");
+        platform.flush_tlb(geometry.vmalloc_start.vpn(), 1);
+        machine.read(addr, &mut bytes).unwrap();
+        assert_eq!(bytes, [JUNK; 3]);
+    }
+
+    #[test]
+    fn accesses_outside_both_windows_are_bus_errors_and_unmapped_pages_fault() {
+        let (geometry, machine, platform) = machine();
+        map_first_page(&geometry, &machine, &platform, 5);
+        let start = geometry.vmalloc_start.as_u64();
+        let mut two_pages = vec![0; 4097];
+        assert_eq!(machine.read(start, &mut two_pages), Err(AccessFault::NotMapped(start + 4096)));
+        assert_eq!(machine.read(16, &mut [0]), Err(AccessFault::BusError(16)));
+        let last = geometry.direct_map.as_u64() + 8 * 4096 - 1;
+        assert_eq!(machine.write(last, b"ab"), Err(AccessFault::BusError(last)));
+    }
+
+    #[test]
+    fn a_recycled_machine_is_as_good_as_new() {
+        let (geometry, machine, platform) = machine();
+        map_first_page(&geometry, &machine, &platform, 5);
+        machine.write(geometry.vmalloc_start.as_u64() + 100, b"leftover").unwrap();
+        platform.event(Event::Split);
+        machine.set_cpu(1);
+        drop(platform);
+        let machine = Rc::into_inner(machine).unwrap().recycle(&geometry);
+        let mut all = vec![0; 8 * PAGE_SIZE];
+        machine.read(geometry.direct_map.as_u64(), &mut all).unwrap();
+        assert!(all.iter().all(|&byte| byte == JUNK));
+        assert_eq!(machine.tlb_lookup(geometry.vmalloc_start.as_u64()), None);
+        assert_eq!((machine.cpu(), machine.events()), (0, [0; Event::COUNT]));
+    }
+}

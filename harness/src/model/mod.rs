@@ -1,0 +1,454 @@
+//! The reference model: the stupidest structures that know what a correct allocator must do.
+//!
+//! It follows the subject's answers and never predicts an address. It shares no code with the allocator: size classes,
+//! orders, zones and watermarks are derived again, from the contract, in the rooms below.
+
+pub mod areas;
+mod block;
+pub mod classes;
+mod frames;
+mod live;
+pub mod zones;
+
+pub use block::{Block, Tier, Tiers};
+
+use crate::oracle::Step;
+use crate::subject::{Call, PageUse, Reply, Strength, Subject};
+use classes::{KMALLOC_MAX_CACHE, get_order};
+use frames::FrameMap;
+use kmem::{CacheId, Geometry, GfpFlags, PAGE_SIZE};
+use live::LiveSet;
+
+/// A cache that a trace made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheModel {
+    /// Its name for calls.
+    pub id: CacheId,
+    /// Bytes that the user asked for per object.
+    pub object_size: usize,
+    /// Alignment that the user may rely on.
+    pub align: usize,
+    /// Bytes from one object to the next.
+    pub stride: usize,
+    /// Whether objects are constructed.
+    pub ctor: bool,
+    /// Objects that are live.
+    pub live: usize,
+}
+
+/// What the model expects the owner counters to say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpectedUse {
+    /// Pages given by `alloc_pages` and its relatives.
+    pub pages: u64,
+    /// Pages behind large `kmalloc` blocks.
+    pub large_kmalloc: u64,
+    /// Pages behind live vmalloc areas.
+    pub vmalloc: u64,
+}
+
+/// A virtual area that was freed and whose translations may still sit in a TLB.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FreedArea {
+    /// First address.
+    pub addr: u64,
+    /// Pages of address space without the guard.
+    pub pages: usize,
+    /// Whether the frames were the area's own.
+    pub owned: bool,
+}
+
+/// How many freed areas are remembered.
+const FREED_AREAS: usize = 32;
+
+/// What is live, and what that implies.
+pub struct Model {
+    geometry: Geometry,
+    strength: Strength,
+    live: LiveSet,
+    frames: FrameMap,
+    caches: Vec<CacheModel>,
+    expected: ExpectedUse,
+    freed_areas: Vec<FreedArea>,
+    next_handle: u64,
+    cpu: u16,
+    /// Page counters after the last step; what a failed call must not change.
+    pub(crate) last_use: Option<PageUse>,
+    /// Notes that an oracle keeps between two of its questions.
+    pub(crate) notes: crate::oracle::Notes,
+}
+
+impl Model {
+    /// Makes the model of a subject on which nothing was allocated yet.
+    pub fn new(geometry: &Geometry, strength: Strength) -> Self {
+        Self {
+            geometry: geometry.clone(),
+            strength,
+            live: LiveSet::default(),
+            frames: FrameMap::new(geometry.frames(), geometry.direct_map.as_u64()),
+            caches: Vec::new(),
+            expected: ExpectedUse::default(),
+            freed_areas: Vec::new(),
+            next_handle: 0,
+            cpu: 0,
+            last_use: None,
+            notes: crate::oracle::Notes::default(),
+        }
+    }
+
+    /// The machine's shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// What may be demanded of the subject.
+    pub fn strength(&self) -> Strength {
+        self.strength
+    }
+
+    /// Tells whether the whole contract may be demanded.
+    pub fn is_tight(&self) -> bool {
+        self.strength == Strength::Tight
+    }
+
+    /// The CPU from which calls come.
+    pub fn cpu(&self) -> u16 {
+        self.cpu
+    }
+
+    /// How many blocks of these tiers are live.
+    pub fn count(&self, tiers: Tiers) -> usize {
+        self.live.count(tiers)
+    }
+
+    /// How many blocks are live.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Tells whether nothing is live.
+    pub fn is_empty(&self) -> bool {
+        self.live.len() == 0
+    }
+
+    /// The live block number `n`, modulo their count, among these tiers; `None` if there is none.
+    pub fn pick(&self, tiers: Tiers, n: usize) -> Option<&Block> {
+        self.live.pick(tiers, n)
+    }
+
+    /// The cache number `n`, modulo their count; `None` if there is none.
+    pub fn pick_cache(&self, n: usize) -> Option<&CacheModel> {
+        self.caches.get(n.checked_rem(self.caches.len())?)
+    }
+
+    /// The live block that starts at `addr`.
+    pub fn block(&self, addr: u64) -> Option<&Block> {
+        self.live.get(addr)
+    }
+
+    /// All live blocks of these tiers, in an order that depends on the trace only.
+    pub fn blocks(&self, tiers: Tiers) -> impl Iterator<Item = &Block> {
+        self.live.iter(tiers)
+    }
+
+    /// A live block that shares a byte with `[start, end)`, other than the one that starts at `except`.
+    pub fn overlapping(&self, start: u64, end: u64, except: Option<u64>) -> Option<&Block> {
+        self.live.overlapping(start, end, except)
+    }
+
+    /// The caches that were made and not destroyed.
+    pub fn caches(&self) -> &[CacheModel] {
+        &self.caches
+    }
+
+    /// The cache with this name for calls.
+    pub fn cache(&self, id: CacheId) -> Option<&CacheModel> {
+        self.caches.iter().find(|c| c.id == id)
+    }
+
+    /// What the owner counters must say.
+    pub fn expected_use(&self) -> ExpectedUse {
+        self.expected
+    }
+
+    /// Areas freed lately, the oldest first.
+    pub fn freed_areas(&self) -> &[FreedArea] {
+        &self.freed_areas
+    }
+
+    /// The handle of the vmalloc block that owns a frame.
+    pub fn vmalloc_owner(&self, frame: u32) -> Option<u64> {
+        self.frames.vmalloc_owner(frame)
+    }
+
+    /// Tells whether a live block of the direct map touches a frame.
+    pub fn used_directly(&self, frame: u32) -> bool {
+        self.frames.used_directly(frame)
+    }
+
+    /// Tells whether an address lies in the vmalloc window.
+    pub fn in_vmalloc_window(&self, addr: u64) -> bool {
+        self.geometry.is_vmalloc_addr(kmem::VirtAddr::new(addr))
+    }
+
+    /// Tells whether `[addr, addr + bytes)` lies in the direct map.
+    pub fn in_direct_map(&self, addr: u64, bytes: usize) -> bool {
+        !self.frames.direct_range(addr, bytes).is_empty()
+    }
+
+    /// The frames under a range of the direct map; empty outside of it.
+    pub fn direct_frames(&self, addr: u64, bytes: usize) -> std::ops::Range<u32> {
+        self.frames.direct_range(addr, bytes)
+    }
+
+    /// Notes that the contents of a block were written anew and returns the block with its new generation.
+    pub fn rewritten(&mut self, addr: u64) -> Option<&Block> {
+        let block = self.live.get_mut(addr)?;
+        block.generation += 1;
+        block.written = true;
+        Some(block)
+    }
+
+    /// Follows a step.
+    pub fn update(&mut self, step: &Step, subject: &dyn Subject) {
+        match (&step.call, &step.reply) {
+            (Call::SetCpu { cpu }, Reply::Done) => self.cpu = *cpu,
+            (Call::CacheCreate { .. } | Call::CacheDestroy { .. }, _) => self.follow_cache(step),
+            (_, Reply::Block { addr, usable }) => self.follow_block(&step.call, *addr, *usable, subject),
+            (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) => {
+                for &addr in pages {
+                    self.insert(self.new_block(Tier::Pages, addr, PAGE_SIZE, PAGE_SIZE, *gfp));
+                }
+            }
+            (call, Reply::Done) => {
+                if let Some(block) = freed_address(call).and_then(|addr| self.remove(addr)) {
+                    self.remember_freed(&block);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn follow_cache(&mut self, step: &Step) {
+        match (&step.call, &step.reply) {
+            (Call::CacheCreate { size, align, hwcache_align, ctor }, Reply::Cache(id)) => {
+                let align = classes::cache_align(*size, *align, *hwcache_align);
+                let stride = classes::cache_stride(*size, align);
+                let cache = CacheModel { id: *id, object_size: *size, align, stride, ctor: *ctor, live: 0 };
+                self.caches.push(cache);
+            }
+            (Call::CacheDestroy { cache }, Reply::Done) => self.caches.retain(|c| c.id != *cache),
+            _ => {}
+        }
+    }
+
+    /// Follows a call that answered with a block: an allocation, or a reallocation in place, moved, or to nothing.
+    fn follow_block(&mut self, call: &Call, addr: u64, usable: usize, subject: &dyn Subject) {
+        let old = old_address(call).and_then(|old| self.remove(old));
+        if let Some(old) = old.as_ref().filter(|old| old.addr != addr) {
+            self.remember_freed(old);
+        }
+        // Null and the zero-size address stand for no block.
+        if addr <= kmem::VirtAddr::ZERO_SIZE.as_u64() {
+            return;
+        }
+        let Some((requested, gfp)) = self.promised(call) else { return };
+        let mut block = match &old {
+            Some(old) if old.addr == addr => Block { requested, usable, gfp, ..old.clone() },
+            _ => self.new_block(self.tier_of(call, addr, requested), addr, requested, usable, gfp),
+        };
+        if let Some(old) = &old {
+            block.handle = old.handle;
+            block.generation = old.generation;
+            block.written = old.written;
+            block.zero_chain = old.zero_chain && gfp.wants_zero();
+        }
+        if let Call::CacheAlloc { cache, .. } = call {
+            block.cache = Some(*cache);
+        }
+        if block.tier.is_virtual() {
+            map_frames(&mut block, old.as_ref(), subject);
+        }
+        self.insert(block);
+    }
+
+    /// Bytes that the caller of an allocation may rely on, and its flags.
+    pub fn promised(&self, call: &Call) -> Option<(usize, GfpFlags)> {
+        let (requested, gfp) = request(call)?;
+        match call {
+            Call::CacheAlloc { cache, .. } => Some((self.cache(*cache)?.object_size, gfp)),
+            _ => Some((requested, gfp)),
+        }
+    }
+
+    fn new_block(&self, tier: Tier, addr: u64, requested: usize, usable: usize, gfp: GfpFlags) -> Block {
+        let order = match tier {
+            Tier::Pages | Tier::LargeKmalloc => get_order(requested),
+            _ => 0,
+        };
+        let area_pages = if tier.is_virtual() && self.is_tight() { requested.div_ceil(PAGE_SIZE) } else { 0 };
+        Block {
+            handle: self.next_handle,
+            tier,
+            addr,
+            requested,
+            usable,
+            generation: 0,
+            gfp,
+            cache: None,
+            order,
+            zero_chain: gfp.wants_zero(),
+            written: false,
+            area_pages,
+            frames: Vec::new(),
+        }
+    }
+
+    /// Which tier serves a new block: by the call, and for `kvmalloc` by the window that the address lies in.
+    fn tier_of(&self, call: &Call, addr: u64, requested: usize) -> Tier {
+        match call {
+            Call::AllocPages { .. } => Tier::Pages,
+            Call::AllocPagesExact { .. } => Tier::PagesExact,
+            Call::CacheAlloc { .. } => Tier::Cache,
+            Call::Vmalloc { .. } | Call::Vrealloc { .. } => Tier::Vmalloc,
+            Call::Vmap { .. } => Tier::Vmap,
+            _ if self.in_vmalloc_window(addr) => Tier::Vmalloc,
+            _ if requested > KMALLOC_MAX_CACHE => Tier::LargeKmalloc,
+            _ => Tier::Kmalloc,
+        }
+    }
+
+    fn insert(&mut self, block: Block) {
+        if block.handle == self.next_handle {
+            self.next_handle += 1;
+        }
+        self.frames.add(&block);
+        self.account(&block, u64::wrapping_add);
+        self.live.insert(block);
+    }
+
+    fn remove(&mut self, addr: u64) -> Option<Block> {
+        let block = self.live.remove(addr)?;
+        self.frames.remove(&block);
+        self.account(&block, u64::wrapping_sub);
+        Some(block)
+    }
+
+    fn account(&mut self, block: &Block, apply: fn(u64, u64) -> u64) {
+        let counter = match block.tier {
+            Tier::Pages | Tier::PagesExact => &mut self.expected.pages,
+            Tier::LargeKmalloc => &mut self.expected.large_kmalloc,
+            Tier::Vmalloc => &mut self.expected.vmalloc,
+            Tier::Kmalloc | Tier::Cache | Tier::Vmap => {
+                if let Some(cache) = self.caches.iter_mut().find(|c| Some(c.id) == block.cache) {
+                    cache.live = apply(cache.live as u64, 1) as usize;
+                }
+                return;
+            }
+        };
+        *counter = apply(*counter, block.pages());
+    }
+
+    fn remember_freed(&mut self, block: &Block) {
+        if !block.tier.is_virtual() {
+            return;
+        }
+        if self.freed_areas.len() == FREED_AREAS {
+            self.freed_areas.remove(0);
+        }
+        let owned = block.tier == Tier::Vmalloc;
+        self.freed_areas.push(FreedArea { addr: block.addr, pages: block.area_pages, owned });
+    }
+}
+
+/// Learns the frames behind a fresh area, or drops those that a `vrealloc` in place gave back.
+fn map_frames(block: &mut Block, old: Option<&Block>, subject: &dyn Subject) {
+    match old.filter(|old| old.addr == block.addr) {
+        Some(old) => block.frames.truncate(kept_pages(old, block.requested, block.gfp)),
+        None => {
+            let page = |i: usize| subject.translate(block.addr + (i * PAGE_SIZE) as u64);
+            block.frames = (0..block.area_pages).map_while(page).map(|p| (p / PAGE_SIZE as u64) as u32).collect();
+        }
+    }
+}
+
+/// Pages that stay mapped after `vrealloc` in place: a size below the last one returns whole tail pages, unless the flags
+/// lack IO or FS (section 1.4).
+pub fn kept_pages(old: &Block, size: usize, gfp: GfpFlags) -> usize {
+    let returns = size <= old.requested && gfp.contains(GfpFlags::IO | GfpFlags::FS);
+    if returns { size.div_ceil(PAGE_SIZE).min(old.frames.len()) } else { old.frames.len() }
+}
+
+/// The block that a free works on.
+pub fn freed_address(call: &Call) -> Option<u64> {
+    match call {
+        Call::FreePages { addr, .. }
+        | Call::FreePagesExact { addr, .. }
+        | Call::Kfree { addr }
+        | Call::KfreeSensitive { addr }
+        | Call::CacheFree { addr, .. }
+        | Call::Vfree { addr }
+        | Call::Vunmap { addr }
+        | Call::Kvfree { addr }
+        | Call::KvfreeSensitive { addr, .. } => Some(*addr),
+        Call::Krealloc { addr, size: 0, .. }
+        | Call::Vrealloc { addr, size: 0, .. }
+        | Call::Kvrealloc { addr, size: 0, .. } => Some(*addr),
+        _ => None,
+    }
+}
+
+/// The block that a reallocation works on; `None` for null, zero-size and every other call.
+pub fn old_address(call: &Call) -> Option<u64> {
+    match call {
+        Call::Krealloc { addr, .. } | Call::Vrealloc { addr, .. } | Call::Kvrealloc { addr, .. } => {
+            (*addr > kmem::VirtAddr::ZERO_SIZE.as_u64()).then_some(*addr)
+        }
+        _ => None,
+    }
+}
+
+/// Bytes and flags of a request; `None` for calls that ask for nothing and for products that overflow.
+pub fn request(call: &Call) -> Option<(usize, GfpFlags)> {
+    match call {
+        Call::AllocPages { order, gfp } => Some((PAGE_SIZE.checked_shl(u32::from(*order))?, *gfp)),
+        Call::AllocPagesBulk { gfp, .. } => Some((PAGE_SIZE, *gfp)),
+        Call::AllocPagesExact { size, gfp }
+        | Call::Kmalloc { size, gfp }
+        | Call::Krealloc { size, gfp, .. }
+        | Call::Vmalloc { size, gfp }
+        | Call::Vrealloc { size, gfp, .. }
+        | Call::Kvmalloc { size, gfp }
+        | Call::Kvrealloc { size, gfp, .. } => Some((*size, *gfp)),
+        Call::KmallocArray { n, size, gfp } | Call::KvmallocArray { n, size, gfp } => {
+            Some((n.checked_mul(*size)?, *gfp))
+        }
+        Call::CacheAlloc { gfp, .. } => Some((0, *gfp)),
+        Call::Vmap { pfns } => Some((pfns.len() * PAGE_SIZE, GfpFlags::KERNEL)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A block of a tier at an address, for tests.
+    pub(crate) fn block(tier: Tier, addr: u64, bytes: usize) -> Block {
+        Block {
+            handle: addr,
+            tier,
+            addr,
+            requested: bytes,
+            usable: bytes,
+            generation: 0,
+            gfp: GfpFlags::KERNEL,
+            cache: None,
+            order: get_order(bytes),
+            zero_chain: false,
+            written: false,
+            area_pages: if tier.is_virtual() { bytes.div_ceil(PAGE_SIZE) } else { 0 },
+            frames: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! A subject for the oracles' own tests: it does nothing by itself and shows what the test put in.
+
+use super::{Context, Step, Violation};
+use crate::model::Model;
+use crate::subject::{AccessFault, Call, PageUse, Reply, Strength, Subject, WhiteBox};
+use kmem::{BuddyInfo, CacheId, CacheInfo, CacheName, FrameKind, Geometry, MinFree, Order, PAGE_SIZE, PageCount};
+use kmem::{MIGRATE_TYPES, NR_PAGE_ORDERS, VmallocEntry, ZoneInfo};
+use std::collections::BTreeMap;
+
+/// Memory, page table, TLB and inside, all set by the test.
+pub(crate) struct FakeSubject {
+    pub(crate) geometry: Geometry,
+    pub(crate) strength: Strength,
+    pub(crate) memory: Vec<u8>,
+    /// Frames by virtual page number.
+    pub(crate) table: BTreeMap<u64, u32>,
+    pub(crate) tlb: BTreeMap<u64, u32>,
+    pub(crate) kinds: Vec<FrameKind>,
+    pub(crate) counters: PageUse,
+    pub(crate) zones: Vec<ZoneInfo>,
+    pub(crate) caches: Vec<CacheInfo>,
+    pub(crate) areas: Vec<VmallocEntry>,
+    pub(crate) broken: Option<kmem::Violation>,
+}
+
+impl FakeSubject {
+    /// One Normal zone of `frames` free frames, 16 of them kept back, and a vmalloc window of 64 pages.
+    pub(crate) fn new(frames: u32) -> Self {
+        let mut geometry = Geometry::flat(frames);
+        geometry.min_free = MinFree::Pages(16);
+        geometry.vmalloc_pages = PageCount::new(64);
+        let managed = u64::from(frames);
+        Self {
+            strength: Strength::Tight,
+            memory: vec![0xee; frames as usize * PAGE_SIZE],
+            table: BTreeMap::new(),
+            tlb: BTreeMap::new(),
+            kinds: vec![FrameKind::Free; frames as usize],
+            counters: PageUse { managed, free: managed, ..PageUse::default() },
+            zones: vec![zone_info(&geometry, &[(6, frames / 64)])],
+            caches: Vec::new(),
+            areas: Vec::new(),
+            broken: None,
+            geometry,
+        }
+    }
+
+    pub(crate) fn model(&self) -> Model {
+        Model::new(&self.geometry, self.strength)
+    }
+
+    /// Address of a frame in the direct map.
+    pub(crate) fn direct(&self, frame: u32) -> u64 {
+        self.geometry.direct_map.as_u64() + u64::from(frame) * PAGE_SIZE as u64
+    }
+
+    /// Address of a page of the vmalloc window.
+    pub(crate) fn window(&self, page: u64) -> u64 {
+        self.geometry.vmalloc_start.as_u64() + page * PAGE_SIZE as u64
+    }
+
+    /// Maps frames from a page of the vmalloc window on.
+    pub(crate) fn map(&mut self, page: u64, frames: &[u32]) {
+        let first = self.window(page) / PAGE_SIZE as u64;
+        for (i, &frame) in frames.iter().enumerate() {
+            self.table.insert(first + i as u64, frame);
+            self.kinds[frame as usize] = FrameKind::Vmalloc;
+        }
+    }
+
+    pub(crate) fn unmap(&mut self, page: u64, pages: u64) {
+        let first = self.window(page) / PAGE_SIZE as u64;
+        self.table.retain(|vpn, _| !(first..first + pages).contains(vpn));
+    }
+
+    pub(crate) fn flip(&mut self, addr: u64) {
+        if let Some(at) = self.physical(addr) {
+            self.memory[at] ^= 1;
+        }
+    }
+
+    pub(crate) fn swap_pages(&mut self, a: u64, b: u64) {
+        let (Some(a), Some(b)) = (self.physical(a), self.physical(b)) else { return };
+        (0..PAGE_SIZE).for_each(|i| self.memory.swap(a + i, b + i));
+    }
+
+    /// A built-in cache with these objects.
+    pub(crate) fn add_cache(&mut self, name: &str, size: usize, free_in_slabs: u64, in_sheaves: u64) -> CacheId {
+        let id = CacheId::new(self.caches.len() as u16);
+        let order = Order::for_bytes(size).unwrap();
+        self.caches.push(CacheInfo {
+            id,
+            name: CacheName::new(name).unwrap(),
+            active_objs: 0,
+            num_objs: free_in_slabs + in_sheaves,
+            in_sheaves,
+            free_in_slabs,
+            object_size: size,
+            size,
+            align: size & size.wrapping_neg(),
+            objects_per_slab: (PAGE_SIZE / size).max(1) as u32,
+            order,
+            min_order: order,
+            nr_slabs: 0,
+            nr_partial: 0,
+        });
+        id
+    }
+
+    /// Sets the free blocks of the only zone as `(order, count)`.
+    pub(crate) fn set_free(&mut self, blocks: &[(usize, u32)]) {
+        self.zones = vec![zone_info(&self.geometry, blocks)];
+    }
+
+    fn physical(&self, addr: u64) -> Option<usize> {
+        let direct = addr.wrapping_sub(self.geometry.direct_map.as_u64());
+        if direct < self.memory.len() as u64 {
+            return Some(direct as usize);
+        }
+        let vpn = addr / PAGE_SIZE as u64;
+        let frame = self.tlb.get(&vpn).or_else(|| self.table.get(&vpn))?;
+        Some(*frame as usize * PAGE_SIZE + addr as usize % PAGE_SIZE)
+    }
+}
+
+/// The only zone of a flat geometry with these free blocks.
+fn zone_info(geometry: &Geometry, blocks: &[(usize, u32)]) -> ZoneInfo {
+    let marks = crate::model::zones::watermarks(geometry)[0];
+    let spec = geometry.zones()[0];
+    let mut free = [0; NR_PAGE_ORDERS];
+    blocks.iter().for_each(|&(order, count)| free[order] = count);
+    let mut free_by_type = [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES];
+    free_by_type[0] = free;
+    ZoneInfo {
+        node: 0,
+        kind: spec.kind,
+        start: spec.start,
+        managed: spec.frames.get(),
+        free,
+        free_by_type,
+        free_pages: blocks.iter().map(|&(order, count)| u64::from(count) << order).sum(),
+        pcp_pages: 0,
+        min: marks.min,
+        low: marks.low,
+        high: marks.high,
+    }
+}
+
+impl Subject for FakeSubject {
+    fn name(&self) -> &str {
+        "fake"
+    }
+
+    fn strength(&self) -> Strength {
+        self.strength
+    }
+
+    fn call(&mut self, _: &Call) -> Reply {
+        Reply::Unsupported
+    }
+
+    fn read(&mut self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault> {
+        for (i, byte) in into.iter_mut().enumerate() {
+            let at = addr + i as u64;
+            *byte = self.memory[self.physical(at).ok_or(AccessFault::NotMapped(at))?];
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, addr: u64, from: &[u8]) -> Result<(), AccessFault> {
+        for (i, byte) in from.iter().enumerate() {
+            let at = addr + i as u64;
+            let physical = self.physical(at).ok_or(AccessFault::NotMapped(at))?;
+            self.memory[physical] = *byte;
+        }
+        Ok(())
+    }
+
+    fn translate(&self, addr: u64) -> Option<u64> {
+        let frame = self.table.get(&(addr / PAGE_SIZE as u64))?;
+        Some(u64::from(*frame) * PAGE_SIZE as u64 + addr % PAGE_SIZE as u64)
+    }
+
+    fn tlb_lookup(&self, addr: u64) -> Option<u64> {
+        let frame = self.tlb.get(&(addr / PAGE_SIZE as u64))?;
+        Some(u64::from(*frame) * PAGE_SIZE as u64 + addr % PAGE_SIZE as u64)
+    }
+
+    fn white_box(&self) -> Option<&dyn WhiteBox> {
+        (self.strength == Strength::Tight).then_some(self as &dyn WhiteBox)
+    }
+}
+
+impl WhiteBox for FakeSubject {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    fn page_use(&self) -> PageUse {
+        self.counters
+    }
+
+    fn buddyinfo(&self) -> BuddyInfo {
+        BuddyInfo::new(self.zones.iter().copied())
+    }
+
+    fn slabinfo(&self) -> Vec<CacheInfo> {
+        self.caches.clone()
+    }
+
+    fn vmallocinfo(&self) -> Vec<VmallocEntry> {
+        self.areas.clone()
+    }
+
+    fn frame_kind(&self, pfn: u32) -> FrameKind {
+        self.kinds.get(pfn as usize).copied().unwrap_or(FrameKind::Absent)
+    }
+
+    fn audit(&self) -> Result<(), kmem::Violation> {
+        self.broken.map_or(Ok(()), Err)
+    }
+
+    fn events(&self) -> &[u64] {
+        &[]
+    }
+
+    fn faults_struck(&self) -> u64 {
+        0
+    }
+
+    fn cpu(&self) -> u16 {
+        0
+    }
+}
+
+/// A step without faults.
+pub(crate) fn step(call: Call, reply: Reply) -> Step {
+    Step { op: 0, call, reply, fault_struck: false }
+}
+
+/// Asks about a step the way a runner does: before the update, update, after it.
+pub(crate) fn ask(
+    oracle: &dyn super::Oracle,
+    model: &mut Model,
+    subject: &mut FakeSubject,
+    step: &Step,
+) -> Result<(), Violation> {
+    let op = step.op;
+    oracle.before_update(&mut Context { model, subject, step: Some(step), op })?;
+    model.update(step, subject);
+    oracle.after_update(&mut Context { model, subject, step: Some(step), op })
+}
+
+/// A context outside of steps.
+pub(crate) fn context<'a>(model: &'a mut Model, subject: &'a mut FakeSubject) -> Context<'a> {
+    Context { model, subject, step: None, op: 0 }
+}

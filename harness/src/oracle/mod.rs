@@ -1,0 +1,279 @@
+//! The questions. One file each; each reports under its own id.
+
+use crate::model::Model;
+use crate::subject::{Call, Reply, Subject};
+use std::fmt;
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod o01_overlap;
+mod o02_alignment;
+mod o03_bounds;
+mod o04_content;
+mod o05_zero;
+mod o06_realloc;
+mod o07_conservation;
+mod o08_audit;
+mod o09_refusal;
+mod o10_tier;
+mod o11_atomic;
+mod o12_quiescence;
+mod o15_translation;
+mod pattern;
+mod scene;
+
+pub use o04_content::{read_block, write_block};
+pub use o15_translation::touch_guard;
+pub use pattern::{CONSTRUCTED, constructed_byte};
+
+/// What the rules say about a contiguous attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Contiguous {
+    /// It has to succeed.
+    Must,
+    /// It may succeed: what matters cannot be seen from outside.
+    May,
+    /// It cannot succeed without reclaim that it may not do.
+    Cannot,
+}
+
+/// What oracles keep between two questions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes {
+    /// What `kvmalloc`'s contiguous attempt found in the state before the call; `None` if there is none.
+    pub(crate) contiguous: Option<Contiguous>,
+    /// The state before the call, for calls about which it cannot be told from the state after it.
+    pub(crate) before: Option<scene::Snapshot>,
+    /// Where the next audit goes on with its sample of contents.
+    pub(crate) sample: usize,
+    /// Whether the marks of the zones were compared with the contract already.
+    pub(crate) watermarks_checked: bool,
+}
+
+/// Names an oracle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[allow(missing_docs, reason = "the module of each oracle explains it")]
+pub enum OracleId {
+    O1Overlap,
+    O2Alignment,
+    O3Bounds,
+    O4Content,
+    O5Zero,
+    O6Realloc,
+    O7Conservation,
+    O8Audit,
+    O9RefusalJustified,
+    O10RightTier,
+    O11FailureAtomic,
+    O12Quiescence,
+    O15Translation,
+    /// Not a question of ours: the subject panicked.
+    Panic,
+    /// Not a question about a subject: the two encodings of a trace disagree.
+    Codec,
+}
+
+/// An answer that the contract does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Violation {
+    /// Who found it.
+    pub oracle: OracleId,
+    /// What was wrong, with the numbers.
+    pub message: String,
+    /// Handles of the blocks concerned.
+    pub blocks: Vec<u64>,
+    /// Index of the operation in the trace.
+    pub op: usize,
+}
+
+/// One call and its answer, as the oracles see it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// Index of the operation in the trace; macro operations make several steps with one index.
+    pub op: usize,
+    /// The call.
+    pub call: Call,
+    /// The answer.
+    pub reply: Reply,
+    /// Whether an injected fault struck during the call.
+    pub fault_struck: bool,
+}
+
+/// What an oracle may look at.
+pub struct Context<'a> {
+    /// The model: before the step in [`Oracle::before_update`], after it in [`Oracle::after_update`].
+    pub model: &'a mut Model,
+    /// The system under test; for reading and writing memory and looking inside, not for calls.
+    pub subject: &'a mut dyn Subject,
+    /// The step; `None` in audits and at the end.
+    pub step: Option<&'a Step>,
+    /// Index of the operation.
+    pub op: usize,
+}
+
+impl Context<'_> {
+    /// Makes a violation that concerns these blocks.
+    pub(crate) fn violation(&self, oracle: OracleId, blocks: &[u64], message: String) -> Violation {
+        Violation { oracle, message, blocks: blocks.to_vec(), op: self.op }
+    }
+}
+
+/// A question asked of every step.
+pub trait Oracle: Sync {
+    /// Its name.
+    fn id(&self) -> OracleId;
+
+    /// Looks at the state before the call is made; `cx.step` is `None`.
+    ///
+    /// # Errors
+    ///
+    /// The violation found.
+    fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+        let _ = (cx, call);
+        Ok(())
+    }
+
+    /// Looks at the answer while the model still shows the state before the call.
+    ///
+    /// # Errors
+    ///
+    /// The violation found.
+    fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Looks at the state after the model has followed the call.
+    ///
+    /// # Errors
+    ///
+    /// The violation found.
+    fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Looks at everything; called every so many operations and at the end.
+    ///
+    /// # Errors
+    ///
+    /// The violation found.
+    fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Looks at the state after everything was freed and reclaimed.
+    ///
+    /// # Errors
+    ///
+    /// The violation found.
+    fn at_end(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let _ = cx;
+        Ok(())
+    }
+}
+
+impl fmt::Display for OracleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// All oracles, in the order in which they are asked.
+pub fn all() -> &'static [&'static dyn Oracle] {
+    ALL
+}
+
+const ALL: &[&dyn Oracle] = &[
+    &o01_overlap::Overlap,
+    &o02_alignment::Alignment,
+    &o03_bounds::Bounds,
+    &o04_content::Content,
+    &o05_zero::Zero,
+    &o06_realloc::Realloc,
+    &o07_conservation::Conservation,
+    &o08_audit::Audit,
+    &o09_refusal::RefusalJustified,
+    &o10_tier::RightTier,
+    &o11_atomic::FailureAtomic,
+    &o12_quiescence::Quiescence,
+    &o15_translation::Translation,
+];
+
+// Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
+// subjects show that each is.
+const BEFORE_CALL: &[&dyn Oracle] = &[&o04_content::Content, &o10_tier::RightTier];
+// Translation comes first: what the others read through a stale entry would be somebody else's memory.
+const BEFORE_UPDATE: &[&dyn Oracle] = &[
+    &o15_translation::Translation,
+    &o01_overlap::Overlap,
+    &o02_alignment::Alignment,
+    &o03_bounds::Bounds,
+    &o05_zero::Zero,
+    &o06_realloc::Realloc,
+    &o09_refusal::RefusalJustified,
+    &o10_tier::RightTier,
+];
+const AFTER_UPDATE: &[&dyn Oracle] = &[
+    &o04_content::Content,
+    &o11_atomic::FailureAtomic,
+    &o07_conservation::Conservation,
+    &o15_translation::Translation,
+];
+const AUDIT: &[&dyn Oracle] = &[
+    &o04_content::Content,
+    &o07_conservation::Conservation,
+    &o08_audit::Audit,
+    &o09_refusal::RefusalJustified,
+    &o15_translation::Translation,
+];
+const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence];
+
+/// Asks [`Oracle::before_call`] of every oracle that has such a question; to be called before each call, with
+/// `cx.step` as `None`.
+///
+/// # Errors
+///
+/// The first violation found.
+pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+    BEFORE_CALL.iter().try_for_each(|oracle| oracle.before_call(cx, call))
+}
+
+/// Asks [`Oracle::before_update`] of every oracle that has such a question; to be called after each call, before
+/// [`Model::update`].
+///
+/// # Errors
+///
+/// The first violation found.
+pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
+    BEFORE_UPDATE.iter().try_for_each(|oracle| oracle.before_update(cx))
+}
+
+/// Asks [`Oracle::after_update`] of every oracle that has such a question; to be called after [`Model::update`].
+///
+/// # Errors
+///
+/// The first violation found.
+pub fn after_update(cx: &mut Context<'_>) -> Result<(), Violation> {
+    AFTER_UPDATE.iter().try_for_each(|oracle| oracle.after_update(cx))
+}
+
+/// Asks [`Oracle::audit`] of every oracle that has such a question.
+///
+/// # Errors
+///
+/// The first violation found.
+pub fn audit(cx: &mut Context<'_>) -> Result<(), Violation> {
+    AUDIT.iter().try_for_each(|oracle| oracle.audit(cx))
+}
+
+/// Asks [`Oracle::at_end`] of every oracle that has such a question; to be called when everything was freed and
+/// reclaimed.
+///
+/// # Errors
+///
+/// The first violation found.
+pub fn at_end(cx: &mut Context<'_>) -> Result<(), Violation> {
+    AT_END.iter().try_for_each(|oracle| oracle.at_end(cx))
+}

@@ -1,0 +1,154 @@
+//! O4: does every block keep what was written into it?
+//!
+//! Contract: I2, I4 and I19. Each block gets a pattern keyed by its handle, its generation and the offset
+//! ([`pattern`](super::pattern)): after the allocation, after each reallocation, and at each write operation. It is
+//! compared before each free and reallocation, at read operations, and for a sample of blocks at each audit. Objects of
+//! a cache with a constructor are not written: they must be constructed when handed out and still so when freed.
+//! Precision: blocks above 512 bytes are sampled, at both ends and in every page.
+
+use super::pattern::{self, CONSTRUCTED};
+use super::{Context, Oracle, OracleId, Violation};
+use crate::model::{Block, Tier, Tiers, freed_address, old_address};
+use crate::subject::{Call, Reply};
+
+/// How many blocks an audit looks at.
+const SAMPLE: usize = 16;
+
+/// See the module.
+pub(super) struct Content;
+
+impl Oracle for Content {
+    fn id(&self) -> OracleId {
+        OracleId::O4Content
+    }
+
+    fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+        match freed_address(call).or_else(|| old_address(call)) {
+            Some(addr) => read_block(cx, addr),
+            None => Ok(()),
+        }
+    }
+
+    fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let Some(step) = cx.step else { return Ok(()) };
+        match &step.reply {
+            Reply::Block { addr, .. } => write_block(cx, *addr),
+            Reply::Pages(pages) => pages.iter().try_for_each(|&addr| write_block(cx, addr)),
+            _ => Ok(()),
+        }
+    }
+
+    fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let count = cx.model.count(Tiers::OWNING);
+        let from = cx.model.notes.sample;
+        cx.model.notes.sample = from.wrapping_add(SAMPLE);
+        for n in 0..count.min(SAMPLE) {
+            let addr = cx.model.pick(Tiers::OWNING, from.wrapping_add(n)).map(|b| b.addr);
+            addr.map_or(Ok(()), |addr| read_block(cx, addr))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a live block anew, with its next generation. A block of a cache with a constructor is only looked at.
+///
+/// # Errors
+///
+/// O4 if the block cannot be written.
+pub fn write_block(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
+    if let Some(object) = constructed(cx, addr) {
+        return check_constructed(cx, &object);
+    }
+    let Some(block) = cx.model.rewritten(addr).filter(|b| b.tier != Tier::Vmap) else { return Ok(()) };
+    match pattern::write(cx.subject, block) {
+        Ok(()) => Ok(()),
+        Err(damage) => {
+            let (handle, message) = (block.handle, format!("{} cannot be written: {damage}", block.describe()));
+            Err(cx.violation(OracleId::O4Content, &[handle], message))
+        }
+    }
+}
+
+/// Compares a live block with what was written last.
+///
+/// # Errors
+///
+/// O4 if it holds something else or cannot be read.
+pub fn read_block(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
+    if let Some(object) = constructed(cx, addr) {
+        return check_constructed(cx, &object);
+    }
+    let Some(block) = cx.model.block(addr).filter(|b| b.written && b.tier != Tier::Vmap) else { return Ok(()) };
+    match pattern::verify(cx.subject, addr, block, block.requested) {
+        Ok(()) => Ok(()),
+        Err(damage) => {
+            let (handle, message) = (block.handle, format!("{} lost its contents: {damage}", block.describe()));
+            Err(cx.violation(OracleId::O4Content, &[handle], message))
+        }
+    }
+}
+
+/// The block, if its cache has a constructor.
+fn constructed(cx: &Context<'_>, addr: u64) -> Option<Block> {
+    if cx.model.caches().is_empty() {
+        return None;
+    }
+    let block = cx.model.block(addr)?;
+    cx.model.cache(block.cache?).filter(|c| c.ctor).map(|_| block.clone())
+}
+
+fn check_constructed(cx: &mut Context<'_>, block: &Block) -> Result<(), Violation> {
+    pattern::verify_bytes(cx.subject, block.addr, 0..block.requested, &CONSTRUCTED).map_err(|damage| {
+        let message = format!("{} is not as its constructor left it: {damage}", block.describe());
+        cx.violation(OracleId::O4Content, &[block.handle], message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::constructed_byte;
+    use crate::oracle::fake::{FakeSubject, ask, context, step};
+    use kmem::{CacheId, GfpFlags};
+
+    #[test]
+    fn a_flipped_bit_is_found_before_the_free() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        let addr = subject.direct(3);
+        let kmalloc = step(Call::Kmalloc { size: 60, gfp: GfpFlags::KERNEL }, Reply::Block { addr, usable: 64 });
+        assert_eq!(ask(&Content, &mut model, &mut subject, &kmalloc), Ok(()));
+        let free = Call::Kfree { addr };
+        assert_eq!(Content.before_call(&mut context(&mut model, &mut subject), &free), Ok(()));
+        subject.flip(addr + 60);
+        assert_eq!(Content.before_call(&mut context(&mut model, &mut subject), &free), Ok(()), "byte 60 is spare");
+        subject.flip(addr + 59);
+        let wrong = Content.before_call(&mut context(&mut model, &mut subject), &free).unwrap_err();
+        assert_eq!(wrong.oracle, OracleId::O4Content);
+        assert!(Content.audit(&mut context(&mut model, &mut subject)).is_err());
+    }
+
+    #[test]
+    fn a_block_that_cannot_be_written_is_reported() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        let addr = subject.window(3);
+        let vmalloc = step(Call::Vmalloc { size: 60, gfp: GfpFlags::KERNEL }, Reply::Block { addr, usable: 60 });
+        assert!(ask(&Content, &mut model, &mut subject, &vmalloc).is_err(), "nothing is mapped there");
+    }
+
+    #[test]
+    fn a_constructed_object_must_be_constructed_when_handed_out() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        let (addr, cache) = (subject.direct(3), CacheId::new(5));
+        let create = Call::CacheCreate { size: 24, align: 0, hwcache_align: false, ctor: true };
+        ask(&Content, &mut model, &mut subject, &step(create, Reply::Cache(cache))).unwrap();
+        let alloc = step(Call::CacheAlloc { cache, gfp: GfpFlags::KERNEL }, Reply::Block { addr, usable: 24 });
+        assert!(ask(&Content, &mut model, &mut subject, &alloc).is_err());
+        ask(&Content, &mut model, &mut subject, &step(Call::CacheFree { cache, addr }, Reply::Done)).unwrap();
+        let bytes: Vec<u8> = (0..24).map(constructed_byte).collect();
+        crate::subject::Subject::write(&mut subject, addr, &bytes).unwrap();
+        assert_eq!(ask(&Content, &mut model, &mut subject, &alloc), Ok(()));
+    }
+}

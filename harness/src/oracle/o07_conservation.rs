@@ -1,0 +1,123 @@
+//! O7: do free, cached and owned pages add up to all pages, and does each owner have what the model says?
+//!
+//! Contract: I7 and I17. After every step that was not refused (O11 asks about those): the counters sum up to the managed
+//! pages, and the pages of `alloc_pages`, of large `kmalloc` and of live areas are exactly those of the live blocks. At
+//! each audit the same for objects: a cache counts as active exactly the live objects. Exact.
+
+use super::{Context, Oracle, OracleId, Violation};
+use crate::model::ExpectedUse;
+use crate::subject::{PageUse, Reply};
+use kmem::AreaKind;
+
+/// See the module.
+pub(super) struct Conservation;
+
+impl Oracle for Conservation {
+    fn id(&self) -> OracleId {
+        OracleId::O7Conservation
+    }
+
+    fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let Some(found) = cx.subject.white_box().map(|inside| inside.page_use()) else { return Ok(()) };
+        cx.model.last_use = Some(found);
+        match cx.step.map(|step| &step.reply) {
+            Some(Reply::Refused(_) | Reply::Rejected(_) | Reply::CacheRefused(_)) => Ok(()),
+            _ => check_use(cx, &found).map_err(|message| cx.violation(OracleId::O7Conservation, &[], message)),
+        }
+    }
+
+    fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        check_objects(cx)
+            .and_then(|()| check_areas(cx))
+            .map_err(|message| cx.violation(OracleId::O7Conservation, &[], message))
+    }
+}
+
+/// Compares the counters with each other and with the model.
+pub(super) fn check_use(cx: &Context<'_>, found: &PageUse) -> Result<(), String> {
+    let PageUse { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, page_tables } = *found;
+    let sum = free + pcp + pages + large_kmalloc + slab + vmalloc + vmalloc_lazy + page_tables;
+    if managed != cx.model.geometry().managed().get() || sum != managed {
+        return Err(format!("the owners have {sum} of {managed} pages: {found:?}"));
+    }
+    let counted = ExpectedUse { pages, large_kmalloc, vmalloc };
+    let expected = cx.model.expected_use();
+    if counted == expected { Ok(()) } else { Err(format!("the counters say {counted:?}, live are {expected:?}")) }
+}
+
+/// Every cache of the trace counts its live objects.
+fn check_objects(cx: &Context<'_>) -> Result<(), String> {
+    let Some(inside) = cx.subject.white_box().filter(|_| !cx.model.caches().is_empty()) else { return Ok(()) };
+    let listed = inside.slabinfo();
+    for cache in cx.model.caches() {
+        let Some(info) = listed.iter().find(|info| info.id == cache.id) else {
+            return Err(format!("slabinfo does not list the live cache {:?}", cache.id));
+        };
+        if info.active_objs != cache.live as u64 {
+            return Err(format!("{:?} says {} active objects, {} are live", cache.id, info.active_objs, cache.live));
+        }
+        if (info.size, info.align) != (cache.stride, cache.align) {
+            return Err(format!("{info:?} should have stride {} and alignment {}", cache.stride, cache.align));
+        }
+    }
+    Ok(())
+}
+
+/// As many live areas are listed as there are.
+fn check_areas(cx: &Context<'_>) -> Result<(), String> {
+    let Some(inside) = cx.subject.white_box() else { return Ok(()) };
+    let listed = inside.vmallocinfo().iter().filter(|entry| entry.kind != AreaKind::Lazy).count();
+    let live = cx.model.count(crate::model::Tiers::GUARDED);
+    if listed == live { Ok(()) } else { Err(format!("vmallocinfo lists {listed} areas, {live} are live")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::fake::{FakeSubject, ask, context, step};
+    use crate::subject::Call;
+    use kmem::{GfpFlags, PAGE_SIZE};
+
+    fn alloc(subject: &FakeSubject) -> crate::oracle::Step {
+        let call = Call::AllocPages { order: 1, gfp: GfpFlags::KERNEL };
+        step(call, Reply::Block { addr: subject.direct(4), usable: 2 * PAGE_SIZE })
+    }
+
+    #[test]
+    fn a_page_that_nobody_owns_is_missed() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        subject.counters.free = 61;
+        subject.counters.pages = 2;
+        let alloc = alloc(&subject);
+        assert!(ask(&Conservation, &mut model, &mut subject, &alloc).is_err());
+        subject.counters.pcp = 1;
+        assert_eq!(ask(&Conservation, &mut subject.model(), &mut subject, &alloc), Ok(()));
+    }
+
+    #[test]
+    fn an_owner_with_more_than_the_live_blocks_has_leaked() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        subject.counters.free = 61;
+        subject.counters.pages = 3;
+        let alloc = alloc(&subject);
+        let wrong = ask(&Conservation, &mut model, &mut subject, &alloc).unwrap_err();
+        assert_eq!(wrong.oracle, OracleId::O7Conservation);
+    }
+
+    #[test]
+    fn an_object_that_is_live_must_be_counted() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        let cache = subject.add_cache("mine", 64, 3, 0);
+        let create = Call::CacheCreate { size: 64, align: 64, hwcache_align: false, ctor: false };
+        model.update(&step(create, Reply::Cache(cache)), &subject);
+        assert_eq!(Conservation.audit(&mut context(&mut model, &mut subject)), Ok(()));
+        let reply = Reply::Block { addr: subject.direct(4), usable: 64 };
+        model.update(&step(Call::CacheAlloc { cache, gfp: GfpFlags::KERNEL }, reply), &subject);
+        assert!(Conservation.audit(&mut context(&mut model, &mut subject)).is_err());
+        subject.caches[0].active_objs = 1;
+        assert_eq!(Conservation.audit(&mut context(&mut model, &mut subject)), Ok(()));
+    }
+}

@@ -1,0 +1,353 @@
+//! O9: was a refusal justified, and was a bad request refused?
+//!
+//! Contract: sections 1.2, 2.1, 2.3, 3.1, 3.5, 3.7, 4.1, 4.3 and the kinds of error. A request that the contract forbids must
+//! be refused, with the error that names the reason. A proper request may be refused only for want of memory or of address
+//! space, and then it is recomputed whether there was none (and, when memory is short, whether a block without reclaim
+//! was served from a reserve to which it has no right):
+//!
+//! * with `DIRECT_RECLAIM`: on an imagined machine on which only pinned frames are in use;
+//! * without: from the free blocks, objects and gaps as they were.
+//!
+//! An injected fault justifies a refusal if one struck during the call, and nothing else does. The recomputation is in
+//! [`scene`](super::scene), which also says where it leans to "justified", and by how much. Of a loose subject only one
+//! thing is demanded: with nothing live, a modest request with plain flags is served.
+//!
+//! At the first audit the zones' marks are compared with those of section 3.5.
+
+use super::scene::Snapshot;
+use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
+use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
+use crate::model::zones::{bad_mobility, highest_zone, watermarks};
+use crate::model::{Block, Model, Tier, Tiers, old_address};
+use crate::subject::{Call, Reply};
+use kmem::{AllocError, GfpFlags, PAGE_SIZE, ZoneKind};
+
+/// See the module.
+pub(super) struct RefusalJustified;
+
+impl Oracle for RefusalJustified {
+    fn id(&self) -> OracleId {
+        OracleId::O9RefusalJustified
+    }
+
+    fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let Some(step) = cx.step else { return Ok(()) };
+        let verdict = match &step.reply {
+            Reply::Refused(error) if cx.model.is_tight() => judge_refusal(cx, step, error),
+            Reply::Refused(error) => judge_loose_refusal(cx, step, error),
+            Reply::Pages(pages) if cx.model.is_tight() && pages.is_empty() => judge_empty_bulk(cx, step),
+            Reply::Block { .. } if cx.model.is_tight() => judge_success(cx, &step.call),
+            _ => Ok(()),
+        };
+        verdict.map_err(|message| cx.violation(OracleId::O9RefusalJustified, &[], message))
+    }
+
+    fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        if std::mem::replace(&mut cx.model.notes.watermarks_checked, true) {
+            return Ok(());
+        }
+        let Some(inside) = cx.subject.white_box() else { return Ok(()) };
+        let expected = watermarks(cx.model.geometry());
+        for (info, marks) in inside.buddyinfo().zones().iter().zip(expected) {
+            if (info.min, info.low, info.high) != (marks.min, marks.low, marks.high) {
+                let message = format!("the marks of zone {:?} should be {marks:?}: {info:?}", info.kind);
+                return Err(cx.violation(OracleId::O9RefusalJustified, &[], message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why the contract forbids a request.
+struct Reason {
+    what: &'static str,
+    accepts: fn(&AllocError) -> bool,
+    /// Whether the request must be refused; otherwise the contract leaves it open.
+    must: bool,
+}
+
+const OVERFLOW: Reason =
+    Reason { what: "n * size overflows", accepts: |e| matches!(e, AllocError::Overflow), must: true };
+const ZERO_SIZE: Reason = Reason { what: "size 0", accepts: |e| matches!(e, AllocError::ZeroSize), must: true };
+const TOO_LARGE: Reason = Reason {
+    what: "more than the call ever gives",
+    accepts: |e| matches!(e, AllocError::TooLarge { .. } | AllocError::Overflow),
+    must: true,
+};
+const ORDER: Reason = Reason {
+    what: "an order above the largest",
+    accepts: |e| matches!(e, AllocError::OrderTooLarge { .. } | AllocError::TooLarge { .. }),
+    must: true,
+};
+const FLAGS: Reason =
+    Reason { what: "flags that contradict each other", accepts: |e| matches!(e, AllocError::BadFlags), must: true };
+const FLAGS_OPEN: Reason = Reason { must: false, ..FLAGS };
+const ADDRESS: Reason = Reason {
+    what: "an address that is no block of this kind",
+    accepts: |e| matches!(e, AllocError::BadAddress(_)),
+    must: true,
+};
+
+/// The reasons for which a request must or may be refused whatever memory there is.
+fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
+    let largest = model.geometry().max_order.get();
+    match *call {
+        Call::AllocPages { order, gfp } => page_reasons(order > largest, gfp),
+        Call::AllocPagesBulk { gfp, .. } => page_reasons(false, gfp),
+        Call::AllocPagesExact { size: 0, .. } => vec![ZERO_SIZE],
+        Call::AllocPagesExact { size, gfp } => {
+            page_reasons(get_order(size) > largest, gfp.difference(GfpFlags::HIGHMEM))
+        }
+        Call::Kmalloc { size, gfp } => kmalloc_reasons(model, Some(size), gfp),
+        Call::KmallocArray { n, size, gfp } => kmalloc_reasons(model, n.checked_mul(size), gfp),
+        Call::Krealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::KMALLOC, size, gfp, kmalloc_reasons),
+        Call::CacheAlloc { cache, gfp } => match model.cache(cache) {
+            Some(cache) if cache.ctor && gfp.wants_zero() => vec![FLAGS],
+            _ => mobility_reasons(gfp),
+        },
+        Call::Vmalloc { size, gfp } => vmalloc_reasons(model, Some(size), gfp),
+        Call::Vrealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons),
+        Call::Vmap { ref pfns } => vmap_reasons(model, pfns),
+        Call::Kvmalloc { size, gfp } => kvmalloc_reasons(model, Some(size), gfp),
+        Call::KvmallocArray { n, size, gfp } => kvmalloc_reasons(model, n.checked_mul(size), gfp),
+        Call::Kvrealloc { size, gfp, .. } => match old_block(model, call).map(|b| b.tier) {
+            Some(Tier::Vmalloc) => realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons),
+            _ => realloc_reasons(model, call, Tiers::KMALLOC, size, gfp, kvmalloc_reasons),
+        },
+        _ => Vec::new(),
+    }
+}
+
+fn page_reasons(too_large: bool, gfp: GfpFlags) -> Vec<Reason> {
+    let mut reasons = mobility_reasons(gfp);
+    if too_large {
+        reasons.push(ORDER);
+    }
+    if highest_zone(gfp).is_none() {
+        reasons.push(FLAGS);
+    }
+    reasons
+}
+
+/// Both mobility bits at once are a bug of the caller (3.1); what the answer is, the contract does not say.
+fn mobility_reasons(gfp: GfpFlags) -> Vec<Reason> {
+    if bad_mobility(gfp) { vec![FLAGS_OPEN] } else { Vec::new() }
+}
+
+fn kmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Reason> {
+    let limit = kmalloc_max(model.geometry().max_order.get());
+    match size {
+        None => vec![OVERFLOW],
+        Some(size) if size > limit => vec![TOO_LARGE],
+        Some(_) => mobility_reasons(gfp),
+    }
+}
+
+fn vmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Reason> {
+    match size {
+        None => vec![OVERFLOW],
+        Some(0) => vec![ZERO_SIZE],
+        Some(size) if size.div_ceil(PAGE_SIZE) as u64 > model.geometry().managed().get() => vec![TOO_LARGE],
+        Some(_) if highest_zone(gfp).is_none() || bad_mobility(gfp) => vec![FLAGS_OPEN],
+        Some(_) => Vec::new(),
+    }
+}
+
+fn kvmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Reason> {
+    match size {
+        Some(size) if size > KVMALLOC_MAX => vec![TOO_LARGE],
+        Some(size) if size <= PAGE_SIZE => kmalloc_reasons(model, Some(size), gfp),
+        size => vmalloc_reasons(model, size, gfp),
+    }
+}
+
+/// A reallocation of something that is no block of these tiers is refused; one that fits never is; the rest is as an
+/// allocation of the new size.
+fn realloc_reasons(
+    model: &Model,
+    call: &Call,
+    tiers: Tiers,
+    size: usize,
+    gfp: GfpFlags,
+    fresh: fn(&Model, Option<usize>, GfpFlags) -> Vec<Reason>,
+) -> Vec<Reason> {
+    match (old_address(call), old_block(model, call)) {
+        (Some(_), Some(block)) if tiers.contains(block.tier) => {
+            if size <= room(block) {
+                Vec::new()
+            } else {
+                fresh(model, Some(size), gfp)
+            }
+        }
+        (Some(_), _) => vec![ADDRESS],
+        // Reallocating nothing to nothing is answered by null or refused; the contract has a row for either.
+        (None, _) if size == 0 => vec![Reason { must: false, ..ZERO_SIZE }],
+        (None, _) => fresh(model, Some(size), gfp),
+    }
+}
+
+fn vmap_reasons(model: &Model, pfns: &[u32]) -> Vec<Reason> {
+    let zones = model.geometry().zones();
+    let owned = |&pfn: &u32| {
+        zones.iter().any(|z| pfn >= z.start.as_u32() && u64::from(pfn - z.start.as_u32()) < z.frames.get())
+    };
+    match pfns {
+        [] => vec![ZERO_SIZE],
+        _ if pfns.len() as u64 > model.geometry().managed().get() => vec![TOO_LARGE],
+        _ if !pfns.iter().all(owned) => vec![Reason { must: false, ..ADDRESS }],
+        _ => Vec::new(),
+    }
+}
+
+fn old_block<'m>(model: &'m Model, call: &Call) -> Option<&'m Block> {
+    model.block(old_address(call)?)
+}
+
+/// Bytes to which a block can grow where it is.
+fn room(block: &Block) -> usize {
+    if block.tier == Tier::Vmalloc { block.frames.len() * PAGE_SIZE } else { block.usable }
+}
+
+fn judge_success(cx: &Context<'_>, call: &Call) -> Result<(), String> {
+    match reasons(cx.model, call).into_iter().find(|reason| reason.must) {
+        Some(reason) => Err(format!("{call:?} was served in spite of {}", reason.what)),
+        None => judge_generosity(cx, call),
+    }
+}
+
+/// The reserve is for those who have a right to it: without reclaim a block must come from above the watermark.
+fn judge_generosity(cx: &Context<'_>, call: &Call) -> Result<(), String> {
+    match (call, &cx.model.notes.before) {
+        (Call::AllocPages { order, gfp }, Some(before)) if !before.may_serve_pages(cx.model, *order, *gfp) => {
+            Err(format!("{call:?} was served from below the watermark"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn judge_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<(), String> {
+    let reasons = reasons(cx.model, &step.call);
+    if reasons.iter().any(|reason| (reason.accepts)(error)) {
+        return Ok(());
+    }
+    if step.fault_struck && error.is_exhaustion() {
+        return Ok(());
+    }
+    if let Some(reason) = reasons.iter().find(|reason| reason.must) {
+        return Err(format!("{:?} has {}, but was refused with \"{error}\"", step.call, reason.what));
+    }
+    match error {
+        AllocError::Injected(point) => Err(format!("refused with a fault at {point:?}, but none was injected")),
+        AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. } => judge_exhaustion(cx, step, error),
+        _ => Err(format!("{:?} is a proper request, but was refused with \"{error}\"", step.call)),
+    }
+}
+
+fn judge_empty_bulk(cx: &Context<'_>, step: &Step) -> Result<(), String> {
+    match step.call {
+        Call::AllocPagesBulk { count, gfp }
+            if count > 0 && !step.fault_struck && page_reasons(false, gfp).is_empty() =>
+        {
+            judge_exhaustion(cx, step, &AllocError::NoPages { order: kmem::Order::ZERO })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Recomputes whether memory or address space had run out.
+fn judge_exhaustion(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<(), String> {
+    let (Some(inside), Some((size, gfp))) = (cx.subject.white_box(), cx.model.promised(&step.call)) else {
+        return Ok(());
+    };
+    if old_block(cx.model, &step.call).is_some_and(|block| size <= room(block)) {
+        return Err(format!("{:?} fits the block as it is, but was refused with \"{error}\"", step.call));
+    }
+    let found = match &cx.model.notes.before {
+        _ if gfp.may_block() => Snapshot::reclaimed(cx.model, inside),
+        Some(before) => before.clone(),
+        None => Snapshot::as_is(cx.model, inside),
+    };
+    match served_by(cx, &found, &step.call, size, gfp, error) {
+        Some(how) => {
+            let state = if gfp.may_block() { "after reclaim" } else { "without reclaim" };
+            Err(format!("{:?} was refused with \"{error}\", but {state} {how}", step.call))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What would have served the request; `None` if nothing.
+fn served_by(
+    cx: &Context<'_>,
+    found: &Snapshot,
+    call: &Call,
+    size: usize,
+    gfp: GfpFlags,
+    error: &AllocError,
+) -> Option<&'static str> {
+    let model: &Model = cx.model;
+    let pages = size.div_ceil(PAGE_SIZE) as u64;
+    let area = |own| area_served(found, model, pages, own, gfp, error);
+    let block = "a free block of an allowed zone passes the watermark";
+    let object = "a free object or a slab's frames are there";
+    match call {
+        Call::AllocPages { order, .. } => found.serves_pages(model, *order, gfp).then_some(block),
+        Call::AllocPagesBulk { .. } => found.serves_pages(model, 0, gfp).then_some(block),
+        Call::AllocPagesExact { .. } => {
+            found.serves_pages(model, get_order(size), gfp.difference(GfpFlags::HIGHMEM)).then_some(block)
+        }
+        Call::CacheAlloc { cache, .. } => {
+            let stride = model.cache(*cache)?.stride;
+            found.serves_object(model, *cache, stride, gfp).then_some(object)
+        }
+        Call::Vmalloc { .. } | Call::Vrealloc { .. } => area(pages),
+        Call::Vmap { .. } => area(0),
+        Call::Kvrealloc { .. } if old_block(model, call).is_some_and(|b| b.tier == Tier::Vmalloc) => area(pages),
+        Call::Kvmalloc { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } if size > PAGE_SIZE => {
+            contiguous_served(cx, found, size, gfp).then_some("a contiguous block is there").or_else(|| area(pages))
+        }
+        _ => found.serves_kmalloc(model, size, gfp).then_some(object),
+    }
+}
+
+/// Whether `kvmalloc`'s first attempt had to succeed: without reclaim in the state before the call, or with it if the
+/// caller insists.
+fn contiguous_served(cx: &Context<'_>, found: &Snapshot, size: usize, gfp: GfpFlags) -> bool {
+    if size > kmalloc_max(cx.model.geometry().max_order.get()) {
+        return false;
+    }
+    let reclaims = gfp.may_block() && gfp.contains(GfpFlags::RETRY_MAYFAIL);
+    cx.model.notes.contiguous == Some(Contiguous::Must) || (reclaims && found.serves_kmalloc(cx.model, size, gfp))
+}
+
+fn area_served(
+    found: &Snapshot,
+    model: &Model,
+    pages: u64,
+    own: u64,
+    gfp: GfpFlags,
+    error: &AllocError,
+) -> Option<&'static str> {
+    let verdict = found.serves_area(model, pages, own, gfp);
+    match error {
+        AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("the window has a gap"),
+        _ => verdict.has_memory.then_some("there is memory for descriptor, pages and page tables"),
+    }
+}
+
+/// With nothing live, a modest request with plain flags is served by every allocator.
+fn judge_loose_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<(), String> {
+    let Some((size, gfp)) = cx.model.promised(&step.call) else { return Ok(()) };
+    let zones = cx.model.geometry().zones().iter().filter(|zone| zone.kind != ZoneKind::Movable);
+    let memory = zones.map(|zone| zone.frames.get()).sum::<u64>() as usize * PAGE_SIZE;
+    let plain = gfp.difference(GfpFlags::ZERO | GfpFlags::NOWARN) == GfpFlags::KERNEL;
+    if cx.model.is_empty() && error.is_exhaustion() && plain && !step.fault_struck && (1..=memory / 16).contains(&size)
+    {
+        return Err(format!("nothing is live, but {:?} was refused: {:?}", step.call, step.reply));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "o09_tests.rs"]
+mod tests;

@@ -1,0 +1,115 @@
+//! O11: does a failed call change nothing?
+//!
+//! Contract: I13. After a refusal the owners of pages have what the model says, and no more. What reclaim, or the
+//! flush of a cache that could not be destroyed, may have done on the way is allowed: slabs, page tables and lazily freed pages may become fewer, and free pages may move between the
+//! buddy and the per-CPU lists. Slabs may become more by one page, for a vmalloc area's descriptor that was given back to
+//! its cache when a later stage failed. A call that was rejected as misuse changes no counter at all. That an old block
+//! survives a failed reallocation is asked by O6. Exact but for that one page.
+
+use super::o07_conservation::check_use;
+use super::{Context, Oracle, OracleId, Violation};
+use crate::model::old_address;
+use crate::subject::{Call, PageUse, Reply};
+
+/// See the module.
+pub(super) struct FailureAtomic;
+
+impl Oracle for FailureAtomic {
+    fn id(&self) -> OracleId {
+        OracleId::O11FailureAtomic
+    }
+
+    fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let Some(step) = cx.step else { return Ok(()) };
+        let misuse = match step.reply {
+            Reply::Refused(_) | Reply::CacheRefused(_) => false,
+            Reply::Rejected(_) => true,
+            _ => return Ok(()),
+        };
+        let (Some(inside), Some(before)) = (cx.subject.white_box(), cx.model.last_use) else { return Ok(()) };
+        let after = inside.page_use();
+        let verdict = if misuse { unchanged(&before, &after) } else { only_reclaimed(&step.call, &before, &after) };
+        verdict
+            .and_then(|()| check_use(cx, &after))
+            .map_err(|message| cx.violation(OracleId::O11FailureAtomic, &[], format!("after a failure {message}")))
+    }
+}
+
+fn unchanged(before: &PageUse, after: &PageUse) -> Result<(), String> {
+    if before == after { Ok(()) } else { Err(format!("{before:?} became {after:?}")) }
+}
+
+fn only_reclaimed(call: &Call, before: &PageUse, after: &PageUse) -> Result<(), String> {
+    let descriptor = u64::from(may_need_descriptor(call));
+    let rows = [
+        ("slab", before.slab + descriptor, after.slab),
+        ("page table", before.page_tables, after.page_tables),
+        ("lazily freed", before.vmalloc_lazy, after.vmalloc_lazy),
+    ];
+    match rows.into_iter().find(|(_, most, found)| found > most) {
+        Some((what, most, found)) => Err(format!("{found} {what} pages remain, at most {most} may")),
+        None => Ok(()),
+    }
+}
+
+fn may_need_descriptor(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::Vmalloc { .. }
+            | Call::Vmap { .. }
+            | Call::Vrealloc { .. }
+            | Call::Kvmalloc { .. }
+            | Call::KvmallocArray { .. }
+    ) || (matches!(call, Call::Kvrealloc { .. }) && old_address(call).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::Step;
+    use crate::oracle::fake::{FakeSubject, ask, step};
+    use kmem::{AllocError, FreeError, GfpFlags, Order, VirtAddr};
+
+    fn refused(call: Call) -> Step {
+        step(call, Reply::Refused(AllocError::NoPages { order: Order::ZERO }))
+    }
+
+    fn verdict(step: &Step, change: impl Fn(&mut PageUse)) -> bool {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        model.last_use = Some(subject.counters);
+        change(&mut subject.counters);
+        ask(&FailureAtomic, &mut model, &mut subject, step).is_ok()
+    }
+
+    #[test]
+    fn a_refused_call_may_not_keep_pages() {
+        let kmalloc = refused(Call::Kmalloc { size: 64, gfp: GfpFlags::KERNEL });
+        let vmalloc = refused(Call::Vmalloc { size: 64, gfp: GfpFlags::KERNEL });
+        let take = |n: u64, owner: fn(&mut PageUse) -> &mut u64| {
+            move |u: &mut PageUse| {
+                u.free -= n;
+                *owner(u) += n;
+            }
+        };
+        assert!(verdict(&kmalloc, |_| ()) && verdict(&kmalloc, take(3, |u| &mut u.pcp)));
+        assert!(!verdict(&kmalloc, take(1, |u| &mut u.slab)) && verdict(&vmalloc, take(1, |u| &mut u.slab)));
+        assert!(!verdict(&vmalloc, take(2, |u| &mut u.slab)));
+        assert!(!verdict(&vmalloc, take(1, |u| &mut u.vmalloc)));
+        assert!(!verdict(&vmalloc, take(1, |u| &mut u.vmalloc_lazy)));
+        assert!(!verdict(&vmalloc, take(1, |u| &mut u.page_tables)));
+        assert!(!verdict(&vmalloc, |u| u.free -= 1), "a page got lost");
+    }
+
+    #[test]
+    fn a_rejected_free_changes_no_counter() {
+        let addr = 0x1000;
+        let free = step(Call::Kfree { addr }, Reply::Rejected(FreeError::Foreign(VirtAddr::new(addr))));
+        assert!(verdict(&free, |_| ()));
+        let moved = |u: &mut PageUse| {
+            u.free -= 1;
+            u.pcp += 1;
+        };
+        assert!(!verdict(&free, moved));
+    }
+}

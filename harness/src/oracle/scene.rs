@@ -1,0 +1,315 @@
+//! What memory a request finds: as it is, or as it is once everything that can be given back is.
+//!
+//! The questions `serves_*` answer *must the subject serve this?* and `may_serve_*` *can it, by the rules?* They rely only on the contract (sections 1 to 4) and on
+//! `kmem`'s own policy, which is:
+//!
+//! * a request without `DIRECT_RECLAIM` may use free objects in slabs, in this CPU's sheaves and in the barn, and any free
+//!   block of the buddy that passes the watermark, whatever its migrate type;
+//! * before a request with it is refused, lazily freed areas are purged, all sheaves flushed, empty slabs released and all
+//!   per-CPU pages drained: what stands in its way then are *pinned* frames only.
+//!
+//! Where a fact cannot be seen from outside, the answer leans to "need not, but may", by exactly this much:
+//!
+//! * pages on per-CPU lists do not oblige a request without reclaim: the watermark is tested first (3.5), on buddy pages;
+//! * of objects in sheaves those that could all sit on other CPUs do not oblige;
+//! * a slab frame counts as pinned if an object lives in the aligned block of its cache's preferred order around it;
+//! * the slabs of area descriptors and all page tables that exist count as pinned;
+//! * an area asked for with zone or mobility flags must fit under every reading of them, as 4.5 does not say what the
+//!   descriptor and the page tables inherit.
+
+use crate::model::areas::{Span, Window};
+use crate::model::classes::{class_of, get_order, sheaf_capacity, slab_order};
+use crate::model::zones::{ZoneRules, ZoneState, bad_mobility, large_page_flags, slab_page_flags};
+use crate::model::{Model, Tiers};
+use crate::subject::WhiteBox;
+use kmem::{AreaKind, CacheId, CacheInfo, FrameKind, GfpFlags, Order, PAGE_SIZE, ZoneKind, ZoneSpec};
+
+/// The largest order of which every CPU keeps a list, but for that of pageblocks (section 3.4).
+const LARGEST_PCP_ORDER: u8 = 3;
+/// Name of the cache that holds the descriptors of areas.
+const DESCRIPTORS: &str = "vmap_area";
+
+/// Zones and caches at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    zones: Vec<ZoneState>,
+    /// Pages on the per-CPU lists of each zone, all CPUs together.
+    pcp: Vec<u64>,
+    caches: Vec<CacheInfo>,
+    window: Window,
+    /// Whether nothing is left that reclaim could give back.
+    reclaimed: bool,
+}
+
+/// Whether an area must be served.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AreaVerdict {
+    /// There is a gap for the pages and the guard.
+    pub(crate) has_gap: bool,
+    /// There is memory for everything that the area needs before and, if there is a gap, after the address is chosen.
+    pub(crate) has_memory: bool,
+}
+
+impl Snapshot {
+    /// The moment as it is, for questions about blocks, and with `objects` about objects; not about areas.
+    pub(crate) fn of_blocks(model: &Model, inside: &dyn WhiteBox, objects: bool) -> Self {
+        let state = |info: &kmem::ZoneInfo| ZoneState { free_pages: info.free_pages, blocks: info.free };
+        let listed = inside.buddyinfo();
+        let zones = listed.zones().iter().map(state).collect();
+        let pcp = listed.zones().iter().map(|info| info.pcp_pages).collect();
+        let caches = if objects { inside.slabinfo() } else { Vec::new() };
+        Self { zones, pcp, caches, window: Window::new(model.geometry(), Vec::new()), reclaimed: false }
+    }
+
+    /// The moment as it is.
+    pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
+        let lazy = inside.vmallocinfo().into_iter().filter(|entry| entry.kind == AreaKind::Lazy);
+        let lazy = lazy.map(|e| Span { start: e.start.vpn().as_u64(), pages: e.pages.get(), mapped: e.mapped.get() });
+        let window = Window::new(model.geometry(), live_spans(model).chain(lazy).collect());
+        Self { window, ..Self::of_blocks(model, inside, true) }
+    }
+
+    /// The moment after an imagined reclaim: every frame that is not pinned is free.
+    pub(crate) fn reclaimed(model: &Model, inside: &dyn WhiteBox) -> Self {
+        let caches = inside.slabinfo();
+        let pins = Pins { model, inside, caches: &caches };
+        let max_order = model.geometry().max_order;
+        let zone = |zone: &ZoneSpec| coalesced(zone, max_order, |pfn| !pins.is_pinned(pfn));
+        let zones: Vec<ZoneState> = model.geometry().zones().iter().map(zone).collect();
+        let window = Window::new(model.geometry(), live_spans(model).collect());
+        Self { pcp: vec![0; zones.len()], zones, caches, window, reclaimed: true }
+    }
+
+    /// Must a page block of this order be served?
+    pub(crate) fn serves_pages(&self, model: &Model, order: u8, gfp: GfpFlags) -> bool {
+        let rules = ZoneRules::new(model.geometry(), gfp);
+        self.zones.iter().enumerate().any(|(index, state)| rules.admits(index, order, state))
+    }
+
+    /// Can a page block of this order come from a free block above the watermark, or from a per-CPU list?
+    pub(crate) fn may_serve_pages(&self, model: &Model, order: u8, gfp: GfpFlags) -> bool {
+        let is_listed = order <= LARGEST_PCP_ORDER || order == model.geometry().pageblock_order.get();
+        let parked = |index: usize| is_listed && self.pcp.get(index).is_some_and(|&pages| pages >= 1 << order);
+        let rules = ZoneRules::new(model.geometry(), gfp);
+        // How much of the reserve these flags open can be read in two ways.
+        let is_open = gfp.contains(GfpFlags::HIGH | GfpFlags::NOMEMALLOC) || bad_mobility(gfp);
+        is_open || self.serves_pages(model, order, gfp) || rules.eligible().any(parked)
+    }
+
+    /// Can `kmalloc` have an object or a block of this size?
+    pub(crate) fn may_serve_kmalloc(&self, model: &Model, size: usize, gfp: GfpFlags) -> bool {
+        let Some(class) = class_of(size) else {
+            return size == 0 || self.may_serve_pages(model, get_order(size), large_page_flags(gfp));
+        };
+        let mut of_class = self.caches.iter().filter(|c| c.object_size == class);
+        let geometry = model.geometry();
+        let preferred = slab_order(class, geometry.cpus, geometry.max_order.get());
+        let mut orders = [Some(get_order(class)), preferred].into_iter().flatten();
+        of_class.any(|c| c.free_in_slabs + c.in_sheaves > 0)
+            || orders.any(|order| self.may_serve_pages(model, order, slab_page_flags(gfp)))
+    }
+
+    /// Must `kmalloc` serve this size?
+    pub(crate) fn serves_kmalloc(&self, model: &Model, size: usize, gfp: GfpFlags) -> bool {
+        let Some(class) = class_of(size) else {
+            return size == 0 || self.serves_pages(model, get_order(size), large_page_flags(gfp));
+        };
+        // Without a DMA zone there are no caches for it: the ordinary ones serve, from ordinary zones.
+        let dma = gfp.contains(GfpFlags::DMA) && model.geometry().zones().iter().any(|z| z.kind == ZoneKind::Dma);
+        let gfp = if dma { gfp } else { gfp.difference(GfpFlags::DMA) };
+        let prefix = match gfp {
+            _ if dma => "dma-kmalloc-",
+            _ if gfp.contains(GfpFlags::RECLAIMABLE) => "kmalloc-rcl-",
+            _ => "kmalloc-",
+        };
+        let of_type = |c: &&CacheInfo| c.object_size == class && is_of_type(c.name.as_str(), prefix);
+        let at_hand = self.caches.iter().find(of_type).is_some_and(|cache| self.has_object(model, cache));
+        at_hand || self.serves_pages(model, get_order(class), slab_page_flags(gfp))
+    }
+
+    /// Must `kmem_cache_alloc` serve an object of this cache, whose objects are `stride` bytes apart?
+    pub(crate) fn serves_object(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags) -> bool {
+        let at_hand = self.caches.iter().find(|c| c.id == id).is_some_and(|cache| self.has_object(model, cache));
+        // The zone is the cache's, whatever the caller's flags say.
+        let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
+        at_hand || self.serves_pages(model, get_order(stride), flags)
+    }
+
+    /// Must an area of this many pages be served, `own` of them with frames of its own?
+    pub(crate) fn serves_area(&self, model: &Model, pages: u64, own: u64, gfp: GfpFlags) -> AreaVerdict {
+        let descriptors = self.caches.iter().find(|c| c.name.as_str() == DESCRIPTORS);
+        let descriptor = u64::from(!descriptors.is_some_and(|cache| self.has_object(model, cache)));
+        let gap = self.window.lowest_gap(pages);
+        let needed = match gap {
+            Some(start) => descriptor + own + self.window.new_tables(start, pages) + stranded(model, gfp),
+            None => descriptor,
+        };
+        AreaVerdict { has_gap: gap.is_some(), has_memory: self.single_pages(model, gfp) >= needed }
+    }
+
+    /// How many single pages a sequence of requests must get, whatever it makes of zone flags.
+    fn single_pages(&self, model: &Model, gfp: GfpFlags) -> u64 {
+        let readings = [gfp, gfp | GfpFlags::HIGHMEM, slab_page_flags(gfp).difference(GfpFlags::DMA)];
+        let has_zone_flags = gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32 | GfpFlags::HIGHMEM | GfpFlags::MOVABLE);
+        let readings = if has_zone_flags { &readings[..] } else { &readings[..1] };
+        let rules: Vec<ZoneRules> = readings.iter().map(|&flags| ZoneRules::new(model.geometry(), flags)).collect();
+        let of_zone = |(index, state): (usize, &ZoneState)| {
+            rules.iter().map(|rules| rules.single_pages(index, state)).min().unwrap_or(0)
+        };
+        self.zones.iter().enumerate().map(of_zone).sum()
+    }
+
+    /// Is there a free object that this CPU reaches without a new slab?
+    fn has_object(&self, model: &Model, cache: &CacheInfo) -> bool {
+        let others = u64::from(model.geometry().cpus - 1) * 2 * sheaf_capacity(cache.size);
+        let elsewhere = if self.reclaimed { 0 } else { others };
+        cache.free_in_slabs > 0 || cache.in_sheaves > elsewhere
+    }
+}
+
+/// Pages that a refill of the per-CPU lists for one migrate type may keep from requests of another: an area's own pages
+/// follow the caller's mobility, its descriptor and tables are unmovable.
+fn stranded(model: &Model, gfp: GfpFlags) -> u64 {
+    let largest = model.geometry().zones().iter().map(|z| z.frames.get()).max().unwrap_or(0);
+    // Batch of section 3.4, doubled up to five times.
+    let refill = (largest >> 12).clamp(1, 64) << 5;
+    if gfp.intersects(GfpFlags::MOVABLE | GfpFlags::RECLAIMABLE) { refill } else { 0 }
+}
+
+/// Whether a cache's name is that of the `kmalloc` type with this prefix: a size follows at once.
+fn is_of_type(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+fn live_spans(model: &Model) -> impl Iterator<Item = Span> {
+    model.blocks(Tiers::GUARDED).map(|block| Span {
+        start: block.addr / PAGE_SIZE as u64,
+        pages: block.area_pages as u64,
+        mapped: block.frames.len() as u64,
+    })
+}
+
+/// Free pages and blocks of a zone if exactly these frames are free and everything is coalesced.
+pub(crate) fn coalesced(zone: &ZoneSpec, max_order: Order, is_free: impl Fn(u32) -> bool) -> ZoneState {
+    let mut state = ZoneState::default();
+    let mut run = 0u64;
+    let (start, end) = (u64::from(zone.start.as_u32()), u64::from(zone.start.as_u32()) + zone.frames.get());
+    for frame in start..=end {
+        if frame < end && is_free(frame as u32) {
+            run += 1;
+        } else {
+            add_run(&mut state, frame - run, frame, max_order);
+            run = 0;
+        }
+    }
+    state
+}
+
+/// Adds the largest aligned blocks that make up the free frames `[from, to)`.
+fn add_run(state: &mut ZoneState, mut from: u64, to: u64, max_order: Order) {
+    state.free_pages += to - from;
+    while from < to {
+        let aligned = if from == 0 { u32::from(max_order.get()) } else { from.trailing_zeros() };
+        let order = aligned.min((to - from).ilog2()).min(u32::from(max_order.get()));
+        state.blocks[order as usize] += 1;
+        from += 1 << order;
+    }
+}
+
+/// Which frames no reclaim can free.
+struct Pins<'a> {
+    model: &'a Model,
+    inside: &'a dyn WhiteBox,
+    caches: &'a [CacheInfo],
+}
+
+impl Pins<'_> {
+    fn is_pinned(&self, pfn: u32) -> bool {
+        match self.inside.frame_kind(pfn) {
+            FrameKind::Free | FrameKind::Pcp => false,
+            FrameKind::Pages | FrameKind::PagesTail | FrameKind::LargeKmalloc | FrameKind::LargeTail => {
+                self.model.used_directly(pfn)
+            }
+            FrameKind::Vmalloc => self.model.vmalloc_owner(pfn).is_some(),
+            FrameKind::Slab(cache) => self.is_slab_pinned(pfn, cache),
+            FrameKind::Absent | FrameKind::PageTable => true,
+        }
+    }
+
+    fn is_slab_pinned(&self, pfn: u32, id: CacheId) -> bool {
+        let Some(cache) = self.caches.iter().find(|c| c.id == id) else { return true };
+        if cache.name.as_str() == DESCRIPTORS {
+            return true;
+        }
+        let first = cache.order.align_down(kmem::Pfn::new(pfn)).as_u32();
+        let same = |f: &u32| self.inside.frame_kind(*f) == FrameKind::Slab(id);
+        (first..first + cache.order.pages() as u32).filter(same).any(|f| self.model.used_directly(f))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::fake::{FakeSubject, step};
+    use crate::subject::{Call, Reply};
+    use kmem::{PageCount, Pfn};
+
+    #[test]
+    fn coalescing_respects_alignment_zone_and_largest_order() {
+        let zone = ZoneSpec { kind: ZoneKind::Normal, node: 0, start: Pfn::new(3), frames: PageCount::new(30) };
+        let state = coalesced(&zone, Order::new(3).unwrap(), |f| f != 20);
+        // 3 | 4-7 | 8-15 | 16-19 | 21 | 22-23 | 24-31 | 32
+        assert_eq!((state.free_pages, state.blocks[..5].to_vec()), (29, vec![3, 1, 2, 2, 0]));
+    }
+
+    #[test]
+    fn pinned_frames_are_those_with_something_live_on_them() {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        let cache = subject.add_cache("kmalloc-64", 64, 0, 128);
+        subject.kinds[8] = FrameKind::Slab(cache);
+        subject.kinds[9] = FrameKind::Slab(cache);
+        subject.kinds[10] = FrameKind::Pcp;
+        subject.kinds[11] = FrameKind::PageTable;
+        subject.kinds[12] = FrameKind::Vmalloc;
+        let reply = Reply::Block { addr: subject.direct(9), usable: 64 };
+        model.update(&step(Call::Kmalloc { size: 64, gfp: GfpFlags::KERNEL }, reply), &subject);
+        let caches = subject.caches.clone();
+        let pins = Pins { model: &model, inside: &subject, caches: &caches };
+        let pinned: Vec<u32> = (0..64).filter(|&f| pins.is_pinned(f)).collect();
+        assert_eq!(pinned, [9, 11], "8 is an empty slab, 10 is cached, 12 is behind a freed area");
+    }
+
+    #[test]
+    fn an_area_needs_descriptor_pages_and_tables() {
+        let mut subject = FakeSubject::new(64);
+        let model = subject.model();
+        let verdict = |subject: &FakeSubject, pages| {
+            Snapshot::as_is(&model, subject).serves_area(&model, pages, pages, GfpFlags::KERNEL)
+        };
+        // 64 free, 16 kept back: 48 for one descriptor slab, three tables and the pages.
+        assert!(verdict(&subject, 44).has_memory && !verdict(&subject, 45).has_memory);
+        subject.add_cache("vmap_area", 64, 1, 0);
+        assert!(verdict(&subject, 45).has_memory && !verdict(&subject, 46).has_memory);
+        assert!(verdict(&subject, 63).has_gap && !verdict(&subject, 64).has_gap);
+    }
+
+    #[test]
+    fn objects_oblige_only_where_this_cpu_reaches_them() {
+        let mut subject = FakeSubject::new(64);
+        subject.set_free(&[(0, 16)]);
+        let serves = |subject: &FakeSubject, size, gfp| {
+            let model = subject.model();
+            Snapshot::as_is(&model, subject).serves_kmalloc(&model, size, gfp)
+        };
+        assert!(!serves(&subject, 60, GfpFlags::NOWAIT) && serves(&subject, 60, GfpFlags::ATOMIC));
+        subject.add_cache("kmalloc-64", 64, 0, 120);
+        assert!(serves(&subject, 60, GfpFlags::NOWAIT));
+        assert!(!serves(&subject, 60, GfpFlags::NOWAIT | GfpFlags::RECLAIMABLE), "another set of caches");
+        assert!(!serves(&subject, 90, GfpFlags::NOWAIT), "another class");
+        subject.geometry.cpus = 2;
+        assert!(!serves(&subject, 60, GfpFlags::NOWAIT), "the other CPU may have them all");
+        subject.caches[0].in_sheaves = 121;
+        assert!(serves(&subject, 60, GfpFlags::NOWAIT));
+    }
+}

@@ -1,0 +1,141 @@
+//! Executes traces: picks become addresses, macro operations become calls, every call is put to every oracle.
+//!
+//! ```text
+//! Trace ──op──► Session ──call──► Subject ──reply──► Step
+//!                  ▲                                   │
+//!                  │ picks                             ▼
+//!                Model ◄──update── oracles: before_update · after_update · audit · at_end
+//! ```
+//!
+//! The run stops at the first violation: what comes after it would be judged against a model that no longer holds.
+
+mod coverage;
+mod hash;
+mod macros;
+mod panics;
+mod resolve;
+mod score;
+mod session;
+mod throughput;
+
+pub use coverage::Coverage;
+pub use score::{Kill, SCORE_OPS, degenerate_score};
+pub use throughput::{Throughput, throughput};
+
+use crate::oracle::{OracleId, Step, Violation};
+use crate::subjects::{Spare, SubjectKind};
+use crate::trace::Trace;
+use kmem::GeometryError;
+use session::Session;
+
+/// How a trace is run.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Every how many operations all oracles look at everything; 0: only at the end.
+    pub audit_every: u32,
+    /// Whether the report lists every step.
+    pub keep_log: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { audit_every: 64, keep_log: false }
+    }
+}
+
+/// One step of a run, for the step table.
+#[derive(Clone, Debug)]
+pub struct StepRecord {
+    /// The call and its answer.
+    pub step: Step,
+    /// The CPU that made the call.
+    pub cpu: u16,
+    /// Blocks that were live after it.
+    pub live: usize,
+    /// What happened inside, by [`kmem::Event::index`], and how often; only what did happen.
+    pub events: Vec<(usize, u64)>,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub struct RunReport {
+    /// Operations of the trace that were executed.
+    pub ops: usize,
+    /// Calls that the subject answered, and reads and writes of blocks; the final freeing included.
+    pub calls: u64,
+    /// The answer that the contract does not allow, if there was one.
+    pub violation: Option<Violation>,
+    /// Why the subject could not even be made; the trace then says nothing about it.
+    pub unbootable: Option<GeometryError>,
+    /// Every step, if it was asked for.
+    pub log: Vec<StepRecord>,
+    /// What happened how often.
+    pub coverage: Coverage,
+    /// The most blocks that were live at once.
+    pub peak_live: usize,
+    /// A hash of all calls and answers: the same trace on the same subject gives the same one.
+    pub hash: u64,
+}
+
+impl RunReport {
+    /// Tells whether no oracle objected.
+    pub fn is_ok(&self) -> bool {
+        self.violation.is_none()
+    }
+
+    /// The oracle that objected.
+    pub fn killer(&self) -> Option<OracleId> {
+        self.violation.as_ref().map(|violation| violation.oracle)
+    }
+}
+
+/// Runs traces one after the other, reusing the machine's memory.
+#[derive(Default)]
+pub struct Runner {
+    spare: Spare,
+}
+
+impl Runner {
+    /// Makes a runner.
+    pub fn new() -> Self {
+        panics::install_hook();
+        Self::default()
+    }
+
+    /// Runs a trace on a new subject of this kind, puts every step to every oracle, and frees everything at the end.
+    ///
+    /// A panic of the subject is a violation too: [`OracleId::Panic`].
+    pub fn run(&mut self, trace: &Trace, kind: SubjectKind, options: &RunOptions) -> RunReport {
+        let geometry = trace.geometry.to_geometry();
+        let spare = std::mem::take(&mut self.spare);
+        let guest = match panics::catch(|| kind.build(&geometry, spare)) {
+            Ok(Ok(guest)) => guest,
+            Ok(Err(error)) => return RunReport { unbootable: Some(error), ..RunReport::default() },
+            Err(message) => return panicked(RunReport::default(), message),
+        };
+        let mut session = Session::new(guest, &geometry, *options);
+        match panics::catch(|| session.run(trace)) {
+            Ok(()) => {
+                let (guest, report) = session.finish();
+                self.spare = guest.into_spare();
+                report
+            }
+            Err(message) => {
+                let (guest, report) = session.finish();
+                // Its locks may be held for ever: it is not taken apart, its memory is not used again.
+                std::mem::forget(guest);
+                panicked(report, message)
+            }
+        }
+    }
+}
+
+/// The report of a run that a panic ended.
+fn panicked(mut report: RunReport, message: String) -> RunReport {
+    report.violation =
+        Some(Violation { oracle: OracleId::Panic, message, blocks: Vec::new(), op: report.ops.saturating_sub(1) });
+    report
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! From operations to calls: picks are resolved among the live blocks of the tiers that the operation works on.
+
+use super::session::{Session, Verdict};
+use crate::model::{Block, Tier, Tiers};
+use crate::oracle;
+use crate::subject::Call;
+use crate::trace::Op;
+use kmem::PAGE_SIZE;
+
+/// The call that frees a block in its own tier.
+fn free_call(block: &Block) -> Call {
+    let addr = block.addr;
+    match (block.tier, block.cache) {
+        (Tier::Pages, _) => Call::FreePages { addr, order: block.order },
+        (Tier::PagesExact, _) => Call::FreePagesExact { addr, size: block.requested },
+        (Tier::Vmalloc, _) => Call::Vfree { addr },
+        (Tier::Vmap, _) => Call::Vunmap { addr },
+        (Tier::Cache, Some(cache)) => Call::CacheFree { cache, addr },
+        (Tier::Cache, None) | (Tier::Kmalloc | Tier::LargeKmalloc, _) => Call::Kfree { addr },
+    }
+}
+
+impl Session {
+    /// Executes one operation; one whose pick finds nothing has no effect.
+    pub(super) fn execute(&mut self, op: &Op) -> Verdict {
+        match *op {
+            Op::Burst { .. } | Op::FreeEvery { .. } | Op::Steer { .. } | Op::Checkerboard { .. } => {
+                self.execute_macro(op)
+            }
+            Op::Free { pick } => self.free_picked(Tiers::ALL, pick, free_call),
+            Op::FreePages { pick } => self.free_picked(Tiers::PAGE_BLOCKS, pick, free_call),
+            Op::Write { pick } => {
+                self.with_pick(Tiers::OWNING, pick, |s, addr| s.access(|cx| oracle::write_block(cx, addr)))
+            }
+            Op::Read { pick } => {
+                self.with_pick(Tiers::OWNING, pick, |s, addr| s.access(|cx| oracle::read_block(cx, addr)))
+            }
+            Op::TouchGuard { pick } => {
+                self.with_pick(Tiers::GUARDED, pick, |s, addr| s.access(|cx| oracle::touch_guard(cx, addr)))
+            }
+            Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
+            Op::Audit => self.audit(),
+            _ => match self.resolve(op) {
+                Some(call) => self.call(call).map(drop),
+                None => Ok(()),
+            },
+        }
+    }
+
+    fn with_pick(&mut self, tiers: Tiers, pick: u16, act: impl FnOnce(&mut Self, u64) -> Verdict) -> Verdict {
+        match self.picked(tiers, pick).map(|block| block.addr) {
+            Some(addr) => act(self, addr),
+            None => Ok(()),
+        }
+    }
+
+    fn picked(&self, tiers: Tiers, pick: u16) -> Option<&Block> {
+        self.model.pick(tiers, usize::from(pick))
+    }
+
+    fn free_picked(&mut self, tiers: Tiers, pick: u16, free: impl Fn(&Block) -> Call) -> Verdict {
+        let Some(block) = self.picked(tiers, pick) else { return Ok(()) };
+        let (addr, call) = (block.addr, free(block));
+        self.free(addr, call)
+    }
+
+    /// Frees a block; a caller removes his own mappings of its pages before.
+    pub(super) fn free(&mut self, addr: u64, call: Call) -> Verdict {
+        while let Some(alias) = self.alias_of(addr) {
+            if !self.call(Call::Vunmap { addr: alias })? {
+                return Ok(());
+            }
+        }
+        self.call(call).map(drop)
+    }
+
+    /// Address of a `vmap` area that shows a page of the block.
+    fn alias_of(&self, addr: u64) -> Option<u64> {
+        if self.model.count(Tiers::VMAP) == 0 {
+            return None;
+        }
+        let block = self.block(addr).filter(|block| Tiers::PAGE_BLOCKS.contains(block.tier))?;
+        let frames = self.model.direct_frames(block.addr, block.usable);
+        let shows = |area: &&Block| area.frames.iter().any(|frame| frames.contains(frame));
+        self.model.blocks(Tiers::VMAP).find(shows).map(|area| area.addr)
+    }
+
+    /// Frees every block, each in its own tier.
+    pub(super) fn free_all(&mut self) -> Verdict {
+        for tiers in [Tiers::VMAP, Tiers::ALL] {
+            let blocks: Vec<(u64, Call)> = self.model.blocks(tiers).map(|b| (b.addr, free_call(b))).collect();
+            blocks.into_iter().try_for_each(|(addr, call)| self.free(addr, call))?;
+        }
+        Ok(())
+    }
+
+    /// Frees the blocks that `wanted` chooses by their position.
+    pub(super) fn free_where(&mut self, wanted: impl Fn(usize) -> bool) -> Verdict {
+        let blocks = self.model.blocks(Tiers::ALL).enumerate().filter(|&(n, _)| wanted(n));
+        let addresses: Vec<u64> = blocks.map(|(_, block)| block.addr).collect();
+        addresses.into_iter().try_for_each(|addr| self.free_at(addr))
+    }
+
+    /// Frees the block at an address, if it is still live.
+    pub(super) fn free_at(&mut self, addr: u64) -> Verdict {
+        match self.block(addr).map(free_call) {
+            Some(call) => self.free(addr, call),
+            None => Ok(()),
+        }
+    }
+
+    /// Maps the frames of live page blocks once more, from the picked block on.
+    fn vmap(&mut self, pick: usize, count: usize) -> Verdict {
+        let blocks = self.model.count(Tiers::PAGE_BLOCKS);
+        let following = (0..blocks).filter_map(|n| self.model.pick(Tiers::PAGE_BLOCKS, pick.wrapping_add(n)));
+        let frames = following.flat_map(|block| self.model.direct_frames(block.addr, block.usable));
+        let pfns: Vec<u32> = frames.take(count).collect();
+        if pfns.is_empty() && count > 0 {
+            return Ok(());
+        }
+        self.call(Call::Vmap { pfns }).map(drop)
+    }
+
+    /// The call that a plain operation stands for; `None` if it works on something that does not exist.
+    fn resolve(&self, op: &Op) -> Option<Call> {
+        self.resolve_allocation(op).or_else(|| self.resolve_on_block(op)).or_else(|| self.resolve_on_machine(op))
+    }
+
+    fn resolve_allocation(&self, op: &Op) -> Option<Call> {
+        Some(match *op {
+            Op::AllocPages { order, gfp } => Call::AllocPages { order, gfp: gfp.to_flags() },
+            Op::AllocPagesExact { size, gfp } => Call::AllocPagesExact { size: size as usize, gfp: gfp.to_flags() },
+            Op::AllocPagesBulk { count, gfp } => {
+                Call::AllocPagesBulk { count: usize::from(count), gfp: gfp.to_flags() }
+            }
+            Op::Kmalloc { size, gfp } => Call::Kmalloc { size: size as usize, gfp: gfp.to_flags() },
+            Op::KmallocArray { n, size, gfp } => {
+                Call::KmallocArray { n: n as usize, size: size as usize, gfp: gfp.to_flags() }
+            }
+            Op::CacheAlloc { cache, gfp } => {
+                let cache = self.model.pick_cache(usize::from(cache))?.id;
+                Call::CacheAlloc { cache, gfp: gfp.to_flags() }
+            }
+            Op::Vmalloc { size, gfp } => Call::Vmalloc { size: size as usize, gfp: gfp.to_flags() },
+            Op::Kvmalloc { size, gfp } => Call::Kvmalloc { size: size as usize, gfp: gfp.to_flags() },
+            Op::KvmallocArray { n, size, gfp } => {
+                Call::KvmallocArray { n: n as usize, size: size as usize, gfp: gfp.to_flags() }
+            }
+            _ => return None,
+        })
+    }
+
+    fn resolve_on_block(&self, op: &Op) -> Option<Call> {
+        let addr = |tiers, pick| self.picked(tiers, pick).map(|block| block.addr);
+        Some(match *op {
+            Op::Kfree { pick } => Call::Kfree { addr: addr(Tiers::KMALLOC, pick)? },
+            Op::KfreeSensitive { pick } => Call::KfreeSensitive { addr: addr(Tiers::KMALLOC, pick)? },
+            Op::Ksize { pick } => Call::Ksize { addr: addr(Tiers::KMALLOC, pick)? },
+            Op::Krealloc { pick, size, gfp } => {
+                Call::Krealloc { addr: addr(Tiers::KMALLOC, pick)?, size: size as usize, gfp: gfp.to_flags() }
+            }
+            Op::CacheFree { pick } => free_call(self.picked(Tiers::CACHE, pick)?),
+            Op::Vfree { pick } => Call::Vfree { addr: addr(Tiers::VMALLOC, pick)? },
+            Op::Vunmap { pick } => Call::Vunmap { addr: addr(Tiers::VMAP, pick)? },
+            Op::Vrealloc { pick, size, gfp } => {
+                Call::Vrealloc { addr: addr(Tiers::VMALLOC, pick)?, size: size as usize, gfp: gfp.to_flags() }
+            }
+            Op::VmallocToPage { pick, page } => {
+                let area = self.picked(Tiers::GUARDED, pick)?;
+                let page = u64::from(page) % (area.area_pages as u64).max(1);
+                Call::VmallocToPage { addr: area.addr + page * PAGE_SIZE as u64 }
+            }
+            Op::Kvfree { pick } => Call::Kvfree { addr: addr(Tiers::KVMALLOC, pick)? },
+            Op::KvfreeSensitive { pick } => {
+                let block = self.picked(Tiers::KVMALLOC, pick)?;
+                Call::KvfreeSensitive { addr: block.addr, len: block.requested }
+            }
+            Op::Kvrealloc { pick, size, gfp } => {
+                Call::Kvrealloc { addr: addr(Tiers::KVMALLOC, pick)?, size: size as usize, gfp: gfp.to_flags() }
+            }
+            _ => return None,
+        })
+    }
+
+    fn resolve_on_machine(&self, op: &Op) -> Option<Call> {
+        let cache = |n: u16| self.model.pick_cache(usize::from(n)).map(|cache| cache.id);
+        Some(match *op {
+            Op::KmallocSizeRoundup { size } => Call::KmallocSizeRoundup { size: size as usize },
+            Op::CacheCreate { size, align, hwcache, ctor } => {
+                Call::CacheCreate { size: size as usize, align: usize::from(align), hwcache_align: hwcache, ctor }
+            }
+            Op::CacheShrink { cache: n } => Call::CacheShrink { cache: cache(n)? },
+            Op::CacheDestroy { cache: n } => Call::CacheDestroy { cache: cache(n)? },
+            Op::SetCpu { cpu } => Call::SetCpu { cpu: cpu % self.model.geometry().cpus.max(1) },
+            Op::DrainPages => Call::DrainPages,
+            Op::Purge => Call::Purge,
+            Op::Reclaim => Call::Reclaim,
+            Op::FailNth { point, nth } => Call::FailNth { point, nth: u32::from(nth) },
+            _ => return None,
+        })
+    }
+}

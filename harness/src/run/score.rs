@@ -1,0 +1,86 @@
+//! Tests the harness: every degenerate subject must be caught, by the oracle that is meant for it.
+
+use super::{RunOptions, Runner};
+use crate::generate::{Generator, Target};
+use crate::oracle::OracleId;
+use crate::subjects::{DEGENERATES, Degenerate, SubjectKind};
+use crate::trace::Trace;
+
+/// Operations within which each degenerate subject must be caught.
+pub const SCORE_OPS: usize = 2_000;
+/// How many traces share those operations.
+const TRACES: u64 = 8;
+
+/// What became of one degenerate subject.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Kill {
+    /// The subject.
+    pub name: &'static str,
+    /// The oracle that is meant for it.
+    pub intended: OracleId,
+    /// The oracle that caught it first; `None` if it survived.
+    pub killed_by: Option<OracleId>,
+    /// Operations executed until then.
+    pub ops: usize,
+}
+
+impl Kill {
+    /// Tells whether the right oracle caught it.
+    pub fn is_as_intended(&self) -> bool {
+        self.killed_by == Some(self.intended)
+    }
+}
+
+/// The fixed traces for a target: the same for every subject and every day.
+fn traces(target: Target) -> impl Iterator<Item = Trace> {
+    (0..TRACES).map(move |seed| Generator::new(seed).trace(target, SCORE_OPS / TRACES as usize))
+}
+
+/// Runs all degenerate subjects.
+pub fn degenerate_score() -> Vec<Kill> {
+    let mut runner = Runner::new();
+    DEGENERATES.iter().map(|degenerate| hunt(&mut runner, degenerate)).collect()
+}
+
+fn hunt(runner: &mut Runner, degenerate: &Degenerate) -> Kill {
+    let (killed_by, ops) = first_objection(runner, degenerate.kind, degenerate.target);
+    Kill { name: degenerate.kind.name(), intended: degenerate.intended, killed_by, ops }
+}
+
+/// Runs the fixed traces until an oracle objects.
+fn first_objection(runner: &mut Runner, kind: SubjectKind, target: Target) -> (Option<OracleId>, usize) {
+    let mut ops = 0;
+    for trace in traces(target) {
+        let report = runner.run(&trace, kind, &RunOptions::default());
+        ops += report.ops;
+        if report.violation.is_some() {
+            return (report.killer(), ops);
+        }
+    }
+    (None, ops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_degenerate_subject_is_caught_by_the_oracle_meant_for_it() {
+        let kills = degenerate_score();
+        let wrong: Vec<&Kill> = kills.iter().filter(|kill| !kill.is_as_intended() || kill.ops > SCORE_OPS).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+    }
+
+    #[test]
+    fn the_honest_subjects_survive_the_same_traces() {
+        let mut runner = Runner::new();
+        for kind in [SubjectKind::KMEM, SubjectKind::LOOSE] {
+            for target in Target::ALL {
+                for trace in traces(target) {
+                    let report = runner.run(&trace, kind, &RunOptions::default());
+                    assert_eq!(report.violation, None, "{} on {trace:?}", kind.name());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! One run of one trace.
+
+use super::hash::StepHasher;
+use super::{Coverage, RunOptions, RunReport, StepRecord};
+use crate::model::{Block, Model};
+use crate::oracle::{self, Context, Step, Violation};
+use crate::subject::{Call, Reply, Subject};
+use crate::subjects::Guest;
+use crate::trace::Trace;
+use kmem::{Event, Geometry};
+use std::hash::{Hash, Hasher};
+
+/// What the oracles answer.
+pub(super) type Verdict = Result<(), Violation>;
+
+/// A subject, its model, and what has been noted so far.
+pub(super) struct Session {
+    guest: Box<dyn Guest>,
+    pub(super) model: Model,
+    options: RunOptions,
+    /// Index of the operation that is being executed.
+    op: usize,
+    /// Operations begun.
+    ops: usize,
+    calls: u64,
+    violation: Option<Violation>,
+    log: Vec<StepRecord>,
+    coverage: Coverage,
+    peak_live: usize,
+    hasher: StepHasher,
+}
+
+impl Session {
+    pub(super) fn new(guest: Box<dyn Guest>, geometry: &Geometry, options: RunOptions) -> Self {
+        Self {
+            model: Model::new(geometry, guest.strength()),
+            guest,
+            options,
+            op: 0,
+            ops: 0,
+            calls: 0,
+            violation: None,
+            log: Vec::new(),
+            coverage: Coverage::default(),
+            peak_live: 0,
+            hasher: StepHasher::default(),
+        }
+    }
+
+    /// Ends the session.
+    pub(super) fn finish(mut self) -> (Box<dyn Guest>, RunReport) {
+        for (count, n) in self.coverage.events.iter_mut().zip(events(&*self.guest)) {
+            *count = *n;
+        }
+        let report = RunReport {
+            ops: self.ops,
+            calls: self.calls,
+            violation: self.violation,
+            unbootable: None,
+            log: self.log,
+            coverage: self.coverage,
+            peak_live: self.peak_live,
+            hash: self.hasher.finish(),
+        };
+        (self.guest, report)
+    }
+
+    /// Runs the trace and frees everything; the first violation stops it and is kept.
+    pub(super) fn run(&mut self, trace: &Trace) {
+        self.violation = self.run_to_the_end(trace).err();
+    }
+
+    fn run_to_the_end(&mut self, trace: &Trace) -> Verdict {
+        for fault in &trace.faults {
+            self.call(Call::FailNth { point: fault.point, nth: fault.nth })?;
+        }
+        let mut until_audit = self.options.audit_every;
+        for op in &trace.ops {
+            self.ops += 1;
+            self.execute(op)?;
+            self.op += 1;
+            until_audit = until_audit.wrapping_sub(1);
+            if until_audit == 0 {
+                until_audit = self.options.audit_every;
+                self.audit()?;
+            }
+        }
+        self.free_everything()
+    }
+
+    /// Frees all blocks and caches, has everything given back, and asks what must hold then.
+    fn free_everything(&mut self) -> Verdict {
+        self.audit()?;
+        self.free_all()?;
+        while let Some(cache) = self.model.pick_cache(0).map(|cache| cache.id) {
+            let caches = self.model.caches().len();
+            self.call(Call::CacheDestroy { cache })?;
+            if self.model.caches().len() == caches {
+                break;
+            }
+        }
+        self.call(Call::Reclaim)?;
+        self.audit()?;
+        oracle::at_end(&mut self.context())
+    }
+
+    /// Every oracle looks at everything.
+    pub(super) fn audit(&mut self) -> Verdict {
+        oracle::audit(&mut self.context())
+    }
+
+    /// Lets the processor access a live block, as one step without a call.
+    pub(super) fn access(&mut self, access: impl FnOnce(&mut Context<'_>) -> Verdict) -> Verdict {
+        self.calls += 1;
+        access(&mut self.context())
+    }
+
+    fn context(&mut self) -> Context<'_> {
+        Context { model: &mut self.model, subject: &mut *self.guest, step: None, op: self.op }
+    }
+
+    /// Makes a call and puts the answer to every oracle. Tells whether the call was granted.
+    pub(super) fn call(&mut self, call: Call) -> Result<bool, Violation> {
+        let events_before = self.options.keep_log.then(|| events(&*self.guest).to_vec());
+        let struck_before = faults_struck(&*self.guest);
+        oracle::before_call(&mut self.context(), &call)?;
+        let reply = self.guest.call(&call);
+        if reply == Reply::Unsupported {
+            return Ok(false);
+        }
+        let fault_struck = faults_struck(&*self.guest) != struck_before;
+        let step = Step { op: self.op, call, reply, fault_struck };
+        self.note(&step);
+        let verdict = self.judge(&step);
+        self.peak_live = self.peak_live.max(self.model.len());
+        let granted = !matches!(step.reply, Reply::Refused(_) | Reply::Rejected(_) | Reply::CacheRefused(_));
+        if let Some(before) = events_before {
+            self.record(step, &before);
+        }
+        verdict.map(|()| granted)
+    }
+
+    fn note(&mut self, step: &Step) {
+        self.calls += 1;
+        step.call.hash(&mut self.hasher);
+        step.reply.hash(&mut self.hasher);
+        self.coverage.step(step);
+    }
+
+    fn judge(&mut self, step: &Step) -> Verdict {
+        let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(step), op: self.op };
+        oracle::before_update(&mut cx)?;
+        cx.model.update(step, cx.subject);
+        if let Reply::Block { addr, .. } = step.reply
+            && let Some(block) = cx.model.block(addr)
+        {
+            self.coverage.block(block.tier);
+        }
+        oracle::after_update(&mut cx)
+    }
+
+    fn record(&mut self, step: Step, before: &[u64]) {
+        let changes = events(&*self.guest).iter().zip(before).map(|(now, before)| now - before).enumerate();
+        let events = changes.filter(|&(_, n)| n > 0).collect();
+        self.log.push(StepRecord { step, cpu: self.model.cpu(), live: self.model.len(), events });
+    }
+
+    /// Blocks and bytes that the harness can steer by, whatever the subject.
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.model.blocks(crate::model::Tiers::OWNING).map(|block| block.usable as u64).sum()
+    }
+
+    /// The live block at an address.
+    pub(super) fn block(&self, addr: u64) -> Option<&Block> {
+        self.model.block(addr)
+    }
+}
+
+fn faults_struck(subject: &dyn Subject) -> u64 {
+    subject.white_box().map_or(0, |inside| inside.faults_struck())
+}
+
+fn events(subject: &dyn Subject) -> &[u64] {
+    const NONE: &[u64] = &[0; Event::COUNT];
+    subject.white_box().map_or(NONE, |inside| inside.events())
+}

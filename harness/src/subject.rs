@@ -1,0 +1,213 @@
+//! What is tested: anything that answers [`Call`]s.
+//!
+//! A subject chooses addresses and the harness checks that the choice was allowed. A subject that cannot do something
+//! answers [`Reply::Unsupported`]; the step is then skipped, not failed.
+
+use kmem::{AllocError, CacheError, CacheId, FaultPoint, FreeError, GfpFlags};
+
+/// One resolved call: picks have become addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the fields are the arguments of the call that the variant names")]
+pub enum Call {
+    /// `alloc_pages`; `order` may be above the largest.
+    AllocPages { order: u8, gfp: GfpFlags },
+    /// `free_pages` of a block that `alloc_pages` gave.
+    FreePages { addr: u64, order: u8 },
+    /// `alloc_pages_exact`.
+    AllocPagesExact { size: usize, gfp: GfpFlags },
+    /// `free_pages_exact` with the size of the allocation.
+    FreePagesExact { addr: u64, size: usize },
+    /// `alloc_pages_bulk`.
+    AllocPagesBulk { count: usize, gfp: GfpFlags },
+    /// `kmalloc`.
+    Kmalloc { size: usize, gfp: GfpFlags },
+    /// `kmalloc_array`.
+    KmallocArray { n: usize, size: usize, gfp: GfpFlags },
+    /// `krealloc`; address 0 is null.
+    Krealloc { addr: u64, size: usize, gfp: GfpFlags },
+    /// `kfree`.
+    Kfree { addr: u64 },
+    /// `kfree_sensitive`.
+    KfreeSensitive { addr: u64 },
+    /// `ksize`.
+    Ksize { addr: u64 },
+    /// `kmalloc_size_roundup`.
+    KmallocSizeRoundup { size: usize },
+    /// `kmem_cache_create`.
+    CacheCreate { size: usize, align: usize, hwcache_align: bool, ctor: bool },
+    /// `kmem_cache_alloc`.
+    CacheAlloc { cache: CacheId, gfp: GfpFlags },
+    /// `kmem_cache_free`.
+    CacheFree { cache: CacheId, addr: u64 },
+    /// `kmem_cache_shrink`.
+    CacheShrink { cache: CacheId },
+    /// `kmem_cache_destroy`.
+    CacheDestroy { cache: CacheId },
+    /// `vmalloc` with flags (`ZERO` makes it `vzalloc`).
+    Vmalloc { size: usize, gfp: GfpFlags },
+    /// `vfree`.
+    Vfree { addr: u64 },
+    /// `vrealloc`; address 0 is null.
+    Vrealloc { addr: u64, size: usize, gfp: GfpFlags },
+    /// `vmap` of these frames.
+    Vmap { pfns: Vec<u32> },
+    /// `vunmap`.
+    Vunmap { addr: u64 },
+    /// `vmalloc_to_page`: answers [`Reply::Frame`].
+    VmallocToPage { addr: u64 },
+    /// `kvmalloc` with flags (`ZERO` makes it `kvzalloc`).
+    Kvmalloc { size: usize, gfp: GfpFlags },
+    /// `kvmalloc_array` (`ZERO` makes it `kvcalloc`).
+    KvmallocArray { n: usize, size: usize, gfp: GfpFlags },
+    /// `kvrealloc`; address 0 is null.
+    Kvrealloc { addr: u64, size: usize, gfp: GfpFlags },
+    /// `kvfree`.
+    Kvfree { addr: u64 },
+    /// `kvfree_sensitive` of a block of `len` bytes.
+    KvfreeSensitive { addr: u64, len: usize },
+    /// Per-CPU pages of all CPUs go back to the buddy.
+    DrainPages,
+    /// `vm_unmap_aliases`: lazily freed ranges are flushed and reusable.
+    Purge,
+    /// Everything that can be given back is: ranges purged, sheaves flushed, empty slabs released, pages drained.
+    Reclaim,
+    /// Further calls come from this CPU.
+    SetCpu { cpu: u16 },
+    /// The `nth` question from now on (0: the next) about this fault point is answered with "fail", once.
+    FailNth { point: FaultPoint, nth: u32 },
+}
+
+/// What a call answered.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// A block. For page blocks the address is that of the direct map.
+    Block {
+        /// Its first byte.
+        addr: u64,
+        /// Bytes that the caller may use.
+        usable: usize,
+    },
+    /// Several single pages.
+    Pages(Vec<u64>),
+    /// It worked and there is nothing to tell.
+    Done,
+    /// A number: bytes for `ksize`, objects or slabs left for `kmem_cache_shrink`.
+    Size(usize),
+    /// The frame behind a virtual page, if mapped.
+    Frame(Option<u32>),
+    /// The new cache.
+    Cache(CacheId),
+    /// The allocation was refused.
+    Refused(AllocError),
+    /// The free was rejected as misuse.
+    Rejected(FreeError),
+    /// The cache call was refused.
+    CacheRefused(CacheError),
+    /// The subject has no such call.
+    Unsupported,
+}
+
+/// Why an access by the simulated processor failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessFault {
+    /// No translation.
+    NotMapped(u64),
+    /// The address is in neither window, or beyond memory.
+    BusError(u64),
+}
+
+/// Pages by owner; the sum of all is the managed total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageUse {
+    /// All pages of all zones.
+    pub managed: u64,
+    /// In the buddy's free lists.
+    pub free: u64,
+    /// On per-CPU lists.
+    pub pcp: u64,
+    /// Given by `alloc_pages` and its relatives.
+    pub pages: u64,
+    /// Behind large `kmalloc` blocks.
+    pub large_kmalloc: u64,
+    /// In slabs.
+    pub slab: u64,
+    /// Behind live vmalloc areas.
+    pub vmalloc: u64,
+    /// Behind vmalloc areas that are freed but not yet flushed.
+    pub vmalloc_lazy: u64,
+    /// Page tables.
+    pub page_tables: u64,
+}
+
+/// How much of the contract a subject claims to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strength {
+    /// What any correct allocator keeps: intervals, sizes, alignment, contents.
+    Loose,
+    /// `kmem`'s whole contract: tiers, reasons of refusal, counts, statistics.
+    Tight,
+}
+
+/// A system under test.
+pub trait Subject {
+    /// What it is called in reports.
+    fn name(&self) -> &str;
+
+    /// What may be demanded of it.
+    fn strength(&self) -> Strength;
+
+    /// Executes a call.
+    fn call(&mut self, call: &Call) -> Reply;
+
+    /// Reads through the simulated processor: direct map or TLB and page walk.
+    ///
+    /// # Errors
+    ///
+    /// The fault that the processor would raise; `into` may be partly written.
+    fn read(&mut self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault>;
+
+    /// Writes through the simulated processor.
+    ///
+    /// # Errors
+    ///
+    /// The fault that the processor would raise; bytes before it are written.
+    fn write(&mut self, addr: u64, from: &[u8]) -> Result<(), AccessFault>;
+
+    /// The physical address behind a virtual one, by a walk that is independent of the subject's own code and of the TLB.
+    fn translate(&self, addr: u64) -> Option<u64>;
+
+    /// The physical address that the current CPU's TLB would reach for `addr` right now, stale entries included;
+    /// `None` if it has no entry.
+    fn tlb_lookup(&self, addr: u64) -> Option<u64>;
+
+    /// Access to what only `kmem` shows: counters, lists, audits. `None` for a loose subject.
+    fn white_box(&self) -> Option<&dyn WhiteBox>;
+}
+
+/// The inside of a tight subject, as values.
+pub trait WhiteBox {
+    /// The geometry that it was built with.
+    fn geometry(&self) -> &kmem::Geometry;
+    /// Pages by owner, from counters.
+    fn page_use(&self) -> PageUse;
+    /// Free blocks by zone and order.
+    fn buddyinfo(&self) -> kmem::BuddyInfo;
+    /// Caches.
+    fn slabinfo(&self) -> Vec<kmem::CacheInfo>;
+    /// vmalloc areas, live and lazy.
+    fn vmallocinfo(&self) -> Vec<kmem::VmallocEntry>;
+    /// Who owns a frame.
+    fn frame_kind(&self, pfn: u32) -> kmem::FrameKind;
+    /// Recounts everything.
+    ///
+    /// # Errors
+    ///
+    /// The first broken invariant.
+    fn audit(&self) -> Result<(), kmem::Violation>;
+    /// How often each [`kmem::Event`] happened, by [`kmem::Event::index`].
+    fn events(&self) -> &[u64];
+    /// How often injected faults struck since the machine was made.
+    fn faults_struck(&self) -> u64;
+    /// The CPU on which calls are made.
+    fn cpu(&self) -> u16;
+}

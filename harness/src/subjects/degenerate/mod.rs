@@ -1,0 +1,77 @@
+//! Subjects that are wrong on purpose, each in one way, and the oracle that is meant to notice.
+
+mod byte_short;
+mod dirty_zero;
+mod forgets_tlb_flush;
+mod hoards;
+mod ignores_alignment;
+mod leaks_on_failure;
+mod overlap;
+mod realloc_loses_a_byte;
+mod refuses;
+mod same_block;
+mod wrong_tier;
+
+use super::{Flaw, Guest, Loose, Spare, SubjectKind, Twist, Twisted};
+use crate::generate::Target;
+use crate::oracle::OracleId;
+use crate::subject::Call;
+use kmem::{Geometry, GeometryError};
+
+/// A wrong subject and who must notice.
+#[derive(Clone, Copy, Debug)]
+pub struct Degenerate {
+    /// The subject.
+    pub kind: SubjectKind,
+    /// The oracle that is meant for its mistake.
+    pub intended: OracleId,
+    /// The kind of trace in which the mistake has consequences.
+    pub target: Target,
+}
+
+/// A flaw of the loose allocator, as a subject.
+const fn flawed<F: Flaw + Default + 'static>(name: &'static str, intended: OracleId, target: Target) -> Degenerate {
+    Degenerate { kind: SubjectKind::new(name, build_flawed::<F>), intended, target }
+}
+
+fn build_flawed<F: Flaw + Default + 'static>(g: &Geometry, spare: Spare) -> Result<Box<dyn Guest>, GeometryError> {
+    g.validate()?;
+    Ok(Box::new(Loose::new(g, spare, F::default())))
+}
+
+/// A twist of `kmem`, as a subject.
+const fn twisted<T: Twist + Default + 'static>(name: &'static str, intended: OracleId, target: Target) -> Degenerate {
+    Degenerate { kind: SubjectKind::new(name, |g, spare| Twisted::build(g, spare, T::default())), intended, target }
+}
+
+/// All of them.
+pub const DEGENERATES: [Degenerate; 13] = [
+    flawed::<same_block::SameBlock>("same-block", OracleId::O1Overlap, Target::Trace),
+    flawed::<overlap::Overlap>("overlap-8-every-7th", OracleId::O1Overlap, Target::Trace),
+    flawed::<ignores_alignment::IgnoresAlignment>("ignores-alignment", OracleId::O2Alignment, Target::Trace),
+    twisted::<refuses::AlwaysRefuses>("always-refuses", OracleId::O9RefusalJustified, Target::Trace),
+    twisted::<hoards::NeverReuses>("never-reuses", OracleId::O9RefusalJustified, Target::Pages),
+    flawed::<dirty_zero::DirtyZero>("dirty-zero", OracleId::O5Zero, Target::Trace),
+    flawed::<realloc_loses_a_byte::ReallocLosesAByte>("realloc-loses-a-byte", OracleId::O6Realloc, Target::Trace),
+    flawed::<byte_short::ByteShort>("byte-short", OracleId::O3Bounds, Target::Trace),
+    twisted::<hoards::NeverCoalesces>("never-coalesces", OracleId::O12Quiescence, Target::Pages),
+    twisted::<forgets_tlb_flush::ForgetsTlbFlush>("forgets-tlb-flush", OracleId::O15Translation, Target::Vmalloc),
+    twisted::<refuses::RefusesAlthoughItFits>("refuses-although-it-fits", OracleId::O9RefusalJustified, Target::Trace),
+    twisted::<wrong_tier::WrongTier>("wrong-tier", OracleId::O10RightTier, Target::Kvmalloc),
+    twisted::<leaks_on_failure::LeaksOnFailure>("leaks-on-failure", OracleId::O11FailureAtomic, Target::Trace),
+];
+
+/// Tells whether a call asks for memory.
+fn allocates(call: &Call) -> bool {
+    matches!(
+        call,
+        Call::AllocPages { .. }
+            | Call::AllocPagesExact { .. }
+            | Call::Kmalloc { .. }
+            | Call::KmallocArray { .. }
+            | Call::CacheAlloc { .. }
+            | Call::Vmalloc { .. }
+            | Call::Kvmalloc { .. }
+            | Call::KvmallocArray { .. }
+    )
+}

@@ -1,0 +1,327 @@
+//! `kmem` on the simulated machine.
+
+use super::{Guest, Spare};
+use crate::machine::{SimMachine, SimPlatform, TlbFlushes};
+use crate::oracle::CONSTRUCTED;
+use crate::subject::{AccessFault, Call, PageUse, Reply, Strength, Subject, WhiteBox};
+use kmem::{
+    AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FrameKind, FreeError,
+    Geometry, GeometryError, GfpFlags, Kmem, Order, Pfn, SlabFlags, Violation, VirtAddr, VmallocEntry,
+};
+use std::rc::Rc;
+
+/// The allocator under test and the machine it runs on.
+pub struct KmemSubject {
+    kmem: Kmem<SimPlatform>,
+    machine: Rc<SimMachine>,
+    /// The machine's event counters as they were after the last call.
+    events: [u64; Event::COUNT],
+    caches_made: u32,
+    slots: Vec<Option<Pfn>>,
+    frames: Vec<Pfn>,
+}
+
+impl KmemSubject {
+    /// Boots the allocator, in memory that another subject left.
+    ///
+    /// # Errors
+    ///
+    /// The geometry cannot be used.
+    pub fn new(geometry: &Geometry, spare: Spare, flushes: TlbFlushes) -> Result<Self, GeometryError> {
+        let bytes = Kmem::<SimPlatform>::metadata_bytes(geometry)?;
+        let (mut machine, region) = spare.into_parts(geometry, bytes);
+        machine.set_flushes(flushes);
+        let machine = Rc::new(machine);
+        let kmem = Kmem::new(SimPlatform::new(Rc::clone(&machine)), geometry, region)?;
+        let events = machine.events();
+        Ok(Self { kmem, machine, events, caches_made: 0, slots: Vec::new(), frames: Vec::new() })
+    }
+
+    /// Boots the allocator on a machine without mistakes.
+    pub(super) fn build(geometry: &Geometry, spare: Spare) -> Result<Box<dyn Guest>, GeometryError> {
+        Ok(Box::new(Self::new(geometry, spare, TlbFlushes::Obeyed)?))
+    }
+
+    /// The allocator itself.
+    pub fn kmem(&self) -> &Kmem<SimPlatform> {
+        &self.kmem
+    }
+
+    fn block(&self, answer: Result<VirtAddr, AllocError>) -> Reply {
+        match answer {
+            Ok(addr) => Reply::Block { addr: addr.as_u64(), usable: self.kmem.kvsize(addr).unwrap_or(0) },
+            Err(error) => Reply::Refused(error),
+        }
+    }
+
+    fn page_block(&self, answer: Result<Pfn, AllocError>, usable: usize) -> Reply {
+        match answer {
+            Ok(first) => Reply::Block { addr: self.kmem.page_address(first).as_u64(), usable },
+            Err(error) => Reply::Refused(error),
+        }
+    }
+
+    fn alloc_pages(&self, order: u8, gfp: GfpFlags) -> Reply {
+        match Order::new(order) {
+            Some(order) => self.page_block(self.kmem.alloc_pages(order, gfp), order.bytes()),
+            None => Reply::Refused(AllocError::OrderTooLarge { max: self.kmem.geometry().max_order }),
+        }
+    }
+
+    fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Reply {
+        let usable = size.checked_next_multiple_of(kmem::PAGE_SIZE).unwrap_or(0);
+        self.page_block(self.kmem.alloc_pages_exact(size, gfp), usable)
+    }
+
+    fn alloc_pages_bulk(&mut self, count: usize, gfp: GfpFlags) -> Reply {
+        self.slots.clear();
+        self.slots.resize(count, None);
+        self.kmem.alloc_pages_bulk(gfp, &mut self.slots);
+        let addresses = self.slots.iter().flatten().map(|&frame| self.kmem.page_address(frame).as_u64());
+        Reply::Pages(addresses.collect())
+    }
+
+    fn free_pages(&self, addr: u64, free: impl FnOnce(Pfn) -> Result<(), FreeError>) -> Reply {
+        let addr = VirtAddr::new(addr);
+        done(self.kmem.virt_to_pfn(addr).map_or(Err(FreeError::Foreign(addr)), free))
+    }
+
+    fn cache_create(&mut self, size: usize, align: usize, hwcache_align: bool, constructed: bool) -> Reply {
+        let flags = if hwcache_align { SlabFlags::HWCACHE_ALIGN } else { SlabFlags::empty() };
+        let args = CacheArgs { size, align, flags, ctor: constructed.then_some(construct) };
+        let name = format!("test-{}", self.caches_made);
+        self.caches_made += 1;
+        match self.kmem.kmem_cache_create(&name, &args) {
+            Ok(cache) => Reply::Cache(cache),
+            Err(error) => Reply::CacheRefused(error),
+        }
+    }
+
+    fn vmap(&mut self, pfns: &[u32]) -> Reply {
+        self.frames.clear();
+        self.frames.extend(pfns.iter().map(|&pfn| Pfn::new(pfn)));
+        self.block(self.kmem.vmap(&self.frames, GfpFlags::KERNEL))
+    }
+
+    fn pages_call(&mut self, call: &Call) -> Option<Reply> {
+        Some(match *call {
+            Call::AllocPages { order, gfp } => self.alloc_pages(order, gfp),
+            Call::AllocPagesExact { size, gfp } => self.alloc_pages_exact(size, gfp),
+            Call::AllocPagesBulk { count, gfp } => self.alloc_pages_bulk(count, gfp),
+            Call::FreePages { addr, order } => match Order::new(order) {
+                Some(order) => self.free_pages(addr, |first| self.kmem.free_pages(first, order)),
+                None => Reply::Unsupported,
+            },
+            Call::FreePagesExact { addr, size } => {
+                self.free_pages(addr, |first| self.kmem.free_pages_exact(first, size))
+            }
+            _ => return None,
+        })
+    }
+
+    fn slab_call(&mut self, call: &Call) -> Option<Reply> {
+        let kmem = &self.kmem;
+        Some(match *call {
+            Call::Kmalloc { size, gfp } => self.block(kmem.kmalloc(size, gfp)),
+            Call::Kfree { addr } => done(kmem.kfree(VirtAddr::new(addr))),
+            Call::KmallocArray { n, size, gfp } => self.block(kmem.kmalloc_array(n, size, gfp)),
+            Call::Krealloc { addr, size, gfp } => self.block(kmem.krealloc(VirtAddr::new(addr), size, gfp)),
+            Call::KfreeSensitive { addr } => done(kmem.kfree_sensitive(VirtAddr::new(addr))),
+            Call::Ksize { addr } => match kmem.ksize(VirtAddr::new(addr)) {
+                Ok(bytes) => Reply::Size(bytes),
+                Err(error) => Reply::Rejected(error),
+            },
+            Call::KmallocSizeRoundup { size } => Reply::Size(kmem.kmalloc_size_roundup(size)),
+            _ => return None,
+        })
+    }
+
+    fn cache_call(&mut self, call: &Call) -> Option<Reply> {
+        let kmem = &self.kmem;
+        Some(match *call {
+            Call::CacheAlloc { cache, gfp } => self.block(kmem.kmem_cache_alloc(cache, gfp)),
+            Call::CacheFree { cache, addr } => done(kmem.kmem_cache_free(cache, VirtAddr::new(addr))),
+            Call::CacheCreate { size, align, hwcache_align, ctor } => {
+                self.cache_create(size, align, hwcache_align, ctor)
+            }
+            Call::CacheShrink { cache } => shrunk(kmem.kmem_cache_shrink(cache)),
+            Call::CacheDestroy { cache } => destroyed(kmem, cache),
+            _ => return None,
+        })
+    }
+
+    fn vmalloc_call(&mut self, call: &Call) -> Option<Reply> {
+        let kmem = &self.kmem;
+        Some(match call {
+            &Call::Vmalloc { size, gfp } => self.block(kmem.vmalloc(size, gfp)),
+            &Call::Vfree { addr } => done(kmem.vfree(VirtAddr::new(addr))),
+            &Call::Vrealloc { addr, size, gfp } => self.block(kmem.vrealloc(VirtAddr::new(addr), size, gfp)),
+            Call::Vmap { pfns } => self.vmap(pfns),
+            &Call::Vunmap { addr } => done(kmem.vunmap(VirtAddr::new(addr))),
+            &Call::VmallocToPage { addr } => Reply::Frame(kmem.vmalloc_to_page(VirtAddr::new(addr)).map(Pfn::as_u32)),
+            _ => return None,
+        })
+    }
+
+    fn kvmalloc_call(&mut self, call: &Call) -> Option<Reply> {
+        let kmem = &self.kmem;
+        Some(match *call {
+            Call::Kvmalloc { size, gfp } => self.block(kmem.kvmalloc(size, gfp)),
+            Call::KvmallocArray { n, size, gfp } => self.block(kmem.kvmalloc_array(n, size, gfp)),
+            Call::Kvrealloc { addr, size, gfp } => self.block(kmem.kvrealloc(VirtAddr::new(addr), size, gfp)),
+            Call::Kvfree { addr } => done(kmem.kvfree(VirtAddr::new(addr))),
+            Call::KvfreeSensitive { addr, len } => done(kmem.kvfree_sensitive(VirtAddr::new(addr), len)),
+            _ => return None,
+        })
+    }
+
+    fn machine_call(&mut self, call: &Call) -> Option<Reply> {
+        match *call {
+            Call::DrainPages => self.kmem.drain_all_pages(),
+            Call::Purge => self.kmem.vm_unmap_aliases(),
+            Call::Reclaim => drop(self.kmem.reclaim()),
+            Call::SetCpu { cpu } => self.machine.set_cpu(cpu),
+            Call::FailNth { point, nth } => self.machine.faults().arm(point, nth),
+            _ => return None,
+        }
+        Some(Reply::Done)
+    }
+}
+
+/// The constructor of test caches: what the oracles expect to find in an object that was handed out.
+fn construct(object: &mut CtorObject<'_>) {
+    for offset in (0..object.len()).step_by(CONSTRUCTED.len()) {
+        let bytes = &CONSTRUCTED[..CONSTRUCTED.len().min(object.len() - offset)];
+        let written = object.write(offset, bytes);
+        debug_assert!(written, "the offset is inside the object");
+    }
+}
+
+fn done(answer: Result<(), FreeError>) -> Reply {
+    match answer {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::Rejected(error),
+    }
+}
+
+/// As in Linux: 0 if no slab is left, else 1.
+fn shrunk(answer: Result<bool, CacheError>) -> Reply {
+    match answer {
+        Ok(all_released) => Reply::Size(usize::from(!all_released)),
+        Err(error) => Reply::CacheRefused(error),
+    }
+}
+
+fn destroyed(kmem: &Kmem<SimPlatform>, cache: CacheId) -> Reply {
+    match kmem.kmem_cache_destroy(cache) {
+        Ok(()) => Reply::Done,
+        Err(error) => Reply::CacheRefused(error),
+    }
+}
+
+impl Subject for KmemSubject {
+    fn name(&self) -> &str {
+        "kmem"
+    }
+
+    fn strength(&self) -> Strength {
+        Strength::Tight
+    }
+
+    fn call(&mut self, call: &Call) -> Reply {
+        let reply = self
+            .slab_call(call)
+            .or_else(|| self.pages_call(call))
+            .or_else(|| self.kvmalloc_call(call))
+            .or_else(|| self.vmalloc_call(call))
+            .or_else(|| self.cache_call(call))
+            .or_else(|| self.machine_call(call));
+        self.events = self.machine.events();
+        reply.unwrap_or(Reply::Unsupported)
+    }
+
+    fn read(&mut self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault> {
+        self.machine.read(addr, into)
+    }
+
+    fn write(&mut self, addr: u64, from: &[u8]) -> Result<(), AccessFault> {
+        self.machine.write(addr, from)
+    }
+
+    fn translate(&self, addr: u64) -> Option<u64> {
+        self.machine.translate(addr)
+    }
+
+    fn tlb_lookup(&self, addr: u64) -> Option<u64> {
+        self.machine.tlb_lookup(addr)
+    }
+
+    fn white_box(&self) -> Option<&dyn WhiteBox> {
+        Some(self)
+    }
+}
+
+impl WhiteBox for KmemSubject {
+    fn geometry(&self) -> &Geometry {
+        self.kmem.geometry()
+    }
+
+    fn page_use(&self) -> PageUse {
+        let info = self.kmem.meminfo();
+        PageUse {
+            managed: info.managed,
+            free: info.free,
+            pcp: info.pcp,
+            pages: info.pages,
+            large_kmalloc: info.large_kmalloc,
+            slab: info.slab,
+            vmalloc: info.vmalloc,
+            vmalloc_lazy: info.vmalloc_lazy,
+            page_tables: info.page_tables,
+        }
+    }
+
+    fn buddyinfo(&self) -> BuddyInfo {
+        self.kmem.buddyinfo()
+    }
+
+    fn slabinfo(&self) -> Vec<CacheInfo> {
+        let mut caches = Vec::new();
+        self.kmem.slabinfo(|cache| caches.push(cache));
+        caches
+    }
+
+    fn vmallocinfo(&self) -> Vec<VmallocEntry> {
+        let mut areas = Vec::new();
+        self.kmem.vmallocinfo(|area| areas.push(area));
+        areas
+    }
+
+    fn frame_kind(&self, pfn: u32) -> FrameKind {
+        self.kmem.frame_kind(Pfn::new(pfn))
+    }
+
+    fn audit(&self) -> Result<(), Violation> {
+        self.kmem.audit()
+    }
+
+    fn events(&self) -> &[u64] {
+        &self.events
+    }
+
+    fn faults_struck(&self) -> u64 {
+        self.machine.faults().struck()
+    }
+
+    fn cpu(&self) -> u16 {
+        self.machine.cpu()
+    }
+}
+
+impl Guest for KmemSubject {
+    fn into_spare(self: Box<Self>) -> Spare {
+        let (platform, region) = self.kmem.into_parts();
+        drop(platform);
+        Spare { machine: Rc::into_inner(self.machine), region: Some(region) }
+    }
+}

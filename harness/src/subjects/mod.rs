@@ -1,0 +1,136 @@
+//! What can be tested, by name: `kmem` on the simulated machine, a simple loose allocator, and the degenerate ones.
+//!
+//! A degenerate subject makes one mistake on purpose. The oracle that is meant for that mistake must report it; if it
+//! does not, the harness is broken, not the subject.
+
+mod degenerate;
+mod heap;
+mod kmem;
+mod loose;
+mod twisted;
+
+pub use self::degenerate::{DEGENERATES, Degenerate};
+pub use self::heap::Heap;
+pub use self::kmem::KmemSubject;
+pub use self::loose::{Flaw, Honest, Loose};
+pub use self::twisted::{Hidden, Twist, Twisted};
+
+use crate::machine::SimMachine;
+use crate::subject::Subject;
+use ::kmem::{Geometry, GeometryError, MetaRegion};
+
+/// Memory of a finished run that the next one can use again; empty at first.
+#[derive(Default)]
+pub struct Spare {
+    machine: Option<SimMachine>,
+    region: Option<MetaRegion>,
+}
+
+impl Spare {
+    /// Keeps a machine.
+    pub fn of_machine(machine: SimMachine) -> Self {
+        Self { machine: Some(machine), region: None }
+    }
+
+    /// Makes a machine of the shape wanted, from the spare one if there is one.
+    fn machine(self, geometry: &Geometry) -> SimMachine {
+        self.into_parts(geometry, 0).0
+    }
+
+    /// Makes a machine and a metadata region of at least `bytes` bytes.
+    fn into_parts(self, geometry: &Geometry, bytes: usize) -> (SimMachine, MetaRegion) {
+        let machine = match self.machine {
+            Some(used) => used.recycle(geometry),
+            None => SimMachine::new(geometry),
+        };
+        let region = self.region.filter(|region| region.len() >= bytes).unwrap_or_else(|| MetaRegion::heap(bytes));
+        (machine, region)
+    }
+}
+
+/// A subject that gives its memory back for the next run.
+pub trait Guest: Subject {
+    /// Ends the subject.
+    fn into_spare(self: Box<Self>) -> Spare;
+}
+
+/// How a subject is made.
+type Build = fn(&Geometry, Spare) -> Result<Box<dyn Guest>, GeometryError>;
+
+/// A subject that can be chosen by name.
+#[derive(Clone, Copy)]
+pub struct SubjectKind {
+    name: &'static str,
+    build: Build,
+}
+
+impl SubjectKind {
+    /// `kmem` itself.
+    pub const KMEM: Self = Self { name: "kmem", build: KmemSubject::build };
+    /// The simple loose allocator, which makes no mistake.
+    pub const LOOSE: Self =
+        Self { name: "loose", build: |geometry, spare| Ok(Box::new(Loose::new(geometry, spare, Honest))) };
+
+    /// Names a subject of somebody else.
+    pub const fn new(name: &'static str, build: Build) -> Self {
+        Self { name, build }
+    }
+
+    /// Returns the name.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Makes the subject, in memory that another left.
+    ///
+    /// # Errors
+    ///
+    /// The geometry cannot be used.
+    pub fn build(&self, geometry: &Geometry, spare: Spare) -> Result<Box<dyn Guest>, GeometryError> {
+        (self.build)(geometry, spare)
+    }
+}
+
+impl std::fmt::Debug for SubjectKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// All subjects: the honest ones first.
+pub fn all() -> impl Iterator<Item = SubjectKind> {
+    [SubjectKind::KMEM, SubjectKind::LOOSE].into_iter().chain(DEGENERATES.iter().map(|d| d.kind))
+}
+
+/// The subject of this name; `None` if there is none.
+pub fn by_name(name: &str) -> Option<SubjectKind> {
+    all().find(|kind| kind.name == name)
+}
+
+/// The names of all subjects.
+pub fn names() -> Vec<&'static str> {
+    all().map(|kind| kind.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_subject_has_a_name_of_its_own_and_is_found_by_it() {
+        let names = names();
+        for (i, name) in names.iter().enumerate() {
+            assert_eq!(names.iter().position(|other| other == name), Some(i), "{name}");
+            assert_eq!(by_name(name).map(|kind| kind.name()), Some(*name));
+        }
+        assert!(by_name("no-such-subject").is_none());
+    }
+
+    #[test]
+    fn every_subject_calls_itself_by_its_registered_name() {
+        for kind in all() {
+            let subject = kind.build(&Geometry::flat(256), Spare::default()).unwrap();
+            assert_eq!(subject.name(), kind.name());
+        }
+    }
+}
