@@ -1,11 +1,14 @@
 //! `hammer`: traces, subjects, a reference model and oracles for memory allocators.
 #![forbid(unsafe_code)]
+pub mod engines;
 pub mod generate;
 pub mod machine;
 pub mod model;
 pub mod mutate;
 pub mod oracle;
+pub mod record;
 #[cfg(feature = "engines")]
+pub mod report;
 pub mod run;
 pub mod shrink;
 pub mod subject;

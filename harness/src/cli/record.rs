@@ -1,0 +1,71 @@
+//! `hammer record`: a real program's heap becomes a trace.
+
+use super::ui::Ui;
+use super::{UserError, Verdict};
+use clap::Args;
+use kmem_harness::record::{convert, log, valgrind};
+use kmem_harness::trace::MAX_OPS;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+#[derive(Args)]
+pub(super) struct RecordArgs {
+    /// Where the trace goes.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// Convert a log that `valgrind --trace-malloc=yes` wrote, instead of running a program.
+    #[arg(long, value_name = "LOG", conflicts_with = "command", required_unless_present = "command")]
+    log: Option<PathBuf>,
+    /// The most operations to keep, from the start of the program.
+    #[arg(long, value_name = "N", default_value_t = MAX_OPS, value_parser = up_to_max)]
+    ops: usize,
+    /// The program and its arguments.
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+fn up_to_max(text: &str) -> Result<usize, String> {
+    let n = text.parse::<usize>().map_err(|e| e.to_string())?;
+    if (1..=MAX_OPS).contains(&n) { Ok(n) } else { Err(format!("a trace has 1 to {MAX_OPS} operations")) }
+}
+
+pub(super) fn run(args: &RecordArgs, ui: &Ui) -> Result<Verdict, UserError> {
+    let text = match &args.log {
+        Some(path) => read_log(path)?,
+        None => valgrind::record(&args.command)?,
+    };
+    let events = log::busiest_process(&text);
+    if events.is_empty() {
+        return Err(UserError(
+            "no allocation was recorded: is this a log of `valgrind --trace-malloc=yes`?".to_owned(),
+        ));
+    }
+    let trace = convert::to_trace(&events, args.ops)?;
+    let written = std::fs::write(&args.to, trace.to_commented_text(&comment(args, events.len())));
+    written.map_err(|e| UserError(format!("{} cannot be written: {e}", args.to.display())))?;
+    let (events, ops) = (events.len(), trace.ops.len());
+    let value = serde_json::json!({ "ok": true, "events": events, "ops": ops, "file": &args.to });
+    ui.result(&value, format!("{}: {ops} operations from {events} events", args.to.display()));
+    Ok(Verdict::Fine)
+}
+
+fn read_log(path: &Path) -> Result<String, UserError> {
+    let bytes = std::fs::read(path).map_err(|e| UserError(format!("{} cannot be read: {e}", path.display())))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn comment(args: &RecordArgs, events: usize) -> String {
+    let words: Vec<_> = args.command.iter().map(|word| quoted(&word.to_string_lossy())).collect();
+    let source = match &args.log {
+        Some(log) => format!("the log {}", log.display()),
+        None => format!("`{}`", words.join(" ")),
+    };
+    let part = if events > args.ops { format!("the first {} of {events}", args.ops) } else { format!("all {events}") };
+    format!("The heap of {source} as kvmalloc calls: {part} allocations and frees.")
+}
+
+/// Quotes a word that a shell would take apart.
+fn quoted(word: &str) -> String {
+    let plain = word.chars().all(|c| c.is_alphanumeric() || "-_=+:,./@".contains(c));
+    if plain && !word.is_empty() { word.to_owned() } else { format!("'{word}'") }
+}

@@ -1,0 +1,113 @@
+//! Where all engines meet: one trace, one subject, every oracle.
+
+use super::codec;
+use super::live::Live;
+use crate::generate::Target;
+use crate::oracle::Violation;
+use crate::run::{RunOptions, RunReport, Runner};
+use crate::subjects::SubjectKind;
+use crate::trace::Trace;
+use std::path::PathBuf;
+
+/// A trace and what is wrong with it.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// The trace as the engine made it, not yet shrunk.
+    pub trace: Trace,
+    /// What the oracle said.
+    pub violation: Violation,
+    /// The program that fails on the trace, if this one does not: a fuzz target, which is built with more checks.
+    pub program: Option<PathBuf>,
+}
+
+impl Finding {
+    /// A finding of this program.
+    pub fn new(trace: Trace, violation: Violation) -> Self {
+        Self { trace, violation, program: None }
+    }
+}
+
+/// What an engine did for a job.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Traces executed.
+    pub executions: u64,
+    /// Operations executed, those inside macro operations counted singly.
+    pub ops: u64,
+    /// Covered edges, where the engine measures them.
+    pub edges: Option<u64>,
+    /// The first violation, which ended the job.
+    pub finding: Option<Finding>,
+}
+
+/// Executes traces on one kind of subject, reusing the simulated machine between them.
+pub struct Executor {
+    runner: Runner,
+    subject: SubjectKind,
+    options: RunOptions,
+}
+
+impl Default for Executor {
+    /// Executes on the allocator itself, with every oracle.
+    fn default() -> Self {
+        Self::new(SubjectKind::KMEM, RunOptions::default())
+    }
+}
+
+impl Executor {
+    /// Makes an executor for a kind of subject.
+    pub fn new(subject: SubjectKind, options: RunOptions) -> Self {
+        Self { runner: Runner::new(), subject, options }
+    }
+
+    /// Executes a trace; for [`Target::Codec`] its two encodings are judged as well.
+    pub fn execute(&mut self, target: Target, trace: &Trace) -> RunReport {
+        let mut report = self.runner.run(trace, self.subject, &self.options);
+        if target == Target::Codec && report.violation.is_none() {
+            report.violation = codec::check(trace).err();
+        }
+        report
+    }
+}
+
+/// Executes, counts, and remembers the first violation: what every in-process engine does with a trace.
+pub(super) struct Judge<'a> {
+    executor: Executor,
+    target: Target,
+    live: &'a Live,
+    outcome: Outcome,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(target: Target, live: &'a Live) -> Self {
+        Self { executor: Executor::default(), target, live, outcome: Outcome::default() }
+    }
+
+    /// Judges a trace; `None` if it broke the contract, which ends the job.
+    pub(super) fn judge(&mut self, trace: &Trace) -> Option<RunReport> {
+        if self.is_over() {
+            return None;
+        }
+        let mut report = self.executor.execute(self.target, trace);
+        self.outcome.executions += 1;
+        self.outcome.ops += report.calls;
+        self.live.add(1, report.calls);
+        let Some(violation) = report.violation.take() else { return Some(report) };
+        self.live.add_violation();
+        self.outcome.finding = Some(Finding::new(trace.clone(), violation));
+        None
+    }
+
+    /// Tells whether there is nothing more to do: a violation was found, or the user asked to stop.
+    pub(super) fn is_over(&self) -> bool {
+        self.outcome.finding.is_some() || self.live.is_stopped()
+    }
+
+    pub(super) fn executions(&self) -> u64 {
+        self.outcome.executions
+    }
+
+    pub(super) fn into_outcome(self) -> Outcome {
+        self.outcome
+    }
+}
