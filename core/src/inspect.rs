@@ -53,7 +53,7 @@ impl ZoneInfo {
 }
 
 /// The free blocks of all zones; its text is `/proc/buddyinfo`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct BuddyInfo {
     zones: [ZoneInfo; MAX_ZONES],
     nr_zones: usize,
@@ -73,6 +73,12 @@ impl BuddyInfo {
     /// The zones, in ascending order of frames.
     pub fn zones(&self) -> &[ZoneInfo] {
         &self.zones[..self.nr_zones]
+    }
+}
+
+impl fmt::Debug for BuddyInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.zones()).finish()
     }
 }
 

@@ -116,29 +116,6 @@ pub enum AccessFault {
     BusError(u64),
 }
 
-/// Pages by owner; the sum of all is the managed total.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PageUse {
-    /// All pages of all zones.
-    pub managed: u64,
-    /// In the buddy's free lists.
-    pub free: u64,
-    /// On per-CPU lists.
-    pub pcp: u64,
-    /// Given by `alloc_pages` and its relatives.
-    pub pages: u64,
-    /// Behind large `kmalloc` blocks.
-    pub large_kmalloc: u64,
-    /// In slabs.
-    pub slab: u64,
-    /// Behind live vmalloc areas.
-    pub vmalloc: u64,
-    /// Behind vmalloc areas that are freed but not yet flushed.
-    pub vmalloc_lazy: u64,
-    /// Page tables.
-    pub page_tables: u64,
-}
-
 /// How much of the contract a subject claims to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strength {
@@ -189,7 +166,7 @@ pub trait WhiteBox {
     /// The geometry that it was built with.
     fn geometry(&self) -> &kmem::Geometry;
     /// Pages by owner, from counters.
-    fn page_use(&self) -> PageUse;
+    fn page_use(&self) -> kmem::MemInfo;
     /// Free blocks by zone and order.
     fn buddyinfo(&self) -> kmem::BuddyInfo;
     /// Caches.

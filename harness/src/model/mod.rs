@@ -13,10 +13,10 @@ pub mod zones;
 pub use block::{Block, Tier, Tiers};
 
 use crate::oracle::Step;
-use crate::subject::{Call, PageUse, Reply, Strength, Subject};
+use crate::subject::{Call, Reply, Strength, Subject};
 use classes::{KMALLOC_MAX_CACHE, get_order};
 use frames::FrameMap;
-use kmem::{CacheId, Geometry, GfpFlags, PAGE_SIZE};
+use kmem::{CacheId, Geometry, GfpFlags, MemInfo, PAGE_SIZE};
 use live::LiveSet;
 
 /// A cache that a trace made.
@@ -73,7 +73,7 @@ pub struct Model {
     next_handle: u64,
     cpu: u16,
     /// Page counters after the last step; what a failed call must not change.
-    pub(crate) last_use: Option<PageUse>,
+    pub(crate) last_use: Option<MemInfo>,
     /// Notes that an oracle keeps between two of its questions.
     pub(crate) notes: crate::oracle::Notes,
 }

@@ -2,8 +2,10 @@
 
 use super::{Context, Step, Violation};
 use crate::model::Model;
-use crate::subject::{AccessFault, Call, PageUse, Reply, Strength, Subject, WhiteBox};
-use kmem::{BuddyInfo, CacheId, CacheInfo, CacheName, FrameKind, Geometry, MinFree, Order, PAGE_SIZE, PageCount};
+use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
+use kmem::{
+    BuddyInfo, CacheId, CacheInfo, CacheName, FrameKind, Geometry, MemInfo, MinFree, Order, PAGE_SIZE, PageCount,
+};
 use kmem::{MIGRATE_TYPES, NR_PAGE_ORDERS, VmallocEntry, ZoneInfo};
 use std::collections::BTreeMap;
 
@@ -16,7 +18,7 @@ pub(crate) struct FakeSubject {
     pub(crate) table: BTreeMap<u64, u32>,
     pub(crate) tlb: BTreeMap<u64, u32>,
     pub(crate) kinds: Vec<FrameKind>,
-    pub(crate) counters: PageUse,
+    pub(crate) counters: MemInfo,
     pub(crate) zones: Vec<ZoneInfo>,
     pub(crate) caches: Vec<CacheInfo>,
     pub(crate) areas: Vec<VmallocEntry>,
@@ -36,7 +38,7 @@ impl FakeSubject {
             table: BTreeMap::new(),
             tlb: BTreeMap::new(),
             kinds: vec![FrameKind::Free; frames as usize],
-            counters: PageUse { managed, free: managed, ..PageUse::default() },
+            counters: MemInfo { managed, free: managed, ..MemInfo::default() },
             zones: vec![zone_info(&geometry, &[(6, frames / 64)])],
             caches: Vec::new(),
             areas: Vec::new(),
@@ -196,7 +198,7 @@ impl WhiteBox for FakeSubject {
         &self.geometry
     }
 
-    fn page_use(&self) -> PageUse {
+    fn page_use(&self) -> MemInfo {
         self.counters
     }
 

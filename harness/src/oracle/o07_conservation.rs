@@ -6,8 +6,8 @@
 
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::ExpectedUse;
-use crate::subject::{PageUse, Reply};
-use kmem::AreaKind;
+use crate::subject::Reply;
+use kmem::{AreaKind, MemInfo};
 
 /// See the module.
 pub(super) struct Conservation;
@@ -34,8 +34,8 @@ impl Oracle for Conservation {
 }
 
 /// Compares the counters with each other and with the model.
-pub(super) fn check_use(cx: &Context<'_>, found: &PageUse) -> Result<(), String> {
-    let PageUse { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, page_tables } = *found;
+pub(super) fn check_use(cx: &Context<'_>, found: &MemInfo) -> Result<(), String> {
+    let MemInfo { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, page_tables } = *found;
     let sum = free + pcp + pages + large_kmalloc + slab + vmalloc + vmalloc_lazy + page_tables;
     if managed != cx.model.geometry().managed().get() || sum != managed {
         return Err(format!("the owners have {sum} of {managed} pages: {found:?}"));

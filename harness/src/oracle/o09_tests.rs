@@ -3,7 +3,7 @@
 use super::*;
 use crate::oracle::fake::{FakeSubject, ask, context, step};
 use crate::oracle::o10_tier::RightTier;
-use crate::subject::PageUse;
+use kmem::MemInfo;
 use kmem::{FaultPoint, FrameKind, Order, PageCount};
 
 const KERNEL: GfpFlags = GfpFlags::KERNEL;
@@ -77,7 +77,7 @@ fn a_reserve_is_only_for_those_who_have_a_right_to_it() {
     subject.set_free(&[(4, 1)]);
     let mut served = |gfp| {
         let mut model = subject.model();
-        model.last_use = Some(PageUse { free: 0, ..subject.counters });
+        model.last_use = Some(MemInfo { free: 0, ..subject.counters });
         let call = Call::AllocPages { order: 0, gfp };
         RightTier.before_call(&mut context(&mut model, &mut subject), &call).unwrap();
         let reply = Reply::Block { addr: subject.direct(1), usable: PAGE_SIZE };

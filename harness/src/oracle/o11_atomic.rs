@@ -9,7 +9,8 @@
 use super::o07_conservation::check_use;
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::old_address;
-use crate::subject::{Call, PageUse, Reply};
+use crate::subject::{Call, Reply};
+use kmem::MemInfo;
 
 /// See the module.
 pub(super) struct FailureAtomic;
@@ -35,11 +36,11 @@ impl Oracle for FailureAtomic {
     }
 }
 
-fn unchanged(before: &PageUse, after: &PageUse) -> Result<(), String> {
+fn unchanged(before: &MemInfo, after: &MemInfo) -> Result<(), String> {
     if before == after { Ok(()) } else { Err(format!("{before:?} became {after:?}")) }
 }
 
-fn only_reclaimed(call: &Call, before: &PageUse, after: &PageUse) -> Result<(), String> {
+fn only_reclaimed(call: &Call, before: &MemInfo, after: &MemInfo) -> Result<(), String> {
     let descriptor = u64::from(may_need_descriptor(call));
     let rows = [
         ("slab", before.slab + descriptor, after.slab),
@@ -74,7 +75,7 @@ mod tests {
         step(call, Reply::Refused(AllocError::NoPages { order: Order::ZERO }))
     }
 
-    fn verdict(step: &Step, change: impl Fn(&mut PageUse)) -> bool {
+    fn verdict(step: &Step, change: impl Fn(&mut MemInfo)) -> bool {
         let mut subject = FakeSubject::new(64);
         let mut model = subject.model();
         model.last_use = Some(subject.counters);
@@ -86,8 +87,8 @@ mod tests {
     fn a_refused_call_may_not_keep_pages() {
         let kmalloc = refused(Call::Kmalloc { size: 64, gfp: GfpFlags::KERNEL });
         let vmalloc = refused(Call::Vmalloc { size: 64, gfp: GfpFlags::KERNEL });
-        let take = |n: u64, owner: fn(&mut PageUse) -> &mut u64| {
-            move |u: &mut PageUse| {
+        let take = |n: u64, owner: fn(&mut MemInfo) -> &mut u64| {
+            move |u: &mut MemInfo| {
                 u.free -= n;
                 *owner(u) += n;
             }
@@ -106,7 +107,7 @@ mod tests {
         let addr = 0x1000;
         let free = step(Call::Kfree { addr }, Reply::Rejected(FreeError::Foreign(VirtAddr::new(addr))));
         assert!(verdict(&free, |_| ()));
-        let moved = |u: &mut PageUse| {
+        let moved = |u: &mut MemInfo| {
             u.free -= 1;
             u.pcp += 1;
         };

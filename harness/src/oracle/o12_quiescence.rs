@@ -6,8 +6,8 @@
 
 use super::scene::coalesced;
 use super::{Context, Oracle, OracleId, Violation};
-use crate::subject::{PageUse, WhiteBox};
-use kmem::FrameKind;
+use crate::subject::WhiteBox;
+use kmem::{FrameKind, MemInfo};
 
 /// See the module.
 pub(super) struct Quiescence;
@@ -30,7 +30,7 @@ impl Oracle for Quiescence {
 fn check_owners(inside: &dyn WhiteBox) -> Result<(), String> {
     let found = inside.page_use();
     let managed = inside.geometry().managed().get();
-    let expected = PageUse { managed, free: managed - 1, page_tables: 1, ..PageUse::default() };
+    let expected = MemInfo { managed, free: managed - 1, page_tables: 1, ..MemInfo::default() };
     if found == expected { Ok(()) } else { Err(format!("everything is freed, but {found:?}")) }
 }
 

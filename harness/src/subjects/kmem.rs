@@ -3,10 +3,10 @@
 use super::{Guest, Spare};
 use crate::machine::{SimMachine, SimPlatform, TlbFlushes};
 use crate::oracle::CONSTRUCTED;
-use crate::subject::{AccessFault, Call, PageUse, Reply, Strength, Subject, WhiteBox};
+use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
 use kmem::{
     AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FrameKind, FreeError,
-    Geometry, GeometryError, GfpFlags, Kmem, Order, Pfn, SlabFlags, Violation, VirtAddr, VmallocEntry,
+    Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, Pfn, SlabFlags, Violation, VirtAddr, VmallocEntry,
 };
 use std::rc::Rc;
 
@@ -266,19 +266,8 @@ impl WhiteBox for KmemSubject {
         self.kmem.geometry()
     }
 
-    fn page_use(&self) -> PageUse {
-        let info = self.kmem.meminfo();
-        PageUse {
-            managed: info.managed,
-            free: info.free,
-            pcp: info.pcp,
-            pages: info.pages,
-            large_kmalloc: info.large_kmalloc,
-            slab: info.slab,
-            vmalloc: info.vmalloc,
-            vmalloc_lazy: info.vmalloc_lazy,
-            page_tables: info.page_tables,
-        }
+    fn page_use(&self) -> MemInfo {
+        self.kmem.meminfo()
     }
 
     fn buddyinfo(&self) -> BuddyInfo {

@@ -2,8 +2,8 @@
 
 use super::{Guest, KmemSubject, Spare};
 use crate::machine::TlbFlushes;
-use crate::subject::{AccessFault, Call, PageUse, Reply, Strength, Subject, WhiteBox};
-use kmem::{BuddyInfo, CacheInfo, FrameKind, Geometry, GeometryError, Violation, VmallocEntry};
+use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
+use kmem::{BuddyInfo, CacheInfo, FrameKind, Geometry, GeometryError, MemInfo, Violation, VmallocEntry};
 
 /// A block of pages that a wrapper keeps although it was freed, and calls free in its books.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,10 +102,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
     }
 
     /// The inner counters, with the hidden blocks booked as free.
-    fn page_use(&self) -> PageUse {
+    fn page_use(&self) -> MemInfo {
         let hidden: u64 = self.twist.hidden().iter().map(|block| block.pages()).sum();
         let inner = self.inner.page_use();
-        PageUse { pages: inner.pages - hidden, free: inner.free + hidden, ..inner }
+        MemInfo { pages: inner.pages - hidden, free: inner.free + hidden, ..inner }
     }
 
     fn buddyinfo(&self) -> BuddyInfo {
