@@ -1,25 +1,36 @@
-//! bolero: the same contract, from bolero's generators. `cargo bolero test traces` fuzzes it.
+//! bolero: the same contract, from bolero's generators.
+//!
+//! bolero's own test engine draws its seeds from the operating system, so under `cargo test` the generator runs behind our
+//! engine with a fixed seed. `cargo bolero test` sets `cfg(fuzzing)` and gets bolero's harness.
 
-use kmem_harness::engines::bolero::Traces;
-use kmem_harness::generate::Target;
-use kmem_harness::trace::Swarm;
-use kmem_proptests::{OPS, judge};
-use std::time::Duration;
-
-/// Without a number of iterations bolero stops after a second, whatever it has done.
-const ITERATIONS: usize = 500;
-
+#[cfg(fuzzing)]
 #[test]
 fn traces() {
-    bolero::check!()
-        .with_generator(Traces::new(Swarm::ALL, OPS))
-        .with_iterations(ITERATIONS)
-        // An operation takes a kind and at most four numbers.
-        .with_max_len(64 + OPS * 40)
-        .with_shrink_time(Duration::ZERO)
-        .for_each(|trace| {
-            if let Err(message) = judge(Target::Trace, trace) {
-                panic!("{message}");
-            }
-        });
+    use kmem_harness::engines::bolero::Traces;
+    use kmem_harness::generate::Target;
+    use kmem_harness::trace::Swarm;
+    use kmem_proptests::{OPS, judge};
+
+    bolero::check!().with_generator(Traces::new(Swarm::ALL, OPS)).with_max_len(64 + OPS * 40).for_each(|trace| {
+        if let Err(message) = judge(Target::Trace, trace) {
+            panic!("{message}");
+        }
+    });
+}
+
+#[cfg(not(fuzzing))]
+#[test]
+fn traces_of_a_fixed_seed_keep_the_contract() {
+    use kmem_harness::engines::{Budget, Engine, Job, Live, bolero::Bolero};
+    use kmem_harness::generate::Target;
+    use kmem_proptests::{OPS, judge};
+
+    for target in Target::ALL {
+        let job = Job { target, seed: 20_261_122, budget: Budget::cases(200), seeds: &[], max_ops: OPS };
+        let outcome = Bolero.run(&job, &Live::default()).unwrap();
+        if let Some(finding) = outcome.finding {
+            panic!("{}", judge(target, &finding.trace).unwrap_err());
+        }
+        assert_eq!(outcome.executions, 200);
+    }
 }
