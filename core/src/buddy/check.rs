@@ -54,29 +54,38 @@ impl<P: Platform> PageAllocator<P> {
 
     /// Counts the frames of each owner, and checks that blocks with a tail are whole.
     fn check_frames(&self) -> Check {
-        let mut counts = [0; OWNER_CLASSES];
-        let mut in_zones = 0;
+        let mut kinds = [0; 1 << u8::BITS];
         for zone in self.zones.iter() {
-            let run = self.base.frames.run(zone.start, zone.frames);
-            for (pfn, (kind, zone_number)) in zone.pfns().zip(run) {
-                let kind = FrameKind::from_byte(kind);
-                let Some(class) = OwnerClass::of(kind) else {
-                    return Err(violation(Invariant::I10InsideZone, "a frame of a zone is marked absent", pfn, 1, 0));
-                };
-                counts[class as usize] += 1;
-                if zone_number != zone.index {
-                    let what = "zone number in a frame's descriptor";
-                    let (expected, found) = (zone.index.into(), zone_number.into());
-                    return Err(violation(Invariant::I10InsideZone, what, pfn, expected, found));
-                }
-                check_used_block(&self.base, zone, pfn, kind)?;
-            }
-            in_zones += zone.frames;
+            self.check_frames_of(zone, &mut kinds)?;
         }
-        self.check_absent(in_zones)?;
+        self.check_absent(self.zones.iter().map(|zone| zone.frames).sum())?;
+        let mut counts = [0; OWNER_CLASSES];
+        for (byte, frames) in (0..=u8::MAX).zip(kinds) {
+            if let Some(class) = OwnerClass::of(FrameKind::from_byte(byte)) {
+                counts[class as usize] += frames;
+            }
+        }
         for (class, (counted, noted)) in counts.into_iter().zip(self.owners()).enumerate() {
             let what = "frames of an owner, by the kind map, against the ledgers";
             Violation::check_eq(Invariant::I7Conservation, what, class as u64, counted, noted)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the frames of a zone to the count of each kind byte.
+    fn check_frames_of(&self, zone: &Zone, kinds: &mut [u64; 1 << u8::BITS]) -> Check {
+        const FIRST_BLOCK: u8 = FrameKind::Pages.to_byte();
+        const LAST_BLOCK: u8 = FrameKind::LargeTail.to_byte();
+        for (pfn, (kind, zone_number)) in zone.pfns().zip(self.base.frames.run(zone.start, zone.frames)) {
+            kinds[usize::from(kind)] += 1;
+            if zone_number != zone.index {
+                let what = "zone number in a frame's descriptor";
+                let (expected, found) = (zone.index.into(), zone_number.into());
+                return Err(violation(Invariant::I10InsideZone, what, pfn, expected, found));
+            }
+            if (FIRST_BLOCK..=LAST_BLOCK).contains(&kind) {
+                check_used_block(&self.base, zone, pfn, FrameKind::from_byte(kind))?;
+            }
         }
         Ok(())
     }

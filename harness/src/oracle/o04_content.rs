@@ -4,7 +4,7 @@
 //! ([`pattern`](super::pattern)): after the allocation, after each reallocation, and at each write operation. It is
 //! compared before each free and reallocation, at read operations, and for a sample of blocks at each audit. Objects of
 //! a cache with a constructor are not written: they must be constructed when handed out and still so when freed.
-//! Precision: blocks above 512 bytes are sampled, at both ends and in every page.
+//! Precision: blocks above 256 bytes are sampled, at both ends and in every page.
 
 use super::pattern::{self, CONSTRUCTED};
 use super::{Context, Oracle, OracleId, Violation};
