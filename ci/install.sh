@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Installs what the jobs need and is missing: a C++ compiler (libFuzzer's runtime) and valgrind (instruction counts).
+# The Rust toolchain is the machine's own; nothing of it is downloaded.
+set -euo pipefail
+
+command -v cargo >/dev/null || { echo "install Rust first: https://rustup.rs" >&2; exit 2; }
+
+missing=()
+command -v c++ >/dev/null || missing+=(g++)
+command -v valgrind >/dev/null || missing+=(valgrind)
+if [ "${#missing[@]}" -gt 0 ]; then
+    if command -v apt-get >/dev/null; then
+        sudo=$([ "$(id -u)" = 0 ] || echo sudo)
+        $sudo apt-get update -q
+        $sudo apt-get install -y -q --no-install-recommends "${missing[@]}"
+    else
+        echo "install these with your package manager: ${missing[*]}" >&2
+        exit 2
+    fi
+fi

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# A room of the core uses only rooms below it, and `unsafe` stays in core/src/raw/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+fail=0
+# forbid ROOM UPPER...: no file of ROOM names one of the rooms above it.
+forbid() {
+    local room=$1 files
+    shift
+    files=$(find core/src -path "core/src/$room/*.rs" -o -path "core/src/$room.rs")
+    for upper in "$@"; do
+        # shellcheck disable=SC2086 # file names of this repository have no spaces
+        if grep -nE "use crate::(\{[^}]*)?\b$upper\b" $files; then
+            echo "layering: $room uses $upper, which stands above it" >&2
+            fail=1
+        fi
+    done
+}
+for low in addr order gfp error geometry sync; do forbid $low page base buddy slab paging vmalloc kmem; done
+forbid page base buddy slab paging vmalloc kmem
+forbid base buddy slab paging vmalloc kmem
+forbid buddy slab paging vmalloc kmem
+forbid slab paging vmalloc kmem
+forbid paging vmalloc kmem
+forbid vmalloc kmem
+
+if grep -rnE '\bunsafe (fn|impl|trait|\{)|unsafe\(' --include='*.rs' core/src harness/src proptests fuzz/fuzz_targets | grep -v '^core/src/raw/'; then
+    echo "unsafe code outside core/src/raw/" >&2
+    fail=1
+fi
+exit $fail

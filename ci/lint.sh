@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Formatting, lints with warnings as errors, documentation, and the layering rule.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo fmt --all --check
+cargo fmt --manifest-path fuzz/Cargo.toml --check
+cargo fmt --manifest-path ci/no_std/Cargo.toml --check
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-lint --quiet -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+ci/layers.sh
