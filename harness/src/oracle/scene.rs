@@ -101,6 +101,7 @@ impl Snapshot {
         let Some(class) = class_of(size) else {
             return size == 0 || self.may_serve_pages(model, get_order(size), large_page_flags(gfp));
         };
+        let gfp = class_flags(model, gfp);
         let mut of_class = self.caches.iter().filter(|c| c.object_size == class);
         let geometry = model.geometry();
         let preferred = slab_order(class, geometry.cpus, geometry.max_order.get());
@@ -114,11 +115,9 @@ impl Snapshot {
         let Some(class) = class_of(size) else {
             return size == 0 || self.serves_pages(model, get_order(size), large_page_flags(gfp));
         };
-        // Without a DMA zone there are no caches for it: the ordinary ones serve, from ordinary zones.
-        let dma = gfp.contains(GfpFlags::DMA) && model.geometry().zones().iter().any(|z| z.kind == ZoneKind::Dma);
-        let gfp = if dma { gfp } else { gfp.difference(GfpFlags::DMA) };
+        let gfp = class_flags(model, gfp);
         let prefix = match gfp {
-            _ if dma => "dma-kmalloc-",
+            _ if gfp.contains(GfpFlags::DMA) => "dma-kmalloc-",
             _ if gfp.contains(GfpFlags::RECLAIMABLE) => "kmalloc-rcl-",
             _ => "kmalloc-",
         };
@@ -174,6 +173,13 @@ fn stranded(model: &Model, gfp: GfpFlags) -> u64 {
     // Batch of section 3.4, doubled up to five times.
     let refill = (largest >> 12).clamp(1, 64) << 5;
     if gfp.intersects(GfpFlags::MOVABLE | GfpFlags::RECLAIMABLE) { refill } else { 0 }
+}
+
+/// The flags as the caches of the kmalloc classes see them: without a DMA zone there are no caches for it, and the ordinary
+/// ones serve, from ordinary zones.
+fn class_flags(model: &Model, gfp: GfpFlags) -> GfpFlags {
+    let has_dma = model.geometry().zones().iter().any(|zone| zone.kind == ZoneKind::Dma);
+    if has_dma { gfp } else { gfp.difference(GfpFlags::DMA) }
 }
 
 /// Whether a cache's name is that of the `kmalloc` type with this prefix: a size follows at once.
