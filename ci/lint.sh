@@ -8,5 +8,5 @@ cargo fmt --manifest-path fuzz/Cargo.toml --check
 cargo fmt --manifest-path ci/no_std/Cargo.toml --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
 cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-lint --quiet -- -D warnings
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items --quiet
 ci/layers.sh

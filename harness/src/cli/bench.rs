@@ -32,7 +32,8 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let measured = throughput(args.seconds as f64);
     let instructions = instructions_per_pair();
     let value = serde_json::json!({
-        "ok": true, "throughput": measured, "ops_per_second": measured.calls_per_second(),
+        "ok": true, "throughput": measured, "calls_per_second": measured.calls_per_second(),
+        "ops_per_second": measured.ops_per_second(),
         "instructions_per_pair": instructions.as_ref().ok(),
     });
     let pair = match &instructions {
@@ -40,9 +41,10 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
         Err(why) => format!("not counted: {why}"),
     };
     let text = format!(
-        "{} operations a second on one core, every oracle asked, full audit every 64 operations\n\
+        "{} judged calls a second on one core ({} operations of traces), every oracle asked, full audit every 64 operations\n\
          hot kmalloc(64) + kfree: {pair}",
         grouped(measured.calls_per_second() as u64),
+        grouped(measured.ops_per_second() as u64),
     );
     ui.result(&value, text);
     Ok(Verdict::Fine)

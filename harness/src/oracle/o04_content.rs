@@ -1,7 +1,7 @@
 //! O4: does every block keep what was written into it?
 //!
 //! Contract: I2, I4 and I19. Each block gets a pattern keyed by its handle, its generation and the offset
-//! ([`pattern`](super::pattern)): after the allocation, after each reallocation, and at each write operation. It is
+//! ([`super::pattern`]): after the allocation, after each reallocation, and at each write operation. It is
 //! compared before each free and reallocation, at read operations, and for a sample of blocks at each audit. Objects of
 //! a cache with a constructor are not written: they must be constructed when handed out and still so when freed.
 //! Precision: blocks above 256 bytes are sampled, at both ends and in every page.

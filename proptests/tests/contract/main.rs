@@ -1,5 +1,7 @@
 //! One binary for all tests that need the whole system: properties, corpus replay, scenarios.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod bolero;
 mod properties;
 mod replay;
