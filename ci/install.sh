@@ -3,7 +3,7 @@
 # The Rust toolchain is the machine's own; nothing of it is downloaded.
 set -euo pipefail
 
-command -v cargo >/dev/null || { echo "install Rust first: https://rustup.rs" >&2; exit 2; }
+command -v cargo >/dev/null || { echo "install a Rust toolchain first" >&2; exit 2; }
 
 missing=()
 command -v c++ >/dev/null || missing+=(g++)
