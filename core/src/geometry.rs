@@ -11,6 +11,9 @@ pub const MAX_NODES: u8 = 4;
 /// How many CPUs a machine may have.
 pub const MAX_CPUS: u16 = 256;
 
+/// The fewest and the most caches: room for the kmalloc classes and a few more, and what a kind byte can name.
+pub(crate) const CACHES: core::ops::RangeInclusive<u16> = 48..=223;
+
 /// A kind of zone; requests fall back from later kinds to earlier ones.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
@@ -99,7 +102,7 @@ pub struct Geometry {
     pub vmalloc_pages: PageCount,
     /// What the watermarks keep back.
     pub min_free: MinFree,
-    /// How many object caches may exist at once, the kmalloc classes included; 16 to 223.
+    /// How many object caches may exist at once, the kmalloc classes included; 48 to 223.
     pub max_caches: u16,
     /// How far frees are checked.
     pub hardening: Hardening,
@@ -128,7 +131,7 @@ pub enum GeometryError {
     VmallocWindow,
     /// The direct map is unaligned, covers address 0..=16, or leaves one half of the 48-bit space.
     DirectMap,
-    /// Fewer than 16 or more than 223 caches.
+    /// Fewer than 48 or more than 223 caches.
     Caches(u16),
     /// The metadata region is too small.
     Metadata {
@@ -166,7 +169,7 @@ impl fmt::Display for GeometryError {
             Self::DirectMap => f.write_str(
                 "the direct map is not page aligned, covers the null page, or is not within one half of the 48-bit address space",
             ),
-            Self::Caches(n) => write!(f, "{n} caches; use 16 to 223"),
+            Self::Caches(n) => write!(f, "{n} caches; use 48 to 223"),
             Self::Metadata { needed, given } => write!(f, "the metadata region has {given} bytes; {needed} are needed"),
             Self::Memory { needed, given } => write!(f, "the memory window has {given} frames; the zones span {needed}"),
             Self::Boot => f.write_str("not enough memory for the allocator's own first frames; add frames"),
@@ -259,7 +262,7 @@ impl Geometry {
             let (pageblock, max) = (self.pageblock_order.get(), self.max_order.get());
             return Err(GeometryError::PageblockOrder { pageblock, max });
         }
-        if !(16..=223).contains(&self.max_caches) {
+        if !CACHES.contains(&self.max_caches) {
             return Err(GeometryError::Caches(self.max_caches));
         }
         self.validate_windows()

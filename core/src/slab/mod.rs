@@ -50,7 +50,7 @@ pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
 use crate::addr::PAGE_SIZE;
 use crate::buddy::PageAllocator;
 use crate::error::CacheId;
-use crate::geometry::{Geometry, Hardening, ZoneKind};
+use crate::geometry::{CACHES, Geometry, Hardening, ZoneKind};
 use crate::gfp::GfpFlags;
 use crate::inspect::CacheName;
 use crate::platform::{CpuId, Platform};
@@ -64,8 +64,10 @@ use order::SlabOrders;
 use shape::{Reciprocal, Role, Shape, ShapeRecord};
 use sheaf::{CpuCell, SheafPool};
 
-/// The kmalloc sets, and one for the descriptors of vmalloc: so many numbers exist whatever the geometry says.
+/// The kmalloc sets, and one for the descriptors of vmalloc.
 const BUILTIN_CACHES: usize = KmallocType::ALL.len() * NR_CLASSES + 1;
+
+const _: () = assert!(BUILTIN_CACHES < *CACHES.start() as usize, "a geometry leaves numbers for caches of users");
 
 /// The slices of the metadata region that the slab layer uses.
 pub(crate) struct SlabParts {
@@ -79,7 +81,7 @@ pub(crate) struct SlabParts {
 
 impl SlabParts {
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
-        let caches = usize::from(geometry.max_caches).max(BUILTIN_CACHES);
+        let caches = usize::from(geometry.max_caches);
         let frames = geometry.frames() as usize;
         let marked = if geometry.hardening == Hardening::Checked { frames } else { 0 };
         Self {
