@@ -60,108 +60,99 @@ impl FaultPoint {
     ];
 }
 
-/// Something that happened inside, for tracing and coverage; costs nothing where the hook is empty.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u8)]
-pub enum Event {
-    /// A block was served from this CPU's page lists.
-    PcpHit,
-    /// This CPU's page lists were refilled from the buddy.
-    PcpRefill,
-    /// This CPU's page lists gave a batch back.
-    PcpDrain,
-    /// A larger block was split.
-    Split,
-    /// Two buddies were merged.
-    Merge,
-    /// A pageblock changed its migrate type to serve a request.
-    PageblockClaimed,
-    /// A block of another migrate type was taken without changing the pageblock.
-    MigrateSteal,
-    /// A request fell back to a lower zone.
-    ZoneFallback,
-    /// An object was served from this CPU's main sheaf.
-    SheafHit,
-    /// Main and spare sheaf were swapped.
-    SheafSwap,
-    /// A full sheaf came from the barn.
-    BarnGet,
-    /// A full sheaf went to the barn.
-    BarnPut,
-    /// A sheaf was refilled from slabs.
-    SheafRefill,
-    /// A sheaf was flushed to its slabs.
-    SheafFlush,
-    /// A new slab was made.
-    SlabNew,
-    /// An empty slab gave its frames back.
-    SlabRelease,
-    /// A slab of the smallest order was used because the preferred order was refused.
-    SlabMinOrder,
-    /// kvmalloc was served physically contiguous.
-    KvContiguous,
-    /// kvmalloc fell back to vmalloc.
-    KvFallback,
-    /// Lazily freed address space was flushed and merged back.
-    Purge,
-    /// A reallocation stayed in place.
-    ReallocInPlace,
-    /// A reallocation moved.
-    ReallocMoved,
-    /// vrealloc returned tail pages.
-    VreallocShrunk,
-    /// Reclaim drained the per-CPU pages of all CPUs.
-    ReclaimPcp,
-    /// Reclaim flushed sheaves and released empty slabs.
-    ReclaimSlab,
-    /// Reclaim purged the vmalloc window.
-    ReclaimVa,
-    /// A request was refused after reclaim.
-    RefusedAfterReclaim,
-    /// A request that may not wait was refused without reclaim.
-    RefusedWithoutReclaim,
+/// Defines [`Event`] and the list of its kinds from one table.
+macro_rules! events {
+    ($($(#[$doc:meta])* $name:ident;)*) => {
+        /// Something that happened inside, for tracing and coverage; costs nothing where the hook is empty.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Event {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Event {
+            /// How many kinds of event there are.
+            pub const COUNT: usize = [$(stringify!($name)),*].len();
+
+            /// All kinds, in the order of their numbers.
+            pub const ALL: [Self; Self::COUNT] = [$(Self::$name),*];
+
+            /// Returns the event's number, below [`Self::COUNT`].
+            pub const fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
 }
 
-impl Event {
-    /// How many kinds of event there are.
-    pub const COUNT: usize = Self::RefusedWithoutReclaim as usize + 1;
+events! {
+    // Page allocator: per-CPU pages.
+    /// A block was served from this CPU's page lists.
+    PcpHit;
+    /// This CPU's page lists were refilled from the buddy.
+    PcpRefill;
+    /// This CPU's page lists gave a batch back.
+    PcpDrain;
 
-    /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; Self::COUNT] = [
-        Self::PcpHit,
-        Self::PcpRefill,
-        Self::PcpDrain,
-        Self::Split,
-        Self::Merge,
-        Self::PageblockClaimed,
-        Self::MigrateSteal,
-        Self::ZoneFallback,
-        Self::SheafHit,
-        Self::SheafSwap,
-        Self::BarnGet,
-        Self::BarnPut,
-        Self::SheafRefill,
-        Self::SheafFlush,
-        Self::SlabNew,
-        Self::SlabRelease,
-        Self::SlabMinOrder,
-        Self::KvContiguous,
-        Self::KvFallback,
-        Self::Purge,
-        Self::ReallocInPlace,
-        Self::ReallocMoved,
-        Self::VreallocShrunk,
-        Self::ReclaimPcp,
-        Self::ReclaimSlab,
-        Self::ReclaimVa,
-        Self::RefusedAfterReclaim,
-        Self::RefusedWithoutReclaim,
-    ];
+    // Page allocator: zones and migrate types.
+    /// A larger block was split.
+    Split;
+    /// Two buddies were merged.
+    Merge;
+    /// A pageblock changed its migrate type to serve a request.
+    PageblockClaimed;
+    /// A block of another migrate type was taken without changing the pageblock.
+    MigrateSteal;
+    /// A request fell back to a lower zone.
+    ZoneFallback;
 
-    /// Returns the event's number, below [`Self::COUNT`].
-    pub const fn index(self) -> usize {
-        self as usize
-    }
+    // Slab: sheaves.
+    /// An object was served from this CPU's main sheaf.
+    SheafHit;
+    /// Main and spare sheaf were swapped.
+    SheafSwap;
+    /// A full sheaf came from the barn.
+    BarnGet;
+    /// A full sheaf went to the barn.
+    BarnPut;
+    /// A sheaf was refilled from slabs.
+    SheafRefill;
+    /// A sheaf was flushed to its slabs.
+    SheafFlush;
+
+    // Slab: slabs.
+    /// A new slab was made.
+    SlabNew;
+    /// An empty slab gave its frames back.
+    SlabRelease;
+    /// A slab of the smallest order was used because the preferred order was refused.
+    SlabMinOrder;
+
+    // kvmalloc and vmalloc.
+    /// kvmalloc was served physically contiguous.
+    KvContiguous;
+    /// kvmalloc fell back to vmalloc.
+    KvFallback;
+    /// Lazily freed address space was flushed and merged back.
+    Purge;
+    /// A reallocation stayed in place.
+    ReallocInPlace;
+    /// A reallocation moved.
+    ReallocMoved;
+    /// vrealloc returned tail pages.
+    VreallocShrunk;
+
+    // Reclaim and refusal.
+    /// Reclaim drained the per-CPU pages of all CPUs.
+    ReclaimPcp;
+    /// Reclaim flushed sheaves and released empty slabs.
+    ReclaimSlab;
+    /// Reclaim purged the vmalloc window.
+    ReclaimVa;
+    /// A request was refused after reclaim.
+    RefusedAfterReclaim;
+    /// A request that may not wait was refused without reclaim.
+    RefusedWithoutReclaim;
 }
 
 /// What the library needs from the machine that it runs on.
