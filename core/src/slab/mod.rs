@@ -28,9 +28,11 @@
 
 mod alloc;
 mod args;
+mod barn;
 mod cache;
 mod check;
 mod classes;
+mod flush;
 mod free;
 mod grow;
 mod live;
@@ -39,6 +41,7 @@ mod occupancy;
 mod order;
 mod realloc;
 mod reclaim;
+mod refill;
 mod shape;
 mod sheaf;
 #[cfg(test)]

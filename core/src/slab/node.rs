@@ -15,9 +15,10 @@
 //! ```
 
 use super::args::Ctor;
+use super::barn::Barn;
 use super::occupancy::Occupancy;
 use super::shape::Shape;
-use super::sheaf::{Barn, Sheaf};
+use super::sheaf::Sheaf;
 use crate::addr::{Pfn, PhysAddr};
 use crate::inspect::CacheName;
 use crate::page::{FrameTable, PageList};
