@@ -1,9 +1,10 @@
 //! What every layer stands on: the platform, the frame table, the memory window, the geometry.
 
 use crate::addr::{PhysAddr, VirtAddr};
+use crate::fault::FaultSite;
 use crate::geometry::Geometry;
 use crate::page::{DirectMap, FrameTable};
-use crate::platform::{CpuId, Event, FaultPoint, Platform};
+use crate::platform::{CpuId, Event, Platform};
 use crate::raw::PhysMem;
 
 pub(crate) struct Base<P> {
@@ -33,8 +34,8 @@ impl<P: Platform> Base<P> {
     }
 
     #[inline(always)]
-    pub(crate) fn fault(&self, point: FaultPoint) -> bool {
-        self.platform.fault(point)
+    pub(crate) fn fault(&self, site: FaultSite) -> bool {
+        self.platform.fault(site)
     }
 
     #[inline(always)]

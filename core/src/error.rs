@@ -1,8 +1,8 @@
 //! What can go wrong, by kind: a bad request, exhaustion, misuse, and a broken invariant.
 
 use crate::addr::{PageCount, VirtAddr};
+use crate::fault::FaultPoint;
 use crate::order::Order;
-use crate::platform::FaultPoint;
 use core::fmt;
 
 /// Why an allocation was refused. The allocator's state is as before the call.

@@ -6,6 +6,7 @@ mod addr;
 mod base;
 mod buddy;
 mod error;
+mod fault;
 mod geometry;
 mod gfp;
 mod inspect;
@@ -24,13 +25,14 @@ mod vmalloc;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
+pub use fault::{FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_NODES, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
 pub use inspect::{AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, VmallocEntry, ZoneInfo};
 pub use kmem::Kmem;
 pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
-pub use platform::{CpuId, Event, FaultPoint, Platform};
+pub use platform::{CpuId, Event, Platform};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, SlabFlags};
 

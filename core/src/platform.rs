@@ -1,6 +1,7 @@
 //! The port: everything that the library needs from outside.
 
 use crate::addr::{Pfn, Vpn};
+use crate::fault::FaultSite;
 use crate::raw::PhysMem;
 
 /// A CPU's number, below the geometry's `cpus`.
@@ -22,42 +23,6 @@ impl CpuId {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
-}
-
-/// A place at which an allocation can fail. The platform's fault plan is asked before anything is changed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum FaultPoint {
-    /// A block from the page allocator, asked for by its user (Linux: `fail_page_alloc`).
-    Page,
-    /// An object from a slab cache (Linux: `failslab`).
-    Slab,
-    /// A new slab's frames.
-    NewSlab,
-    /// A range of the vmalloc window.
-    VirtualSpace,
-    /// The descriptor of a vmalloc area.
-    Descriptor,
-    /// The frames behind a vmalloc area.
-    VmallocPages,
-    /// A frame for a page table.
-    PageTable,
-    /// A cache's control block.
-    Cache,
-}
-
-impl FaultPoint {
-    /// All points.
-    pub const ALL: [Self; 8] = [
-        Self::Page,
-        Self::Slab,
-        Self::NewSlab,
-        Self::VirtualSpace,
-        Self::Descriptor,
-        Self::VmallocPages,
-        Self::PageTable,
-        Self::Cache,
-    ];
 }
 
 /// Defines [`Event`] and the list of its kinds from one table.
@@ -182,10 +147,10 @@ pub trait Platform {
         core::hint::spin_loop();
     }
 
-    /// Asks the fault plan whether this point fails now. The empty plan compiles to nothing.
+    /// Asks the fault plan whether this request fails now. The empty plan compiles to nothing.
     #[inline(always)]
-    fn fault(&self, point: FaultPoint) -> bool {
-        let _ = point;
+    fn fault(&self, site: FaultSite) -> bool {
+        let _ = site;
         false
     }
 

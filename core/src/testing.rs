@@ -3,9 +3,10 @@
 use crate::addr::{PageCount, Pfn, Vpn};
 use crate::base::Base;
 use crate::buddy::{PageAllocator, PageParts};
+use crate::fault::{FaultPoint, FaultSite};
 use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
 use crate::page::FrameTable;
-use crate::platform::{CpuId, Event, FaultPoint, Platform};
+use crate::platform::{CpuId, Event, Platform};
 use crate::raw::{Carver, MetaRegion, PhysMem};
 use std::cell::{Cell, RefCell};
 use std::vec::Vec;
@@ -72,7 +73,8 @@ impl Platform for TestPlatform {
         self.root.set(Some(root));
     }
 
-    fn fault(&self, point: FaultPoint) -> bool {
+    fn fault(&self, site: FaultSite) -> bool {
+        let point = site.point;
         let asked = &self.asked[point as usize];
         asked.set(asked.get() + 1);
         let plan = &self.faults[point as usize];

@@ -3,10 +3,11 @@
 use super::PageAllocator;
 use crate::addr::{PAGE_SIZE, Pfn};
 use crate::error::{AllocError, BlockKind, FreeError};
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::FrameKind;
-use crate::platform::{FaultPoint, Platform};
+use crate::platform::Platform;
 
 impl<P: Platform> PageAllocator<P> {
     /// Allocates a block of pages.
@@ -16,7 +17,8 @@ impl<P: Platform> PageAllocator<P> {
     /// As [`Self::alloc_block`], and [`AllocError::Injected`].
     #[inline(always)]
     pub(crate) fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-        if self.request(order, gfp).is_ok() && self.base.fault(FaultPoint::Page) {
+        let site = FaultSite::new(FaultPoint::Page, gfp).with_order(order);
+        if self.request(order, gfp).is_ok() && self.base.fault(site) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
         self.alloc_block(order, gfp, FrameKind::Pages)

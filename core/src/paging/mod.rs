@@ -44,10 +44,11 @@ use crate::addr::{Pfn, PhysAddr, Vpn};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::FrameKind;
-use crate::platform::{FaultPoint, Platform};
+use crate::platform::Platform;
 use crate::raw::PhysMem;
 use crate::sync::SpinLock;
 
@@ -287,7 +288,7 @@ fn make_tables<P: Platform>(
 }
 
 fn alloc_table<P: Platform>(pages: &PageAllocator<P>, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-    if pages.base.fault(FaultPoint::PageTable) {
+    if pages.base.fault(FaultSite::new(FaultPoint::PageTable, gfp)) {
         return Err(AllocError::Injected(FaultPoint::PageTable));
     }
     pages.alloc_block(Order::ZERO, gfp | GfpFlags::ZERO, FrameKind::PageTable)

@@ -1,14 +1,15 @@
 //! Handing objects out: this CPU's main sheaf first, then the steps of the per-CPU layer down to a new slab.
 
-use super::SlabLayer;
 use super::classes::{self, KmallocType};
+use super::{SlabLayer, cache_id};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, CacheId};
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::{GFP_SLAB_BUG_MASK, GfpFlags};
 use crate::order::Order;
 use crate::page::FrameKind;
-use crate::platform::{Event, FaultPoint, Platform};
+use crate::platform::{Event, Platform};
 
 /// Why the fast path did not serve a request. The fault point is asked once per request, so the slow path does not ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +48,7 @@ impl SlabLayer {
         gfp: GfpFlags,
     ) -> Result<VirtAddr, Missed> {
         let class = classes::class_of(size).ok_or(Missed::Empty)?;
-        if pages.base.fault(FaultPoint::Slab) {
+        if pages.base.fault(slab_site(self.kmalloc_cache(class, gfp), gfp)) {
             return Err(Missed::Fault);
         }
         if gfp.intersects(KmallocType::SPECIAL.union(GfpFlags::ZERO)) {
@@ -81,6 +82,7 @@ impl SlabLayer {
     }
 
     /// The number of the cache that serves a class to these flags.
+    #[inline(always)]
     fn kmalloc_cache(&self, class: usize, gfp: GfpFlags) -> usize {
         match KmallocType::of(gfp) {
             KmallocType::Dma if !self.has_dma => class,
@@ -102,7 +104,7 @@ impl SlabLayer {
         }
         let too_large = AllocError::TooLarge { requested: size, limit: self.kmalloc_max };
         let order = Order::for_bytes(size).filter(|_| size <= self.kmalloc_max).ok_or(too_large)?;
-        if pages.base.fault(FaultPoint::Page) {
+        if pages.base.fault(FaultSite::new(FaultPoint::Page, gfp).with_order(order)) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
         let gfp = gfp.difference(GFP_SLAB_BUG_MASK) | GfpFlags::COMP;
@@ -123,7 +125,7 @@ impl SlabLayer {
         cache: CacheId,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
-        if pages.base.fault(FaultPoint::Slab) {
+        if pages.base.fault(slab_site(cache.index(), gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
         let id = cache.index();
@@ -221,4 +223,10 @@ impl SlabLayer {
         let zeroed = pages.base.mem.fill(object, size, 0);
         debug_assert!(zeroed, "object {object} is outside memory");
     }
+}
+
+/// The question that the fault plan is asked for one object.
+#[inline(always)]
+fn slab_site(id: usize, gfp: GfpFlags) -> FaultSite {
+    FaultSite::new(FaultPoint::Slab, gfp).with_cache(cache_id(id))
 }

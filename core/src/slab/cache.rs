@@ -6,10 +6,11 @@ use super::{CacheArgs, SlabFlags, SlabLayer, cache_id, order};
 use crate::addr::PAGE_SIZE;
 use crate::buddy::PageAllocator;
 use crate::error::{CacheError, CacheId};
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::inspect::{CacheInfo, CacheName};
 use crate::page::PageList;
-use crate::platform::{FaultPoint, Platform};
+use crate::platform::Platform;
 
 impl SlabLayer {
     /// Makes a cache. Names need not be unique, and similar caches are not merged.
@@ -24,7 +25,7 @@ impl SlabLayer {
         args: &CacheArgs,
     ) -> Result<CacheId, CacheError> {
         let (identity, shape) = plan(pages, name, args, Role::User)?;
-        if pages.base.fault(FaultPoint::Cache) {
+        if pages.base.fault(FaultSite::new(FaultPoint::Cache, GfpFlags::KERNEL)) {
             return Err(CacheError::Injected(FaultPoint::Cache));
         }
         self.install_anywhere(&shape, identity)

@@ -5,10 +5,11 @@ use super::{CtorObject, SlabLayer, cache_id};
 use crate::addr::Pfn;
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::{FrameKind, PageList};
-use crate::platform::{Event, FaultPoint, Platform};
+use crate::platform::{Event, Platform};
 
 /// What of a request for an object also counts for the slab's frames: how hard to try, not where or for whom.
 const SLAB_GFP_MASK: GfpFlags = GfpFlags::RECLAIM
@@ -98,7 +99,8 @@ fn opportunistic(gfp: GfpFlags) -> GfpFlags {
 }
 
 fn attempt<P: Platform>(pages: &PageAllocator<P>, id: usize, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-    if pages.base.fault(FaultPoint::NewSlab) {
+    let site = FaultSite::new(FaultPoint::NewSlab, gfp).with_order(order).with_cache(cache_id(id));
+    if pages.base.fault(site) {
         return Err(AllocError::Injected(FaultPoint::NewSlab));
     }
     pages.alloc_block(order, gfp, FrameKind::Slab(cache_id(id)))

@@ -16,11 +16,12 @@ use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::{FrameKind, PageList};
 use crate::paging::{Detached, MapError, VpnRange, free_list};
-use crate::platform::{FaultPoint, Platform};
+use crate::platform::Platform;
 use crate::slab::SlabLayer;
 
 /// Areas start at any page.
@@ -97,7 +98,7 @@ impl Vmalloc {
         gfp: GfpFlags,
     ) -> Result<Reservation, AllocError> {
         let at = self.alloc_record(pages, slab, gfp & EFFORT)?;
-        let node = self.place(&pages.base, at, count.get());
+        let node = self.place(&pages.base, at, count.get(), gfp);
         let node = node.inspect_err(|_| self.free_record(pages, slab, at))?;
         Ok(Reservation { at, range: node.whole_range().first(node.pages) })
     }
@@ -108,7 +109,7 @@ impl Vmalloc {
         slab: &SlabLayer,
         gfp: GfpFlags,
     ) -> Result<Link, AllocError> {
-        if pages.base.fault(FaultPoint::Descriptor) {
+        if pages.base.fault(FaultSite::new(FaultPoint::Descriptor, gfp)) {
             return Err(AllocError::Injected(FaultPoint::Descriptor));
         }
         let object = slab.internal_alloc(pages, self.records, gfp)?;
@@ -121,8 +122,8 @@ impl Vmalloc {
     }
 
     /// Finds the lowest gap that fits and puts the area there.
-    fn place<P: Platform>(&self, base: &Base<P>, at: Link, count: u64) -> Result<Node, AllocError> {
-        if base.fault(FaultPoint::VirtualSpace) {
+    fn place<P: Platform>(&self, base: &Base<P>, at: Link, count: u64, gfp: GfpFlags) -> Result<Node, AllocError> {
+        if base.fault(FaultSite::new(FaultPoint::VirtualSpace, gfp)) {
             return Err(AllocError::Injected(FaultPoint::VirtualSpace));
         }
         let want = Want { span: count + GUARD_PAGES, align: ALIGN_PAGES };
@@ -216,7 +217,7 @@ fn alloc_frames<P: Platform>(
     count: PageCount,
     gfp: GfpFlags,
 ) -> Result<PageList, AllocError> {
-    if pages.base.fault(FaultPoint::VmallocPages) {
+    if pages.base.fault(FaultSite::new(FaultPoint::VmallocPages, gfp)) {
         return Err(AllocError::Injected(FaultPoint::VmallocPages));
     }
     let mut frames = PageList::EMPTY;

@@ -1,6 +1,6 @@
 //! Which question about which fault point is answered with "fail".
 
-use kmem::FaultPoint;
+use kmem::{FaultPoint, FaultSite};
 use std::cell::{Cell, RefCell};
 
 const POINTS: usize = FaultPoint::ALL.len();
@@ -31,8 +31,8 @@ impl FaultPlan {
 
     /// Answers a question of the subject.
     #[inline(always)]
-    pub fn ask(&self, point: FaultPoint) -> bool {
-        self.armed.get() & bit(point) != 0 && self.ask_armed(point)
+    pub fn ask(&self, site: FaultSite) -> bool {
+        self.armed.get() & bit(site.point) != 0 && self.ask_armed(site.point)
     }
 
     #[cold]
@@ -78,27 +78,32 @@ const fn bit(point: FaultPoint) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kmem::GfpFlags;
+
+    fn site(point: FaultPoint) -> FaultSite {
+        FaultSite::new(point, GfpFlags::KERNEL)
+    }
 
     #[test]
     fn exactly_the_nth_question_fails_and_only_once() {
         let plan = FaultPlan::default();
         plan.arm(FaultPoint::Page, 2);
         plan.arm(FaultPoint::Page, 4);
-        let answers: Vec<bool> = (0..8).map(|_| plan.ask(FaultPoint::Page)).collect();
+        let answers: Vec<bool> = (0..8).map(|_| plan.ask(site(FaultPoint::Page))).collect();
         assert_eq!(answers, [false, false, true, false, true, false, false, false]);
         assert_eq!(plan.struck(), 2);
-        assert!(!plan.ask(FaultPoint::Slab));
+        assert!(!plan.ask(site(FaultPoint::Slab)));
     }
 
     #[test]
     fn a_plan_made_later_counts_from_then_on() {
         let plan = FaultPlan::default();
-        assert!(!plan.ask(FaultPoint::Slab));
+        assert!(!plan.ask(site(FaultPoint::Slab)));
         plan.arm(FaultPoint::Slab, 0);
-        assert!(plan.ask(FaultPoint::Slab));
+        assert!(plan.ask(site(FaultPoint::Slab)));
         plan.arm(FaultPoint::Slab, 1);
-        assert!(!plan.ask(FaultPoint::Slab));
+        assert!(!plan.ask(site(FaultPoint::Slab)));
         plan.disarm();
-        assert!(!plan.ask(FaultPoint::Slab));
+        assert!(!plan.ask(site(FaultPoint::Slab)));
     }
 }

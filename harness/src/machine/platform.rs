@@ -1,7 +1,7 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultPoint, Pfn, PhysMem, Platform, Vpn};
+use kmem::{CpuId, Event, FaultSite, Pfn, PhysMem, Platform, Vpn};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for.
@@ -35,8 +35,8 @@ impl Platform for SimPlatform {
     }
 
     #[inline(always)]
-    fn fault(&self, point: FaultPoint) -> bool {
-        self.machine.faults.ask(point)
+    fn fault(&self, site: FaultSite) -> bool {
+        self.machine.faults.ask(site)
     }
 
     #[inline(always)]

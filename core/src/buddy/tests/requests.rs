@@ -4,11 +4,11 @@ use super::{Pages, exhaust, free_blocks, order, pfn, shaped};
 use crate::addr::{PAGE_SIZE, Pfn};
 use crate::buddy::OwnerClass;
 use crate::error::{AllocError, BlockKind, CacheId, FreeError};
+use crate::fault::FaultPoint;
 use crate::geometry::ZoneKind::{Dma, Normal};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::FrameKind;
-use crate::platform::FaultPoint;
 use crate::testing::page_allocator;
 
 /// Frames 64..72 are a hole.

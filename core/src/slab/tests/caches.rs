@@ -3,9 +3,9 @@
 use super::{CacheArgs, Machine};
 use crate::addr::VirtAddr;
 use crate::error::{AllocError, CacheError, CacheId};
+use crate::fault::FaultPoint;
 use crate::geometry::ZoneKind;
 use crate::gfp::GfpFlags;
-use crate::platform::FaultPoint;
 use crate::slab::{CtorObject, SlabFlags};
 use crate::testing;
 use std::cell::Cell;

@@ -3,9 +3,10 @@
 use super::{CacheArgs, Machine};
 use crate::addr::VirtAddr;
 use crate::error::AllocError;
+use crate::fault::FaultPoint;
 use crate::gfp::GfpFlags;
 use crate::order::Order;
-use crate::platform::{Event, FaultPoint};
+use crate::platform::Event;
 use crate::testing;
 use std::vec::Vec;
 

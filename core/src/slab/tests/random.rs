@@ -3,9 +3,9 @@
 use super::{CacheArgs, Machine};
 use crate::addr::VirtAddr;
 use crate::error::{CacheId, FreeError};
+use crate::fault::FaultPoint;
 use crate::geometry::Geometry;
 use crate::gfp::GfpFlags;
-use crate::platform::FaultPoint;
 use crate::testing::{self, Rng};
 use std::vec::Vec;
 
