@@ -189,8 +189,10 @@ pub enum CacheError {
     BadSize(usize),
     /// Not a power of two, or above the page size.
     BadAlign(usize),
-    /// Flags that contradict each other.
+    /// Flags that contradict each other, or that are not for users.
     BadFlags,
+    /// A free pointer that lies outside the object or is not aligned, or a cache that has no use for its place.
+    BadFreePointer(usize),
     /// The geometry's `max_caches` caches exist already.
     TooMany(u16),
     /// No such cache.
@@ -210,6 +212,9 @@ impl fmt::Display for CacheError {
             Self::BadSize(n) => write!(f, "objects of {n} bytes fit no slab; use alloc_pages or vmalloc"),
             Self::BadAlign(n) => write!(f, "alignment {n} is no power of two up to the page size"),
             Self::BadFlags => f.write_str("the cache flags contradict each other"),
+            Self::BadFreePointer(n) => {
+                write!(f, "free pointer offset {n} needs a constructor or TYPESAFE_BY_RCU, 8-byte alignment, and room")
+            }
             Self::TooMany(n) => write!(f, "{n} caches exist; raise max_caches in the geometry"),
             Self::Unknown(n) => write!(f, "there is no cache {n}"),
             Self::BuiltIn => f.write_str("the allocator's own caches cannot be destroyed"),

@@ -6,7 +6,16 @@ use bitflags::bitflags;
 use core::fmt;
 
 bitflags! {
-    /// How a cache's objects are laid out and where its slabs come from.
+    /// How a cache's objects are laid out, where its slabs come from, and what is checked.
+    ///
+    /// | group | flags |
+    /// |---|---|
+    /// | layout and placement | `HWCACHE_ALIGN`, `CACHE_DMA`, `CACHE_DMA32`, `RECLAIM_ACCOUNT`, `ACCOUNT` |
+    /// | life of the slabs | `TYPESAFE_BY_RCU` |
+    /// | sharing | `NO_MERGE`, `NOLEAKTRACE`, `FAILSLAB` |
+    /// | debugging | [`SlabFlags::DEBUG`] |
+    ///
+    /// Source: `include/linux/slab.h` of Linux 7.2; the bits are our own.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct SlabFlags: u32 {
         /// Objects do not straddle more cache lines than needed.
@@ -17,9 +26,52 @@ bitflags! {
         const CACHE_DMA32 = 1 << 2;
         /// The objects can be given back by a shrinker: slabs go to reclaimable pageblocks.
         const RECLAIM_ACCOUNT = 1 << 3;
-        /// Never shares slabs with a similar cache. No cache does here; the flag says that the caller relies on it.
+        /// Never shares slabs with a similar cache.
         const NO_MERGE = 1 << 4;
+        /// The objects are charged to whoever asked for them; only caches that agree on it share slabs.
+        const ACCOUNT = 1 << 5;
+        /// The frames of a slab wait for a grace period before they are used for anything else. An object may find a
+        /// new owner at once, so a reader that reaches a freed object still finds memory of the same type.
+        const TYPESAFE_BY_RCU = 1 << 6;
+        /// The cache serves whoever tracks leaks: no sheaves, no merging.
+        const NOLEAKTRACE = 1 << 7;
+        /// A fault plan that looks at caches may fail this one; no merging.
+        const FAILSLAB = 1 << 8;
+        /// In Linux a failed creation panics. Here nothing panics: the error is the same with and without the flag.
+        const PANIC = 1 << 9;
+        /// The cache behaves as one of `kmalloc` does when debugged: it knows the requested size of each object.
+        const KMALLOC = 1 << 10;
+        /// Each allocation and free checks the slab and the object.
+        const CONSISTENCY_CHECKS = 1 << 11;
+        /// Guard bytes on both sides of each object.
+        const RED_ZONE = 1 << 12;
+        /// A pattern in free objects and in padding.
+        const POISON = 1 << 13;
+        /// Who allocated and who freed each object last.
+        const STORE_USER = 1 << 14;
+        /// Each allocation and free is reported.
+        const TRACE = 1 << 15;
+
+        /// Whatever takes the slow path of a debug cache.
+        const DEBUG = Self::CONSISTENCY_CHECKS.bits() | Self::RED_ZONE.bits() | Self::POISON.bits()
+            | Self::STORE_USER.bits() | Self::TRACE.bits();
+        /// What forbids sharing slabs.
+        const NEVER_MERGE = Self::DEBUG.bits() | Self::TYPESAFE_BY_RCU.bits() | Self::NOLEAKTRACE.bits()
+            | Self::FAILSLAB.bits() | Self::NO_MERGE.bits();
+        /// What two caches must agree on to share slabs.
+        const MERGE_SAME = Self::RECLAIM_ACCOUNT.bits() | Self::CACHE_DMA.bits() | Self::CACHE_DMA32.bits()
+            | Self::ACCOUNT.bits();
     }
+}
+
+impl SlabFlags {
+    /// What [`Kmem::kmem_cache_create`](crate::Kmem::kmem_cache_create) accepts; it refuses the other flags.
+    pub(super) const PERMITTED: Self = Self::HWCACHE_ALIGN
+        .union(Self::MERGE_SAME)
+        .union(Self::NO_MERGE)
+        .union(Self::NOLEAKTRACE)
+        .union(Self::FAILSLAB)
+        .union(Self::PANIC);
 }
 
 /// Builds one object. Called once for each object when its slab is made, never when an object is handed out or given
@@ -37,12 +89,30 @@ pub struct CacheArgs {
     pub flags: SlabFlags,
     /// Builds the objects.
     pub ctor: Option<Ctor>,
+    /// Where the bytes begin that may be copied to and from user space.
+    pub useroffset: usize,
+    /// How many bytes may be copied; 0 for none. A window that does not fit the object is ignored.
+    pub usersize: usize,
+    /// Where the free pointer lies in a free object. Only for caches whose objects keep their contents when they are
+    /// free: with `TYPESAFE_BY_RCU` or a constructor.
+    pub freeptr_offset: Option<usize>,
+    /// Objects in a sheaf; 0 leaves it to the allocator, anything else forbids sharing slabs.
+    pub sheaf_capacity: u16,
 }
 
 impl CacheArgs {
     /// Objects of `size` bytes, everything else as the allocator likes.
     pub const fn new(size: usize) -> Self {
-        Self { size, align: 0, flags: SlabFlags::empty(), ctor: None }
+        Self {
+            size,
+            align: 0,
+            flags: SlabFlags::empty(),
+            ctor: None,
+            useroffset: 0,
+            usersize: 0,
+            freeptr_offset: None,
+            sheaf_capacity: 0,
+        }
     }
 }
 
@@ -53,6 +123,10 @@ impl fmt::Debug for CacheArgs {
             .field("align", &self.align)
             .field("flags", &self.flags)
             .field("ctor", &self.ctor.is_some())
+            .field("useroffset", &self.useroffset)
+            .field("usersize", &self.usersize)
+            .field("freeptr_offset", &self.freeptr_offset)
+            .field("sheaf_capacity", &self.sheaf_capacity)
             .finish()
     }
 }

@@ -152,22 +152,33 @@ fn plan<P: Platform>(
     if args.align > PAGE_SIZE || (args.align != 0 && !args.align.is_power_of_two()) {
         return Err(CacheError::BadAlign(args.align));
     }
+    check_flags(args)?;
     let hwcache = args.flags.contains(SlabFlags::HWCACHE_ALIGN);
     let align = order::object_align(args.size, args.align, hwcache);
-    let shape = super::shape(&pages.base.geometry, role, args.size, align, alloc_gfp(args.flags)?);
+    let shape = super::shape(&pages.base.geometry, role, args, align, alloc_gfp(args.flags));
     Ok((Identity { name, ctor: args.ctor }, shape.ok_or(CacheError::BadSize(args.size))?))
 }
 
-/// The flags that a cache adds to each request for frames.
-fn alloc_gfp(flags: SlabFlags) -> Result<GfpFlags, CacheError> {
-    if flags.contains(SlabFlags::CACHE_DMA | SlabFlags::CACHE_DMA32) {
+/// Refuses what the allocator does not do, or what contradicts itself.
+fn check_flags(args: &CacheArgs) -> Result<(), CacheError> {
+    let zones = SlabFlags::CACHE_DMA | SlabFlags::CACHE_DMA32;
+    if !SlabFlags::PERMITTED.contains(args.flags) || args.flags.contains(zones) {
         return Err(CacheError::BadFlags);
     }
+    let Some(offset) = args.freeptr_offset else { return Ok(()) };
+    // The constructor's work must survive in a free object, or a reader's view of it.
+    let kept = args.ctor.is_some() || args.flags.contains(SlabFlags::TYPESAFE_BY_RCU);
+    let inside = offset < args.size && offset.is_multiple_of(size_of::<usize>());
+    if kept && inside { Ok(()) } else { Err(CacheError::BadFreePointer(offset)) }
+}
+
+/// The flags that a cache adds to each request for frames.
+fn alloc_gfp(flags: SlabFlags) -> GfpFlags {
     let each = [
         (SlabFlags::CACHE_DMA, GfpFlags::DMA),
         (SlabFlags::CACHE_DMA32, GfpFlags::DMA32),
         (SlabFlags::RECLAIM_ACCOUNT, GfpFlags::RECLAIMABLE),
     ];
     let wanted = each.into_iter().filter(|&(flag, _)| flags.contains(flag));
-    Ok(wanted.fold(GfpFlags::empty(), |gfp, (_, bit)| gfp | bit))
+    wanted.fold(GfpFlags::empty(), |gfp, (_, bit)| gfp | bit)
 }

@@ -3,6 +3,7 @@
 //! Pure functions. Powers of two from 8 to 8192, and 96 and 192 between them; larger requests go to the page
 //! allocator. Source: `include/linux/slab.h` and `mm/slab_common.c` of Linux 7.2.
 
+use super::SlabFlags;
 use crate::gfp::GfpFlags;
 
 /// How many classes there are.
@@ -85,6 +86,15 @@ impl KmallocType {
             Self::Reclaimable
         } else {
             Self::Normal
+        }
+    }
+
+    /// What a cache of this set would be created with.
+    pub(super) const fn flags(self) -> SlabFlags {
+        match self {
+            Self::Normal => SlabFlags::KMALLOC,
+            Self::Reclaimable => SlabFlags::KMALLOC.union(SlabFlags::RECLAIM_ACCOUNT),
+            Self::Dma => SlabFlags::KMALLOC.union(SlabFlags::CACHE_DMA),
         }
     }
 

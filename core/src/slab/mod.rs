@@ -64,7 +64,7 @@ use live::{LiveMap, LiveMode};
 use node::{Identity, Node, Slabs};
 use occupancy::Occupancy;
 use order::SlabOrders;
-use shape::{Reciprocal, Role, Shape, ShapeRecord};
+use shape::{Reciprocal, Role, Shape, ShapeRecord, UserWindow};
 use sheaf::{CpuCell, SheafPool};
 
 /// The kmalloc sets, and one for the descriptors of vmalloc.
@@ -151,7 +151,8 @@ impl SlabLayer {
         for (class, size) in classes::sizes().enumerate() {
             // The lowest set bit of the size is what every multiple of it is aligned to.
             let align = size & size.wrapping_neg();
-            let shape = shape(geometry, Role::Kmalloc, size, align, alloc_gfp);
+            let args = CacheArgs { align, flags: set.flags(), usersize: size, ..CacheArgs::new(size) };
+            let shape = shape(geometry, Role::Kmalloc, &args, align, alloc_gfp);
             let name = CacheName::new(set.cache_name(class));
             if let (Some(shape), Some(name)) = (shape, name) {
                 self.install(set.first_cache() + class, &shape, Identity { name, ctor: None });
@@ -210,10 +211,12 @@ impl SlabLayer {
     }
 }
 
-/// Lays a cache out; `None` if no block of the machine holds an object.
-fn shape(geometry: &Geometry, role: Role, size: usize, align: usize, alloc_gfp: GfpFlags) -> Option<Shape> {
+/// Lays a cache out, whose arguments were checked; `None` if no block of the machine holds an object.
+fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_gfp: GfpFlags) -> Option<Shape> {
+    let size = args.size;
     let stride = size.max(order::ARCH_SLAB_MINALIGN).checked_next_multiple_of(align)?;
     let orders: SlabOrders = order::slab_orders(stride, geometry.cpus, geometry.max_order)?;
+    let without_sheaves = role == Role::Internal || args.flags.intersects(SlabFlags::NOLEAKTRACE | SlabFlags::DEBUG);
     Some(Shape {
         role,
         object_size: size,
@@ -221,12 +224,15 @@ fn shape(geometry: &Geometry, role: Role, size: usize, align: usize, alloc_gfp: 
         align,
         reciprocal: Reciprocal::new(stride),
         orders,
-        capacity: if role == Role::Internal { 0 } else { order::sheaf_capacity(stride) },
+        capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride) },
         live: match geometry.hardening {
             Hardening::Off => LiveMode::Off,
             Hardening::Checked => LiveMode::for_stride(stride),
         },
         alloc_gfp,
+        flags: args.flags,
+        user: UserWindow::of(args),
+        freeptr_offset: args.freeptr_offset.map(|offset| offset as u32),
     })
 }
 

@@ -1,7 +1,8 @@
-//! What the paths of a cache need to know about it: one record of 32 bytes per cache.
+//! What the paths of a cache need to know about it: one record of 64 bytes per cache.
 
 use super::live::LiveMode;
 use super::order::{self, SlabOrders};
+use super::{CacheArgs, SlabFlags};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -76,6 +77,21 @@ pub(super) struct Shape {
     pub(super) live: LiveMode,
     /// Flags added to each request for frames.
     pub(super) alloc_gfp: GfpFlags,
+    /// What the cache was created with.
+    pub(super) flags: SlabFlags,
+    /// The bytes of an object that may be copied to and from user space.
+    pub(super) user: UserWindow,
+    /// Where the free pointer lies in a free object, if its creator said so.
+    pub(super) freeptr_offset: Option<u32>,
+}
+
+/// A part of each object. Empty: no byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct UserWindow {
+    /// First byte.
+    pub(super) offset: u32,
+    /// Number of bytes.
+    pub(super) size: u32,
 }
 
 impl Shape {
@@ -90,10 +106,22 @@ impl Shape {
     }
 }
 
+impl UserWindow {
+    /// The window that a creator asked for; none if it does not fit the object.
+    pub(super) fn of(args: &CacheArgs) -> Self {
+        let fits = args.useroffset.checked_add(args.usersize).is_some_and(|end| end <= args.size);
+        if fits && args.usersize > 0 {
+            Self { offset: args.useroffset as u32, size: args.usersize as u32 }
+        } else {
+            Self::default()
+        }
+    }
+}
+
 /// The place of a [`Shape`], written when a cache is made and read by every path.
 ///
 /// The fields are relaxed atomics: whoever hands the cache's number to another CPU orders the two.
-#[repr(C, align(32))]
+#[repr(C, align(64))]
 pub(super) struct ShapeRecord {
     reciprocal: AtomicU64,
     object_size: AtomicU32,
@@ -105,9 +133,14 @@ pub(super) struct ShapeRecord {
     order: AtomicU8,
     min_order: AtomicU8,
     align_shift: AtomicU8,
+    flags: AtomicU32,
+    user_offset: AtomicU32,
+    user_size: AtomicU32,
+    /// One more than the offset; 0 for none.
+    freeptr: AtomicU32,
 }
 
-const _: () = assert!(size_of::<ShapeRecord>() == 32);
+const _: () = assert!(size_of::<ShapeRecord>() == 64);
 
 impl ShapeRecord {
     pub(super) const fn vacant() -> Self {
@@ -122,6 +155,10 @@ impl ShapeRecord {
             order: AtomicU8::new(0),
             min_order: AtomicU8::new(0),
             align_shift: AtomicU8::new(0),
+            flags: AtomicU32::new(0),
+            user_offset: AtomicU32::new(0),
+            user_size: AtomicU32::new(0),
+            freeptr: AtomicU32::new(0),
         }
     }
 
@@ -135,6 +172,10 @@ impl ShapeRecord {
         self.order.store(shape.orders.preferred.get(), Relaxed);
         self.min_order.store(shape.orders.min.get(), Relaxed);
         self.align_shift.store(shape.align.trailing_zeros() as u8, Relaxed);
+        self.flags.store(shape.flags.bits(), Relaxed);
+        self.user_offset.store(shape.user.offset, Relaxed);
+        self.user_size.store(shape.user.size, Relaxed);
+        self.freeptr.store(shape.freeptr_offset.map_or(0, |offset| offset.saturating_add(1)), Relaxed);
         self.role.store(shape.role as u8, Relaxed);
     }
 
@@ -157,12 +198,19 @@ impl ShapeRecord {
             capacity: self.capacity.load(Relaxed),
             live: self.live(),
             alloc_gfp: GfpFlags::from_bits_retain(self.alloc_gfp.load(Relaxed)),
+            flags: self.flags(),
+            user: UserWindow { offset: self.user_offset.load(Relaxed), size: self.user_size.load(Relaxed) },
+            freeptr_offset: self.freeptr.load(Relaxed).checked_sub(1),
         })
     }
 
     #[inline(always)]
     pub(super) fn live(&self) -> LiveMode {
         LiveMode::from_byte(self.live.load(Relaxed))
+    }
+
+    pub(super) fn flags(&self) -> SlabFlags {
+        SlabFlags::from_bits_retain(self.flags.load(Relaxed))
     }
 
     pub(super) fn role(&self) -> Role {
@@ -207,11 +255,15 @@ mod tests {
             capacity: 60,
             live: LiveMode::Bytes,
             alloc_gfp: GfpFlags::DMA,
+            flags: SlabFlags::CACHE_DMA | SlabFlags::NO_MERGE,
+            user: UserWindow { offset: 8, size: 24 },
+            freeptr_offset: Some(0),
         };
         record.store(&shape);
         let loaded = record.load().unwrap();
         assert_eq!((loaded.object_size, loaded.stride, loaded.align), (90, 96, 32));
         assert_eq!((loaded.orders, loaded.capacity, loaded.alloc_gfp), (orders, 60, GfpFlags::DMA));
+        assert_eq!((loaded.flags, loaded.user, loaded.freeptr_offset), (shape.flags, shape.user, Some(0)));
         record.vacate();
         assert!(record.load().is_none());
     }

@@ -102,7 +102,7 @@ impl Vmalloc {
     /// room for one more cache.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, slab: &SlabLayer) -> Result<Self, AllocError> {
         let geometry = &pages.base.geometry;
-        let args = CacheArgs { size: RECORD_BYTES, align: RECORD_BYTES, flags: SlabFlags::NO_MERGE, ctor: None };
+        let args = CacheArgs { align: RECORD_BYTES, flags: SlabFlags::NO_MERGE, ..CacheArgs::new(RECORD_BYTES) };
         let records = slab.internal_create(pages, RECORD_CACHE, &args).map_err(|_| AllocError::BadFlags)?;
         let first = geometry.vmalloc_start.vpn().as_u64();
         let tree = Tree::new(first, first + geometry.vmalloc_pages.get());

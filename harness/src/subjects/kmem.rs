@@ -88,7 +88,8 @@ impl KmemSubject {
 
     fn cache_create(&mut self, size: usize, align: usize, hwcache_align: bool, constructed: bool) -> Reply {
         let flags = if hwcache_align { SlabFlags::HWCACHE_ALIGN } else { SlabFlags::empty() };
-        let args = CacheArgs { size, align, flags, ctor: constructed.then_some(construct) };
+        let ctor = constructed.then_some(construct as kmem::Ctor);
+        let args = CacheArgs { align, flags, ctor, ..CacheArgs::new(size) };
         let name = format!("test-{}", self.caches_made);
         self.caches_made += 1;
         match self.kmem.kmem_cache_create(&name, &args) {

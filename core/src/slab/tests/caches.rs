@@ -82,7 +82,7 @@ fn objects_have_the_size_and_alignment_asked_for() {
         (100, 4096, SlabFlags::empty(), 4096),
         (5000, 256, SlabFlags::NO_MERGE, 5120),
     ] {
-        let cache = m.cache(&CacheArgs { size, align, flags, ctor: None });
+        let cache = m.cache(&CacheArgs { align, flags, ..CacheArgs::new(size) });
         let info = m.info(cache);
         assert_eq!((info.object_size, info.size), (size, stride));
         for object in m.objects(cache, 20) {
