@@ -3,6 +3,7 @@
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::fault::FaultSite;
 use crate::geometry::Geometry;
+use crate::numa::NodeId;
 use crate::page::{DirectMap, FrameTable};
 use crate::platform::{CpuId, Event, Platform};
 use crate::raw::PhysMem;
@@ -31,6 +32,12 @@ impl<P: Platform> Base<P> {
     pub(crate) fn cpu(&self) -> CpuId {
         let cpu = self.platform.cpu();
         if cpu.get() < self.geometry.cpus { cpu } else { CpuId::new(0) }
+    }
+
+    /// The node of the CPU that runs this call.
+    #[inline(always)]
+    pub(crate) fn node_here(&self) -> NodeId {
+        self.geometry.node_of_cpu(self.cpu())
     }
 
     #[inline(always)]

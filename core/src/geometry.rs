@@ -1,13 +1,13 @@
 //! The shape of a machine, as a value.
 
 use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::numa::{Distances, NodeId};
 use crate::order::{MAX_PAGE_ORDER, Order};
+use crate::platform::CpuId;
 use core::fmt;
 
 /// How many zones a machine may have: four kinds on each of four nodes.
 pub const MAX_ZONES: usize = 16;
-/// How many memory nodes a machine may have.
-pub const MAX_NODES: u8 = 4;
 /// How many CPUs a machine may have.
 pub const MAX_CPUS: u16 = 256;
 
@@ -45,8 +45,8 @@ impl ZoneKind {
 pub struct ZoneSpec {
     /// What requests may use it.
     pub kind: ZoneKind,
-    /// The node it belongs to, below [`MAX_NODES`].
-    pub node: u8,
+    /// The node it belongs to.
+    pub node: NodeId,
     /// Its first frame.
     pub start: Pfn,
     /// How many frames it spans.
@@ -90,6 +90,10 @@ pub struct Geometry {
     nr_zones: u8,
     /// How many CPUs call the allocator, 1 to [`MAX_CPUS`].
     pub cpus: u16,
+    /// The node that each CPU belongs to, by the CPU's number; a node may have CPUs and no memory, or the reverse.
+    pub cpu_nodes: [NodeId; MAX_CPUS as usize],
+    /// How far the nodes are from each other; requests prefer near ones.
+    pub distances: Distances,
     /// The largest order that the page allocator hands out; blocks never merge beyond it.
     pub max_order: Order,
     /// The order of a pageblock, the unit that has a migrate type; at most [`Self::max_order`].
@@ -116,8 +120,6 @@ pub enum GeometryError {
     ZoneCount(usize),
     /// The zone at this index is empty, overlaps its predecessor, or ends beyond 2^32 frames.
     ZoneSpan(usize),
-    /// The zone at this index names a node of [`MAX_NODES`] or above.
-    ZoneNode(usize),
     /// No CPU, or more than [`MAX_CPUS`].
     Cpus(u16),
     /// The pageblock order is above the largest order.
@@ -158,7 +160,6 @@ impl fmt::Display for GeometryError {
         match *self {
             Self::ZoneCount(n) => write!(f, "{n} zones; use 1 to {MAX_ZONES}"),
             Self::ZoneSpan(i) => write!(f, "zone {i} is empty, overlaps the zone before it, or ends beyond 2^32 frames"),
-            Self::ZoneNode(i) => write!(f, "zone {i} names a node that does not exist; use 0 to {}", MAX_NODES - 1),
             Self::Cpus(n) => write!(f, "{n} CPUs; use 1 to {MAX_CPUS}"),
             Self::PageblockOrder { pageblock, max } => {
                 write!(f, "pageblock order {pageblock} is above the largest order {max}; lower it")
@@ -183,12 +184,18 @@ impl core::error::Error for GeometryError {}
 impl Geometry {
     /// One Normal zone of `frames` frames, one CPU, Linux's orders, and Linux's addresses on x86-64.
     pub fn flat(frames: u32) -> Self {
-        let zone =
-            ZoneSpec { kind: ZoneKind::Normal, node: 0, start: Pfn::new(0), frames: PageCount::new(u64::from(frames)) };
+        let zone = ZoneSpec {
+            kind: ZoneKind::Normal,
+            node: NodeId::ZERO,
+            start: Pfn::new(0),
+            frames: PageCount::new(u64::from(frames)),
+        };
         Self {
             zones: [zone; MAX_ZONES],
             nr_zones: 1,
             cpus: 1,
+            cpu_nodes: [NodeId::ZERO; MAX_CPUS as usize],
+            distances: Distances::default(),
             max_order: Order::MAX,
             pageblock_order: Order::new(MAX_PAGE_ORDER - 1).unwrap_or(Order::MAX),
             direct_map: VirtAddr::new(0xffff_8880_0000_0000),
@@ -215,6 +222,32 @@ impl Geometry {
         }
         self.nr_zones = zones.len() as u8;
         Ok(self)
+    }
+
+    /// Says which node each CPU belongs to, from CPU 0 on; CPUs beyond the list stay where they are.
+    #[must_use]
+    pub fn with_cpu_nodes(mut self, nodes: &[NodeId]) -> Self {
+        for (slot, node) in self.cpu_nodes.iter_mut().zip(nodes) {
+            *slot = *node;
+        }
+        self
+    }
+
+    /// The node of a CPU; that of CPU 0 for one that cannot exist.
+    #[inline(always)]
+    pub fn node_of_cpu(&self, cpu: CpuId) -> NodeId {
+        self.cpu_nodes.get(cpu.index()).copied().unwrap_or(self.cpu_nodes[0])
+    }
+
+    /// How many CPUs belong to a node.
+    pub fn cpus_of_node(&self, node: NodeId) -> u16 {
+        let cpus = self.cpu_nodes.iter().take(usize::from(self.cpus));
+        cpus.filter(|&&of_cpu| of_cpu == node).count() as u16
+    }
+
+    /// The nodes that have memory, in ascending order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        NodeId::all().filter(|&node| self.zones().iter().any(|zone| zone.node == node))
     }
 
     /// The zones, in ascending order of frames.
@@ -274,9 +307,6 @@ impl Geometry {
             let end = zone.end().ok_or(GeometryError::ZoneSpan(i))?;
             if zone.frames == PageCount::ZERO || zone.start < free_from {
                 return Err(GeometryError::ZoneSpan(i));
-            }
-            if zone.node >= MAX_NODES {
-                return Err(GeometryError::ZoneNode(i));
             }
             free_from = end;
         }

@@ -3,6 +3,7 @@
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::error::CacheId;
 use crate::geometry::{MAX_ZONES, ZoneKind};
+use crate::numa::NodeId;
 use crate::order::{NR_PAGE_ORDERS, Order};
 use core::fmt;
 
@@ -13,7 +14,7 @@ pub const MIGRATE_TYPES: usize = 6;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ZoneInfo {
     /// The node that it belongs to.
-    pub node: u8,
+    pub node: NodeId,
     /// What kind of zone it is.
     pub kind: ZoneKind,
     /// Its first frame.
@@ -38,7 +39,7 @@ pub struct ZoneInfo {
 
 impl ZoneInfo {
     pub(crate) const EMPTY: Self = Self {
-        node: 0,
+        node: NodeId::ZERO,
         kind: ZoneKind::Normal,
         start: Pfn::new(0),
         managed: 0,

@@ -70,6 +70,8 @@ events! {
     MigrateSteal;
     /// A request fell back to a lower zone.
     ZoneFallback;
+    /// A request fell back to another node.
+    NodeFallback;
 
     // Slab: sheaves.
     /// An object was served from this CPU's main sheaf.

@@ -5,6 +5,7 @@ use crate::base::Base;
 use crate::buddy::{PageAllocator, PageParts};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
+use crate::numa::NodeId;
 use crate::page::FrameTable;
 use crate::platform::{CpuId, Event, Platform};
 use crate::raw::{Carver, MetaRegion, PhysMem};
@@ -119,7 +120,7 @@ pub(crate) fn flat(frames: u32) -> Geometry {
 pub(crate) fn zoned(zones: &[(ZoneKind, u32, u32)]) -> Geometry {
     let spec = |&(kind, start, frames): &(ZoneKind, u32, u32)| ZoneSpec {
         kind,
-        node: 0,
+        node: NodeId::ZERO,
         start: Pfn::new(start),
         frames: PageCount::new(u64::from(frames)),
     };

@@ -9,6 +9,7 @@ use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
 use crate::error::AllocError;
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
@@ -26,14 +27,34 @@ impl<P: Platform> PageAllocator<P> {
         {
             return Ok(pfn);
         }
-        self.alloc_block_slow(order, gfp, kind)
+        self.alloc_block_slow(order, gfp, self.base.node_here(), kind)
+    }
+
+    /// As [`Self::alloc_block`], from the memory of this node or, unless the flags say `THISNODE`, of the nearest to it.
+    /// Without a node it is that of the CPU which calls.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_block`].
+    #[inline]
+    pub(crate) fn alloc_block_on(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+        kind: FrameKind,
+    ) -> Result<Pfn, AllocError> {
+        match node {
+            None => self.alloc_block(order, gfp, kind),
+            Some(node) => self.alloc_block_slow(order, gfp, node, kind),
+        }
     }
 
     /// Takes a page from this CPU's array; `None` if that is empty or in use, or if the request makes no sense.
     #[inline(always)]
     fn alloc_page_fast(&self, gfp: GfpFlags, kind: FrameKind) -> Option<Pfn> {
-        let route = self.zonelists.route(gfp);
-        let pcp = self.pcp_here(route.zone())?;
+        let route = self.routes.get(self.base.platform.cpu().index(), gfp);
+        let pcp = self.pcps.get(route.zone())?;
         let mut lists = pcp.cell.try_local()?;
         let pfn = lists.pop_hot(route.migrate_byte())?;
         pcp.hand_out(kind, 1);
@@ -47,8 +68,8 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Checks that a request makes sense, and looks up where it starts.
-    pub(super) fn request(&self, order: Order, gfp: GfpFlags) -> Result<Request, AllocError> {
-        let route = self.zonelists.route(gfp);
+    pub(super) fn request(&self, order: Order, gfp: GfpFlags, node: NodeId) -> Result<Request, AllocError> {
+        let route = self.zonelists.route(node, gfp);
         let max = self.base.geometry.max_order;
         if route.is_bad() {
             return Err(AllocError::BadFlags);
@@ -56,13 +77,13 @@ impl<P: Platform> PageAllocator<P> {
         if order > max {
             return Err(AllocError::OrderTooLarge { max });
         }
-        Ok(Request { order, gfp, route })
+        Ok(Request { order, gfp, route, node })
     }
 
     #[cold]
     #[inline(never)]
-    fn alloc_block_slow(&self, order: Order, gfp: GfpFlags, kind: FrameKind) -> Result<Pfn, AllocError> {
-        let request = self.request(order, gfp)?;
+    fn alloc_block_slow(&self, order: Order, gfp: GfpFlags, node: NodeId, kind: FrameKind) -> Result<Pfn, AllocError> {
+        let request = self.request(order, gfp, node)?;
         let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
         if gfp.wants_zero() {
             self.zero(first, order);
@@ -74,7 +95,9 @@ impl<P: Platform> PageAllocator<P> {
         for pass in self.zonelists.passes(request) {
             for zone in self.zonelists.zones(request).filter_map(|index| self.zones.get(index)) {
                 let Some(first) = self.alloc_from_zone(zone, request, pass, kind) else { continue };
-                if usize::from(zone.index) != request.route.zone() {
+                if zone.node != request.node {
+                    self.base.event(Event::NodeFallback);
+                } else if usize::from(zone.index) != request.route.zone() {
                     self.base.event(Event::ZoneFallback);
                 }
                 return Some(first);

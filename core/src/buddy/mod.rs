@@ -54,11 +54,14 @@ use self::pcp::PerCpuPages;
 use self::usage::OWNER_CLASSES;
 pub(crate) use self::usage::OwnerClass;
 use self::zone::{LockedZone, Zone};
-use self::zonelist::Zonelists;
+use self::zonelist::{LocalRoutes, Zonelists};
+use crate::addr::Pfn;
 use crate::base::Base;
 use crate::geometry::Geometry;
 use crate::inspect::{MIGRATE_TYPES, ZoneInfo};
+use crate::numa::NodeId;
 use crate::order::NR_PAGE_ORDERS;
+use crate::page::FrameKind;
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice};
 
@@ -68,6 +71,7 @@ pub(crate) struct PageParts {
     /// CPU after CPU, for each its zones.
     pcps: MetaSlice<PerCpuPages>,
     blocks: Pageblocks,
+    routes: LocalRoutes,
 }
 
 impl PageParts {
@@ -79,7 +83,8 @@ impl PageParts {
             let zone = Zone::new(geometry, i % nr_zones);
             PerCpuPages::new(zone.pcp, zone.block_base)
         });
-        Self { zones, pcps, blocks: Pageblocks::carve(geometry, carver) }
+        let blocks = Pageblocks::carve(geometry, carver);
+        Self { zones, pcps, blocks, routes: LocalRoutes::carve(geometry, carver) }
     }
 }
 
@@ -91,14 +96,15 @@ pub(crate) struct PageAllocator<P> {
     zones: MetaSlice<Zone>,
     pcps: MetaSlice<PerCpuPages>,
     blocks: Pageblocks,
+    routes: LocalRoutes,
 }
 
 impl<P: Platform> PageAllocator<P> {
     /// Takes over all frames of all zones; they are free from here on.
     pub(crate) fn new(base: Base<P>, parts: PageParts) -> Self {
-        let PageParts { zones, pcps, blocks } = parts;
+        let PageParts { zones, pcps, blocks, routes } = parts;
         let zonelists = Zonelists::new(&base.geometry);
-        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, blocks, base };
+        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, blocks, routes, base };
         for zone in this.zones.iter() {
             for pfn in zone.pfns() {
                 this.base.frames.set_zone(pfn, zone.index);
@@ -122,6 +128,14 @@ impl<P: Platform> PageAllocator<P> {
     /// A CPU's pages of a zone.
     fn pcp(&self, cpu: CpuId, zone: usize) -> Option<&PerCpuPages> {
         if zone < self.nr_zones { self.pcps.get(cpu.index() * self.nr_zones + zone) } else { None }
+    }
+
+    /// The node of a frame's memory; `None` outside all zones.
+    pub(crate) fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
+        if self.base.frames.kind(pfn) == FrameKind::Absent {
+            return None;
+        }
+        self.zones.get(usize::from(self.base.frames.zone(pfn))).map(|zone| zone.node)
     }
 
     /// This CPU's pages of a zone, for the fast paths: `None` also if the platform names a CPU that the geometry does not

@@ -5,6 +5,7 @@ use crate::addr::{PAGE_SIZE, Pfn};
 use crate::error::{AllocError, BlockKind, FreeError};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::Platform;
@@ -17,11 +18,26 @@ impl<P: Platform> PageAllocator<P> {
     /// As [`Self::alloc_block`], and [`AllocError::Injected`].
     #[inline(always)]
     pub(crate) fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+        self.alloc_pages_node(order, gfp, None)
+    }
+
+    /// Allocates a block of pages from the memory of a node, or of that of the CPU which calls, or near it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_block_on`], and [`AllocError::Injected`].
+    #[inline(always)]
+    pub(crate) fn alloc_pages_node(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+    ) -> Result<Pfn, AllocError> {
         let site = FaultSite::new(FaultPoint::Page, gfp).with_order(order);
-        if self.request(order, gfp).is_ok() && self.base.fault(site) {
+        if self.request(order, gfp, NodeId::ZERO).is_ok() && self.base.fault(site) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
-        self.alloc_block(order, gfp, FrameKind::Pages)
+        self.alloc_block_on(order, gfp, node, FrameKind::Pages)
     }
 
     /// Frees a block from [`Self::alloc_pages`].

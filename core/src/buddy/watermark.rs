@@ -107,13 +107,14 @@ pub(super) fn lowmem_reserve(geometry: &Geometry, zone: &ZoneSpec, highest: Zone
 mod tests {
     use super::*;
     use crate::addr::{PageCount, Pfn};
+    use crate::numa::NodeId;
 
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
 
     fn zone(kind: ZoneKind, start: u64, bytes: u64) -> ZoneSpec {
         let frames = PageCount::new(bytes / PAGE_SIZE as u64);
-        ZoneSpec { kind, node: 0, start: Pfn::new((start / PAGE_SIZE as u64) as u32), frames }
+        ZoneSpec { kind, node: NodeId::ZERO, start: Pfn::new((start / PAGE_SIZE as u64) as u32), frames }
     }
 
     fn machine(zones: &[ZoneSpec]) -> Geometry {
@@ -166,7 +167,7 @@ mod tests {
             zone(ZoneKind::Dma32, 16 * MIB, 4080 * MIB),
             zone(ZoneKind::Normal, 4 * GIB, 12 * GIB),
             zone(ZoneKind::Movable, 16 * GIB, GIB),
-            ZoneSpec { node: 1, ..zone(ZoneKind::Normal, 17 * GIB, GIB) },
+            ZoneSpec { node: NodeId::new(1).unwrap(), ..zone(ZoneKind::Normal, 17 * GIB, GIB) },
         ];
         let geometry = machine(&zones);
         let reserve = |i: usize, highest| lowmem_reserve(&geometry, &zones[i], highest);

@@ -9,6 +9,7 @@ use crate::addr::Pfn;
 use crate::base::Base;
 use crate::geometry::{Geometry, ZoneKind};
 use crate::inspect::MIGRATE_TYPES;
+use crate::numa::NodeId;
 use crate::order::{NR_PAGE_ORDERS, Order};
 use crate::page::{FrameKind, PageList};
 use crate::platform::{Event, Platform};
@@ -18,7 +19,7 @@ use crate::sync::SpinLock;
 pub(super) struct Zone {
     pub(super) index: u8,
     pub(super) kind: ZoneKind,
-    pub(super) node: u8,
+    pub(super) node: NodeId,
     pub(super) start: Pfn,
     pub(super) frames: u64,
     pub(super) marks: Watermarks,
@@ -47,7 +48,7 @@ impl Zone {
             frames: spec.frames.get(),
             marks,
             reserve: ZONE_KINDS.map(|highest| lowmem_reserve(geometry, spec, highest)),
-            pcp: PcpLimits::new(spec.frames.get(), marks.low, geometry.cpus),
+            pcp: PcpLimits::new(spec.frames.get(), marks.low, cpus_that_share(geometry, spec.node)),
             block_base: blocks_before.wrapping_sub(spec.start.as_u32() >> order.get()),
             ledger: Ledger::new(),
             areas: SpinLock::new(FreeAreas::EMPTY),
@@ -67,6 +68,14 @@ impl Zone {
     /// Tells whether so much is free that nobody need hurry to give pages back.
     pub(super) fn has_plenty(&self) -> bool {
         self.free_pages() >= self.marks.high
+    }
+}
+
+/// How many CPUs divide the pages that per-CPU lists may keep of a zone on this node: its own, or all if it has none.
+fn cpus_that_share(geometry: &Geometry, node: NodeId) -> u16 {
+    match geometry.cpus_of_node(node) {
+        0 => geometry.cpus,
+        own => own,
     }
 }
 

@@ -1,10 +1,16 @@
 //! Which zones a request may use, in which order.
+//!
+//! Each node has a list of zones for each highest kind that flags can allow: the zones of the node itself from the highest
+//! kind down, then those of the other nodes, the nearest first. A request starts at the list of the node that it names, or
+//! of the CPU that makes it.
 
 use super::migrate::MigrateType;
 use super::watermark::{self, Watermark};
 use crate::geometry::{Geometry, MAX_ZONES, ZoneKind};
 use crate::gfp::GfpFlags;
+use crate::numa::{MAX_NODES, NodeId};
 use crate::order::Order;
+use crate::raw::{Carver, MetaSlice};
 
 /// Where a request starts to look, in one word: the fast path takes it apart without a branch.
 ///
@@ -27,6 +33,12 @@ impl Route {
 
     pub(super) fn is_bad(self) -> bool {
         self == Self::BAD
+    }
+
+    /// The same with the place of a CPU's lists of the zone instead of the zone.
+    fn among_lists_of(self, cpu: usize, nr_zones: usize) -> Self {
+        let zone = self.zone();
+        if zone >= nr_zones { Self::BAD } else { Self(self.0 & !0xffff | (cpu * nr_zones + zone) as u32) }
     }
 
     /// Index of the preferred zone.
@@ -56,6 +68,8 @@ pub(super) struct Request {
     pub(super) order: Order,
     pub(super) gfp: GfpFlags,
     pub(super) route: Route,
+    /// The node whose list is walked.
+    pub(super) node: NodeId,
 }
 
 /// One walk over the zones.
@@ -69,13 +83,59 @@ pub(super) struct Pass {
 /// The flags that decide the route are the lowest five.
 const ROUTES: usize = 1 << 5;
 
-/// The zones for each highest kind, and a table from flags to routes.
+/// The zones of one list, best first; the first `len` entries count.
+#[derive(Clone, Copy)]
+struct ZoneRefs {
+    zones: [u8; MAX_ZONES],
+    len: u8,
+}
+
+impl ZoneRefs {
+    const EMPTY: Self = Self { zones: [0; MAX_ZONES], len: 0 };
+
+    fn push(&mut self, zone: u8) {
+        if let Some(slot) = self.zones.get_mut(usize::from(self.len)) {
+            *slot = zone;
+            self.len += 1;
+        }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        self.zones.get(..usize::from(self.len)).unwrap_or_default()
+    }
+}
+
+/// For each CPU a table from flags to where its lists of the preferred zone are: what a request that names no node needs.
+///
+/// An entry is a [`Route`] whose zone is replaced by the place of this CPU's lists of that zone among those of all CPUs, so
+/// that the fast path needs neither the node nor a multiplication. An entry without a zone points beyond all lists.
+pub(super) struct LocalRoutes(MetaSlice<Route>);
+
+impl LocalRoutes {
+    pub(super) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
+        let lists = Zonelists::new(geometry);
+        let nr_zones = geometry.nr_zones();
+        let entry = |i: usize| {
+            let cpu = i / ROUTES;
+            let node = geometry.cpu_nodes.get(cpu).copied().unwrap_or_default();
+            lists.route(node, GfpFlags::from_bits_truncate((i % ROUTES) as u32)).among_lists_of(cpu, nr_zones)
+        };
+        Self(carver.carve(usize::from(geometry.cpus) * ROUTES, entry))
+    }
+
+    /// Where the lists are from which a request of this CPU takes pages.
+    #[inline(always)]
+    pub(super) fn get(&self, cpu: usize, gfp: GfpFlags) -> Route {
+        self.0.get(cpu * ROUTES + gfp.bits() as usize % ROUTES).copied().unwrap_or(Route::BAD)
+    }
+}
+
+/// The zones for each node and highest kind, and a table from flags to routes.
 pub(super) struct Zonelists {
-    routes: [Route; ROUTES],
-    zones: [[u8; MAX_ZONES]; ZONE_KINDS.len()],
-    lens: [u8; ZONE_KINDS.len()],
+    routes: [[Route; ROUTES]; MAX_NODES],
+    lists: [[ZoneRefs; ZONE_KINDS.len()]; MAX_NODES],
     /// The node of each zone.
-    nodes: [u8; MAX_ZONES],
+    nodes: [NodeId; MAX_ZONES],
     /// For each zone: whether requests that prefer it walk all zones before they fragment one.
     nofragment: [bool; MAX_ZONES],
 }
@@ -85,65 +145,49 @@ pub(super) const ZONE_KINDS: [ZoneKind; 4] = [ZoneKind::Dma, ZoneKind::Dma32, Zo
 impl Zonelists {
     pub(super) fn new(geometry: &Geometry) -> Self {
         let mut lists = Self {
-            routes: [Route::BAD; ROUTES],
-            zones: [[0; MAX_ZONES]; ZONE_KINDS.len()],
-            lens: [0; ZONE_KINDS.len()],
-            nodes: [0; MAX_ZONES],
+            routes: [[Route::BAD; ROUTES]; MAX_NODES],
+            lists: [[ZoneRefs::EMPTY; ZONE_KINDS.len()]; MAX_NODES],
+            nodes: [NodeId::ZERO; MAX_ZONES],
             nofragment: [false; MAX_ZONES],
         };
         for (i, zone) in geometry.zones().iter().enumerate() {
             lists.nodes[i] = zone.node;
             lists.nofragment[i] = zone.kind == ZoneKind::Normal && defers_fragmenting(geometry, zone.node);
         }
-        for highest in ZONE_KINDS {
-            lists.fill(geometry, highest);
-        }
-        for bits in 0..ROUTES {
-            lists.routes[bits] = lists.compute_route(GfpFlags::from_bits_truncate(bits as u32));
+        for node in NodeId::all() {
+            lists.lists[node.index()] = ZONE_KINDS.map(|highest| zones_from(geometry, node, highest));
+            for bits in 0..ROUTES {
+                let gfp = GfpFlags::from_bits_truncate(bits as u32);
+                lists.routes[node.index()][bits] = lists.compute_route(node, gfp);
+            }
         }
         lists
     }
 
-    /// Nodes in ascending order, and on each the kinds from the highest allowed down.
-    fn fill(&mut self, geometry: &Geometry, highest: ZoneKind) {
-        let (list, len) = (&mut self.zones[highest as usize], &mut self.lens[highest as usize]);
-        for node in 0..crate::geometry::MAX_NODES {
-            for kind in ZONE_KINDS.iter().rev().filter(|&&kind| kind <= highest) {
-                let fits = |z: &crate::geometry::ZoneSpec| z.node == node && z.kind == *kind;
-                for (i, _) in geometry.zones().iter().enumerate().filter(|(_, z)| fits(z)) {
-                    list[usize::from(*len)] = i as u8;
-                    *len += 1;
-                }
-            }
-        }
-    }
-
-    fn compute_route(&self, gfp: GfpFlags) -> Route {
+    fn compute_route(&self, node: NodeId, gfp: GfpFlags) -> Route {
         let (Some(highest), Some(migrate)) = (highest_zone(gfp), MigrateType::of(gfp)) else { return Route::BAD };
-        let zone = self.list(highest as usize).first().map_or(Route::NO_ZONE, |&i| u16::from(i));
+        let zone = self.list(node, highest as usize).first().map_or(Route::NO_ZONE, |&i| u16::from(i));
         Route::new(zone, migrate, highest)
     }
 
-    fn list(&self, highest: usize) -> &[u8] {
-        let len = self.lens.get(highest).copied().unwrap_or(0);
-        self.zones.get(highest).and_then(|list| list.get(..usize::from(len))).unwrap_or_default()
+    fn list(&self, node: NodeId, highest: usize) -> &[u8] {
+        self.lists[node.index()].get(highest).map(ZoneRefs::as_slice).unwrap_or_default()
     }
 
-    /// Where a request with these flags starts.
-    #[inline(always)]
-    pub(super) fn route(&self, gfp: GfpFlags) -> Route {
-        self.routes[gfp.bits() as usize % ROUTES]
+    /// Where a request with these flags starts if it is made for this node.
+    pub(super) fn route(&self, node: NodeId, gfp: GfpFlags) -> Route {
+        self.routes[node.index()][gfp.bits() as usize % ROUTES]
     }
 
-    /// The zones that a request may use, best first. `THISNODE` keeps to the node of the first.
+    /// The zones that a request may use, best first. `THISNODE` keeps to the request's node, even if that has no memory.
     pub(super) fn zones(&self, request: &Request) -> impl Iterator<Item = usize> + '_ {
-        let list = self.list(request.route.highest());
-        let only = request.gfp.contains(GfpFlags::THISNODE).then(|| list.first().map(|&i| self.node(i))).flatten();
+        let list = self.list(request.node, request.route.highest());
+        let only = request.gfp.contains(GfpFlags::THISNODE).then_some(request.node);
         list.iter().filter(move |&&i| only.is_none_or(|node| self.node(i) == node)).map(|&i| usize::from(i))
     }
 
-    fn node(&self, zone: u8) -> u8 {
-        self.nodes.get(usize::from(zone)).copied().unwrap_or(0)
+    fn node(&self, zone: u8) -> NodeId {
+        self.nodes.get(usize::from(zone)).copied().unwrap_or_default()
     }
 
     /// The walks that a request makes until one succeeds: politely at first, then with all its rights.
@@ -160,6 +204,22 @@ impl Zonelists {
     }
 }
 
+/// The zones that a request of this node may use if `highest` is the highest kind: the nearest node first, and on each node
+/// the kinds from the highest down.
+fn zones_from(geometry: &Geometry, node: NodeId, highest: ZoneKind) -> ZoneRefs {
+    let mut refs = ZoneRefs::EMPTY;
+    for node in geometry.distances.nearest_first(node) {
+        for kind in ZONE_KINDS.into_iter().rev().filter(|&kind| kind <= highest) {
+            for (i, zone) in geometry.zones().iter().enumerate() {
+                if zone.node == node && zone.kind == kind {
+                    refs.push(i as u8);
+                }
+            }
+        }
+    }
+    refs
+}
+
 /// The highest kind of zone that the flags allow; `None` for combinations without meaning.
 fn highest_zone(gfp: GfpFlags) -> Option<ZoneKind> {
     let has = |flag| gfp.contains(flag);
@@ -174,7 +234,7 @@ fn highest_zone(gfp: GfpFlags) -> Option<ZoneKind> {
 }
 
 /// Linux rather uses a lower zone than mix types when all memory is near, or when the node has a DMA32 zone to use.
-fn defers_fragmenting(geometry: &Geometry, node: u8) -> bool {
+fn defers_fragmenting(geometry: &Geometry, node: NodeId) -> bool {
     let zones = geometry.zones();
     let one_node = zones.iter().all(|z| z.node == node);
     one_node || zones.iter().any(|z| z.node == node && z.kind == ZoneKind::Dma32)
@@ -189,8 +249,12 @@ mod tests {
 
     const MACHINE: [(ZoneKind, u32, u32); 4] = [(Dma, 0, 16), (Dma32, 16, 16), (Normal, 32, 16), (Movable, 48, 16)];
 
+    fn request(lists: &Zonelists, gfp: GfpFlags, node: NodeId) -> Request {
+        Request { order: Order::ZERO, gfp, route: lists.route(node, gfp), node }
+    }
+
     fn walk(lists: &Zonelists, gfp: GfpFlags) -> Vec<usize> {
-        lists.zones(&Request { order: Order::ZERO, gfp, route: lists.route(gfp) }).collect()
+        lists.zones(&request(lists, gfp, NodeId::ZERO)).collect()
     }
 
     #[test]
@@ -214,10 +278,10 @@ mod tests {
     #[test]
     fn contradicting_flags_have_no_route_and_a_missing_kind_has_no_zone() {
         let lists = Zonelists::new(&zoned(&[(Normal, 0, 16)]));
-        let two = |a, b| lists.route(a | b).is_bad();
+        let two = |a, b| lists.route(NodeId::ZERO, a | b).is_bad();
         assert!(two(GfpFlags::DMA, GfpFlags::DMA32) && two(GfpFlags::DMA, GfpFlags::HIGHMEM));
         assert!(two(GfpFlags::DMA32, GfpFlags::HIGHMEM) && two(GfpFlags::MOVABLE, GfpFlags::RECLAIMABLE));
-        assert!(!lists.route(GfpFlags::DMA).is_bad());
+        assert!(!lists.route(NodeId::ZERO, GfpFlags::DMA).is_bad());
         assert!(walk(&lists, GfpFlags::DMA).is_empty());
     }
 
@@ -225,7 +289,7 @@ mod tests {
     fn a_request_is_polite_first_and_uses_its_rights_last() {
         let lists = Zonelists::new(&zoned(&MACHINE));
         let passes = |gfp| {
-            let request = Request { order: Order::ZERO, gfp, route: lists.route(gfp) };
+            let request = request(&lists, gfp, NodeId::ZERO);
             lists.passes(&request).map(|p| (p.mark, p.nofragment)).collect::<Vec<_>>()
         };
         let usual = [(Watermark::Low, true), (Watermark::Low, false), (Watermark::Min, true), (Watermark::Min, false)];

@@ -4,6 +4,7 @@ use super::Kmem;
 use crate::addr::{Pfn, VirtAddr};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::Platform;
@@ -18,6 +19,21 @@ impl<P: Platform> Kmem<P> {
     #[inline]
     pub fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
         self.with_reclaim(gfp, || self.pages.alloc_pages(order, gfp))
+    }
+
+    /// As [`Self::alloc_pages`], from the memory of `node`; if that has none to give, from the nearest that has, unless
+    /// the flags say [`THISNODE`](GfpFlags::THISNODE). Without a node it is that of the calling CPU.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_pages`].
+    pub fn alloc_pages_node(&self, order: Order, gfp: GfpFlags, node: Option<NodeId>) -> Result<Pfn, AllocError> {
+        self.with_reclaim(gfp, || self.pages.alloc_pages_node(order, gfp, node))
+    }
+
+    /// Tells which node a frame's memory belongs to; `None` outside all zones.
+    pub fn node_of(&self, frame: Pfn) -> Option<NodeId> {
+        self.pages.node_of(frame)
     }
 
     /// Frees a block of [`Self::alloc_pages`].

@@ -175,8 +175,12 @@ mod tests {
 
     #[test]
     fn a_lower_zone_keeps_pages_back_from_requests_for_a_higher_one() {
-        let zone =
-            |kind, start, frames| ZoneSpec { kind, node: 0, start: Pfn::new(start), frames: PageCount::new(frames) };
+        let zone = |kind, start, frames| ZoneSpec {
+            kind,
+            node: kmem::NodeId::ZERO,
+            start: Pfn::new(start),
+            frames: PageCount::new(frames),
+        };
         let zones =
             [zone(ZoneKind::Dma, 0, 512), zone(ZoneKind::Normal, 512, 5120), zone(ZoneKind::Movable, 5632, 640)];
         let geometry = Geometry::flat(1).with_zones(&zones).unwrap();

@@ -134,7 +134,7 @@ fn zone_info(geometry: &Geometry, blocks: &[(usize, u32)]) -> ZoneInfo {
     let mut free_by_type = [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES];
     free_by_type[0] = free;
     ZoneInfo {
-        node: 0,
+        node: kmem::NodeId::ZERO,
         kind: spec.kind,
         start: spec.start,
         managed: spec.frames.get(),

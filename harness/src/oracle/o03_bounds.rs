@@ -173,7 +173,12 @@ mod tests {
     #[test]
     fn a_block_lies_in_one_zone_that_its_flags_allow() {
         let mut subject = FakeSubject::new(64);
-        let zone = |kind, start| ZoneSpec { kind, node: 0, start: Pfn::new(start), frames: PageCount::new(32) };
+        let zone = |kind, start| ZoneSpec {
+            kind,
+            node: kmem::NodeId::ZERO,
+            start: Pfn::new(start),
+            frames: PageCount::new(32),
+        };
         subject.geometry =
             subject.geometry.clone().with_zones(&[zone(ZoneKind::Dma, 0), zone(ZoneKind::Normal, 32)]).unwrap();
         let mut pages = |frame, gfp| {

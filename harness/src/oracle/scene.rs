@@ -262,7 +262,12 @@ mod tests {
 
     #[test]
     fn coalescing_respects_alignment_zone_and_largest_order() {
-        let zone = ZoneSpec { kind: ZoneKind::Normal, node: 0, start: Pfn::new(3), frames: PageCount::new(30) };
+        let zone = ZoneSpec {
+            kind: ZoneKind::Normal,
+            node: kmem::NodeId::ZERO,
+            start: Pfn::new(3),
+            frames: PageCount::new(30),
+        };
         let state = coalesced(&zone, Order::new(3).unwrap(), |f| f != 20);
         // 3 | 4-7 | 8-15 | 16-19 | 21 | 22-23 | 24-31 | 32
         assert_eq!((state.free_pages, state.blocks[..5].to_vec()), (29, vec![3, 1, 2, 2, 0]));

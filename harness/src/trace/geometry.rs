@@ -149,8 +149,12 @@ impl GeometrySpec {
             .into_iter()
             .filter(|&(_, frames)| frames > 0)
             .map(|(kind, frames)| {
-                let zone =
-                    ZoneSpec { kind, node: 0, start: Pfn::new(start), frames: PageCount::new(u64::from(frames)) };
+                let zone = ZoneSpec {
+                    kind,
+                    node: kmem::NodeId::ZERO,
+                    start: Pfn::new(start),
+                    frames: PageCount::new(u64::from(frames)),
+                };
                 start += frames;
                 zone
             })

@@ -5,6 +5,7 @@ use crate::addr::{PAGE_SIZE, PageCount, Pfn};
 use crate::geometry::ZoneKind::{Dma, Movable, Normal};
 use crate::geometry::{Geometry, MinFree, ZoneSpec};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::platform::{CpuId, Event};
 use crate::testing::page_allocator;
 use std::vec::Vec;
@@ -62,15 +63,40 @@ fn only_movable_highmem_requests_reach_the_movable_zone() {
 }
 
 #[test]
-fn nodes_are_used_in_ascending_order_and_thisnode_stays_on_the_first() {
+fn the_own_node_is_used_first_and_thisnode_stays_there() {
+    let geometry = two_nodes();
+    for cpu in [0, 1] {
+        let pages = page_allocator(&geometry);
+        pages.base.platform.cpu.set(cpu);
+        let own = pages.base.node_here();
+        let mut taken = exhaust(&pages, order(0), GfpFlags::KERNEL | GfpFlags::THISNODE);
+        assert_eq!(taken.len(), 16);
+        assert!(taken.iter().all(|&first| pages.node_of(first) == Some(own)));
+        assert_eq!(pages.base.platform.count(Event::NodeFallback), 0);
+        taken.extend(exhaust(&pages, order(0), GfpFlags::KERNEL));
+        assert_eq!(taken.len(), 32);
+        assert!(pages.base.platform.count(Event::NodeFallback) > 0);
+    }
+}
+
+/// CPU 0 on node 0 whose 16 frames are at 16, CPU 1 on node 1 whose frames are at 0.
+fn two_nodes() -> Geometry {
     let zone = |node, start| ZoneSpec { kind: Normal, node, start: pfn(start), frames: PageCount::new(16) };
-    let geometry = shaped(&[(Normal, 0, 1)], 4, 4).with_zones(&[zone(1, 0), zone(0, 16)]).unwrap();
-    let pages = page_allocator(&geometry);
-    let mut taken = exhaust(&pages, order(0), GfpFlags::KERNEL | GfpFlags::THISNODE);
-    assert_eq!(taken.len(), 16);
-    assert!(taken.iter().all(|&first| first >= pfn(16)));
-    taken.extend(exhaust(&pages, order(0), GfpFlags::KERNEL));
-    assert_eq!(taken.len(), 32);
+    let [near, far] = [0, 1].map(|n| NodeId::new(n).unwrap());
+    let mut geometry = shaped(&[(Normal, 0, 1)], 4, 4).with_zones(&[zone(far, 0), zone(near, 16)]).unwrap();
+    geometry.cpus = 2;
+    geometry.with_cpu_nodes(&[near, far])
+}
+
+#[test]
+fn a_request_for_a_node_gets_its_memory_and_one_without_memory_has_none_to_give() {
+    let pages = page_allocator(&two_nodes());
+    let on = |node, gfp| pages.alloc_pages_node(order(2), gfp, NodeId::new(node));
+    assert_eq!(on(1, GfpFlags::KERNEL).map(|first| first < pfn(16)), Ok(true));
+    assert_eq!(on(0, GfpFlags::KERNEL).map(|first| first < pfn(16)), Ok(false));
+    assert!(on(2, GfpFlags::KERNEL | GfpFlags::THISNODE).is_err());
+    assert_eq!(on(2, GfpFlags::KERNEL).map(|first| first < pfn(16)), Ok(false), "3 has none either, 0 is next");
+    pages.check_invariants().unwrap();
 }
 
 /// One pageblock of 16 frames, `movable` of which are in use.
