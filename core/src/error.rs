@@ -302,3 +302,45 @@ impl fmt::Display for Violation {
 }
 
 impl core::error::Error for Violation {}
+
+/// Gives an error enum the list of its variants and the number of each, for whoever counts refusals by reason.
+macro_rules! kinds {
+    ($error:ident: $($variant:ident)*) => {
+        impl $error {
+            /// The names of all variants, in the order of [`Self::kind`].
+            pub const KINDS: &'static [&'static str] = &[$(stringify!($variant)),*];
+
+            /// Returns which variant it is, as an index into [`Self::KINDS`].
+            pub const fn kind(&self) -> usize {
+                enum Number { $($variant),* }
+                match self {
+                    $(Self::$variant { .. } => Number::$variant as usize,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! { AllocError:
+    Overflow ZeroSize TooLarge OrderTooLarge BadAlign BadFlags BadAddress NoPages NoVirtualSpace Injected
+}
+kinds! { FreeError:
+    Foreign DoubleFree Interior WrongKind WrongCache WrongOrder
+}
+kinds! { CacheError:
+    BadName BadSize BadAlign BadFlags TooMany Unknown BuiltIn LiveObjects Injected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_the_index_of_its_name() {
+        let errors = [AllocError::Overflow, AllocError::BadAlign(3), AllocError::NoPages { order: Order::ZERO }];
+        for error in errors {
+            assert!(format!("{error:?}").starts_with(AllocError::KINDS[error.kind()]), "{error:?}");
+        }
+        assert_eq!(CacheError::KINDS[CacheError::Unknown(1).kind()], "Unknown");
+    }
+}

@@ -25,22 +25,29 @@ impl CpuId {
     }
 }
 
-/// Defines [`Event`] and the list of its kinds from one table.
+/// Defines [`Event`], the list of its kinds and their families from one table.
 macro_rules! events {
-    ($($(#[$doc:meta])* $name:ident;)*) => {
+    ($($family:literal: $($(#[$doc:meta])* $name:ident;)*)*) => {
         /// Something that happened inside, for tracing and coverage; costs nothing where the hook is empty.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
         #[repr(u8)]
         pub enum Event {
-            $($(#[$doc])* $name,)*
+            $($($(#[$doc])* $name,)*)*
         }
 
         impl Event {
             /// How many kinds of event there are.
-            pub const COUNT: usize = [$(stringify!($name)),*].len();
+            pub const COUNT: usize = [$($(stringify!($name)),*),*].len();
 
             /// All kinds, in the order of their numbers.
-            pub const ALL: [Self; Self::COUNT] = [$(Self::$name),*];
+            pub const ALL: [Self; Self::COUNT] = [$($(Self::$name),*),*];
+
+            /// Returns what the event is about, in a few words that related events share.
+            pub const fn family(self) -> &'static str {
+                match self {
+                    $($(Self::$name)|* => $family,)*
+                }
+            }
 
             /// Returns the event's number, below [`Self::COUNT`].
             pub const fn index(self) -> usize {
@@ -51,7 +58,7 @@ macro_rules! events {
 }
 
 events! {
-    // Page allocator: per-CPU pages.
+    "per-CPU pages":
     /// A block was served from this CPU's page lists.
     PcpHit;
     /// This CPU's page lists were refilled from the buddy.
@@ -59,7 +66,7 @@ events! {
     /// This CPU's page lists gave a batch back.
     PcpDrain;
 
-    // Page allocator: zones and migrate types.
+    "zones and migrate types":
     /// A larger block was split.
     Split;
     /// Two buddies were merged.
@@ -73,7 +80,7 @@ events! {
     /// A request fell back to another node.
     NodeFallback;
 
-    // Slab: sheaves.
+    "sheaves":
     /// An object was served from this CPU's main sheaf.
     SheafHit;
     /// Main and spare sheaf were swapped.
@@ -87,7 +94,7 @@ events! {
     /// A sheaf was flushed to its slabs.
     SheafFlush;
 
-    // Slab: slabs.
+    "slabs":
     /// A new slab was made.
     SlabNew;
     /// An empty slab gave its frames back.
@@ -95,7 +102,7 @@ events! {
     /// A slab of the smallest order was used because the preferred order was refused.
     SlabMinOrder;
 
-    // kvmalloc and vmalloc.
+    "kvmalloc and vmalloc":
     /// kvmalloc was served physically contiguous.
     KvContiguous;
     /// kvmalloc fell back to vmalloc.
@@ -109,7 +116,7 @@ events! {
     /// vrealloc returned tail pages.
     VreallocShrunk;
 
-    // Reclaim and refusal.
+    "reclaim and refusal":
     /// Reclaim drained the per-CPU pages of all CPUs.
     ReclaimPcp;
     /// Reclaim flushed sheaves and released empty slabs.

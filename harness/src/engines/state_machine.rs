@@ -40,7 +40,7 @@ pub fn sequences(
 
 /// Each case starts with some groups switched off and with a level at which frees take over from allocations.
 fn initial(groups: Swarm) -> impl Strategy<Value = State> {
-    any::<(u32, u8)>().prop_map(move |(mask, level)| State {
+    any::<(u64, u8)>().prop_map(move |(mask, level)| State {
         swarm: Swarm::from_bits_truncate(groups.bits() & (mask | mask.rotate_left(11))),
         level: u32::from(level),
         live: [0; TIERS],

@@ -3,6 +3,7 @@
 //! ```text
 //! with header     0 magic "kmt1"   4 swarm   8 frames  12 dma  16 movable  20 cpus  22 max order  23 pageblock order
 //!                24 vmalloc pages  28 min free  32 hardening  33 number of faults  34 zero
+//!                36 swarm, upper half
 //!                40 faults, 8 bytes each: point, 3 zero bytes, nth       then records
 //! without magic   0 selects a machine  1..8 ignored                       8 records
 //! record          0 kind  1 mode  2 pick, cache, cpu or nth  4 flags  8 small numbers or n  16 size
@@ -75,7 +76,7 @@ fn with_header(bytes: &[u8]) -> Trace {
     Trace {
         version: VERSION,
         geometry: decode_geometry(bytes),
-        swarm: Swarm::from_bits_truncate(u32_at(bytes, 4)),
+        swarm: Swarm::from_bits_truncate(u64::from(u32_at(bytes, 36)) << 32 | u64::from(u32_at(bytes, 4))),
         faults: faults.chunks_exact(FAULT_BYTES).map(decode_fault).collect(),
         ops: decode_records(records),
     }
@@ -109,7 +110,8 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     let g = trace.geometry.normalized();
     let mut out = [0; HEADER_BYTES];
     put(&mut out, 0, &MAGIC);
-    put(&mut out, 4, &trace.swarm.bits().to_le_bytes());
+    put(&mut out, 4, &(trace.swarm.bits() as u32).to_le_bytes());
+    put(&mut out, 36, &((trace.swarm.bits() >> 32) as u32).to_le_bytes());
     put(&mut out, 8, &g.frames.to_le_bytes());
     put(&mut out, 12, &g.dma_frames.to_le_bytes());
     put(&mut out, 16, &g.movable_frames.to_le_bytes());

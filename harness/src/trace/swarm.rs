@@ -86,21 +86,21 @@ groups! {
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Swarm(u32);
+pub struct Swarm(u64);
 
 impl Swarm {
     /// Every group.
-    pub const ALL: Self = Self((1 << OpGroup::ALL.len()) - 1);
+    pub const ALL: Self = Self(u64::MAX >> (64 - OpGroup::ALL.len()));
     /// No group.
     pub const NONE: Self = Self(0);
 
     /// Makes a set from bits; unknown bits are dropped.
-    pub const fn from_bits_truncate(bits: u32) -> Self {
+    pub const fn from_bits_truncate(bits: u64) -> Self {
         Self(bits & Self::ALL.0)
     }
 
     /// Returns the bits.
-    pub const fn bits(self) -> u32 {
+    pub const fn bits(self) -> u64 {
         self.0
     }
 
@@ -211,8 +211,8 @@ mod tests {
 
     #[test]
     fn every_set_is_written_and_read_back() {
-        for i in 0..20_000u32 {
-            let swarm = Swarm::from_bits_truncate(i.wrapping_mul(0x9e37_79b9));
+        for i in 0..20_000u64 {
+            let swarm = Swarm::from_bits_truncate(i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             assert_eq!(swarm.to_string().parse::<Swarm>().unwrap(), swarm);
         }
         assert_eq!("ALL".parse::<Swarm>().unwrap(), Swarm::ALL);
