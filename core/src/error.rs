@@ -328,7 +328,7 @@ kinds! { FreeError:
     Foreign DoubleFree Interior WrongKind WrongCache WrongOrder
 }
 kinds! { CacheError:
-    BadName BadSize BadAlign BadFlags TooMany Unknown BuiltIn LiveObjects Injected
+    BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn LiveObjects Injected
 }
 
 #[cfg(test)]
