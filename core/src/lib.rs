@@ -25,6 +25,7 @@ mod testing;
 mod vmalloc;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
+pub use buddy::CompactResult;
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
 pub use fault::{FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};

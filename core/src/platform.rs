@@ -2,6 +2,7 @@
 
 use crate::addr::{Pfn, Vpn};
 use crate::fault::FaultSite;
+use crate::order::Order;
 use crate::raw::PhysMem;
 
 /// A CPU's number, below the geometry's `cpus`.
@@ -127,6 +128,24 @@ events! {
     RefusedAfterReclaim;
     /// A request that may not wait was refused without reclaim.
     RefusedWithoutReclaim;
+
+    // Moving pages.
+    /// A block's owner took another block instead.
+    BlockMoved;
+    /// A block's owner refused to move it.
+    BlockPinned;
+    /// Compaction was not tried: too few free pages, or the shortage is not one of large blocks.
+    CompactSkipped;
+    /// Compaction was not tried: it failed a short while ago.
+    CompactDeferred;
+    /// Compaction made a block that fits.
+    CompactSuccess;
+    /// Compaction walked a whole zone without making a block that fits.
+    CompactComplete;
+    /// Compaction walked what was left of a zone without making a block that fits.
+    CompactPartial;
+    /// Compaction left a pageblock out that brought nothing the last time.
+    CompactHint;
 }
 
 /// What the library needs from the machine that it runs on.
@@ -150,6 +169,18 @@ pub trait Platform {
 
     /// Executes a full memory barrier on every CPU that may run the allocator (an IPI, or `membarrier`).
     fn heavy_fence(&self) {}
+
+    /// Asks the owner of a block to use another one from now on: whoever called `alloc_pages` with `MOVABLE`.
+    ///
+    /// `true` promises three things: the block at `from` was live, of this order and movable; its contents were copied to
+    /// `to`; and its owner, who uses and frees `to` from now on, no longer touches or frees `from`. `false` means that the
+    /// owner cannot let go of it now, or that there is no such block (any more): nothing has changed then. The question
+    /// comes with no lock of the allocator held, and it is up to the platform to answer it in one piece with the owner's
+    /// own frees. The default refuses everything: nothing ever moves.
+    fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
+        let _ = (from, to, order);
+        false
+    }
 
     /// Tells the CPU that it waits in a loop.
     fn relax(&self) {

@@ -6,10 +6,12 @@ use crate::buddy::{PageAllocator, PageParts};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
 use crate::numa::NodeId;
+use crate::order::Order;
 use crate::page::FrameTable;
 use crate::platform::{CpuId, Event, Platform};
 use crate::raw::{Carver, MetaRegion, PhysMem};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::vec::Vec;
 
 /// What memory holds before anybody writes it: not zero, so that missing zeroing shows.
@@ -26,6 +28,8 @@ pub(crate) struct TestPlatform {
     pub(crate) flushes: RefCell<Vec<(Vpn, u64)>>,
     pub(crate) root: Cell<Option<Pfn>>,
     events: RefCell<[u64; Event::COUNT]>,
+    /// Blocks that may be moved, by first frame.
+    pub(crate) movable: RefCell<BTreeMap<Pfn, Order>>,
 }
 
 impl TestPlatform {
@@ -38,6 +42,7 @@ impl TestPlatform {
             flushes: RefCell::default(),
             root: Cell::new(None),
             events: RefCell::new([0; Event::COUNT]),
+            movable: RefCell::default(),
         }
     }
 
@@ -72,6 +77,17 @@ impl Platform for TestPlatform {
 
     fn set_page_table(&self, root: Pfn) {
         self.root.set(Some(root));
+    }
+
+    fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
+        let mut movable = self.movable.borrow_mut();
+        if movable.get(&from) != Some(&order) {
+            return false;
+        }
+        movable.remove(&from);
+        assert_eq!(movable.insert(to, order), None, "a block was moved onto another one");
+        assert!(self.memory.copy(from.addr(), to.addr(), order.bytes()));
+        self.memory.fill(from.addr(), order.bytes(), JUNK)
     }
 
     fn fault(&self, site: FaultSite) -> bool {

@@ -99,6 +99,8 @@ pub(super) fn nr_pageblocks(zone: &ZoneSpec, order: Order) -> u32 {
 /// The types of all pageblocks, zone after zone; each byte changes under its zone's lock only.
 pub(super) struct Pageblocks {
     types: MetaSlice<AtomicU8>,
+    /// Which pageblocks compaction need not look at again: nothing in them could be moved, or nothing in them was free.
+    skips: MetaSlice<AtomicU8>,
     pub(super) order: Order,
 }
 
@@ -108,7 +110,8 @@ impl Pageblocks {
         let count: u32 = geometry.zones().iter().map(|zone| nr_pageblocks(zone, order)).sum();
         // Everything starts movable: a request that is not turns pageblocks over one by one, as few as it needs.
         let types = carver.carve(count as usize, |_| AtomicU8::new(Movable as u8));
-        Self { types, order }
+        let skips = carver.carve(count as usize, |_| AtomicU8::new(0));
+        Self { types, skips, order }
     }
 
     /// Where the pageblock of `pfn` is in the map; `base` is the zone's [`Zone::block_base`](super::zone::Zone).
@@ -125,6 +128,17 @@ impl Pageblocks {
 
     pub(super) fn get(&self, base: u32, pfn: Pfn) -> MigrateType {
         MigrateType::from_byte(self.get_byte(base, pfn))
+    }
+
+    /// Tells whether compaction has found the pageblock around `pfn` fruitless.
+    pub(super) fn skips(&self, base: u32, pfn: Pfn) -> bool {
+        self.skips.get(self.index(base, pfn)).is_some_and(|skip| skip.load(Relaxed) != 0)
+    }
+
+    pub(super) fn set_skip(&self, base: u32, pfn: Pfn, skip: bool) {
+        if let Some(byte) = self.skips.get(self.index(base, pfn)) {
+            byte.store(u8::from(skip), Relaxed);
+        }
     }
 
     pub(super) fn set(&self, base: u32, pfn: Pfn, migrate: MigrateType) {

@@ -7,6 +7,7 @@
 //! | `watermark` `zonelist` | which zones a request may use, how far down, in which order |
 //! | `pcp` | what a CPU keeps for itself |
 //! | `alloc` `free` | the way of a block between zone, CPU and owner: fast path, slow path, refill, drain |
+//! | `compact` `relocate` | making large blocks by moving movable ones out of the way |
 //! | `request` | the calls: one block, exact sizes, many pages, misuse |
 //! | `usage` `check` | who has how many pages; the auditor |
 //!
@@ -37,10 +38,12 @@
 
 mod alloc;
 mod check;
+mod compact;
 mod fallback;
 mod free;
 mod migrate;
 mod pcp;
+mod relocate;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -49,6 +52,8 @@ mod watermark;
 mod zone;
 mod zonelist;
 
+pub(crate) use self::compact::CompactPriority;
+pub use self::compact::CompactResult;
 use self::migrate::Pageblocks;
 use self::pcp::PerCpuPages;
 use self::usage::OWNER_CLASSES;

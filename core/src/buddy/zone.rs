@@ -1,5 +1,6 @@
 //! A zone: its span, its watermarks, and its free blocks by order and migrate type.
 
+use super::compact::CompactState;
 use super::migrate::{MigrateType, Pageblocks, nr_pageblocks};
 use super::pcp::PcpLimits;
 use super::usage::{Ledger, OwnerClass};
@@ -31,6 +32,8 @@ pub(super) struct Zone {
     /// Free pages, and pages given out by way of the zone's lock; written under that lock.
     pub(super) ledger: Ledger,
     pub(super) areas: SpinLock<FreeAreas>,
+    /// Where compaction stands; held for a copy only.
+    pub(super) compaction: SpinLock<CompactState>,
 }
 
 impl Zone {
@@ -52,6 +55,7 @@ impl Zone {
             block_base: blocks_before.wrapping_sub(spec.start.as_u32() >> order.get()),
             ledger: Ledger::new(),
             areas: SpinLock::new(FreeAreas::EMPTY),
+            compaction: SpinLock::new(CompactState::NEW),
         }
     }
 
@@ -59,6 +63,11 @@ impl Zone {
     pub(super) fn pfns(&self) -> impl Iterator<Item = Pfn> + use<> {
         let start = self.start.as_u32();
         (start..start + self.frames as u32).map(Pfn::new)
+    }
+
+    /// The frame after the last.
+    pub(super) fn end(&self) -> u64 {
+        u64::from(self.start.as_u32()) + self.frames
     }
 
     pub(super) fn free_pages(&self) -> u64 {
@@ -95,7 +104,7 @@ impl FreeAreas {
         Self { lists: [[PageList::EMPTY; MIGRATE_TYPES]; NR_PAGE_ORDERS], nonempty: [0; MIGRATE_TYPES] };
 
     /// The smallest order from `from` on that has a block of this type.
-    fn smallest(&self, from: Order, migrate: MigrateType) -> Option<Order> {
+    pub(super) fn smallest(&self, from: Order, migrate: MigrateType) -> Option<Order> {
         let orders = self.nonempty[migrate.index()] >> from.get();
         if orders == 0 { None } else { Order::new(from.get() + orders.trailing_zeros() as u8) }
     }

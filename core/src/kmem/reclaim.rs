@@ -1,7 +1,7 @@
 //! Refusing is the last resort.
 
 use super::Kmem;
-use crate::buddy::OwnerClass;
+use crate::buddy::{CompactPriority, CompactResult, OwnerClass};
 use crate::error::AllocError;
 use crate::gfp::GfpFlags;
 use crate::platform::{Event, Platform};
@@ -52,7 +52,12 @@ impl<P: Platform> Kmem<P> {
             return Err(error);
         }
         self.reclaim();
-        let answer = attempt();
+        let mut answer = attempt();
+        if let Err(AllocError::NoPages { order }) = answer
+            && self.pages.compact(order, gfp, None, CompactPriority::SyncLight) == CompactResult::Success
+        {
+            answer = attempt();
+        }
         if answer.is_err() {
             self.pages.base.event(Event::RefusedAfterReclaim);
         }

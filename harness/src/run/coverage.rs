@@ -22,7 +22,7 @@ const REFUSALS: [&str; 12] = [
 ];
 
 /// Counters of one run.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Coverage {
     /// What happened inside, by [`Event::index`].
     pub events: [u64; Event::COUNT],
@@ -34,6 +34,13 @@ pub struct Coverage {
     pub flags: u32,
     /// Steps in which an injected fault struck.
     pub faults: u64,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        let (events, tiers, refusals) = ([0; Event::COUNT], [0; Tier::COUNT], [0; REFUSALS.len()]);
+        Self { events, tiers, refusals, flags: 0, faults: 0 }
+    }
 }
 
 impl Coverage {

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod corrupt;
+mod moving;
 mod policy;
 mod random;
 mod requests;

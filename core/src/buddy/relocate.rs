@@ -1,0 +1,112 @@
+//! Moving a block: what stands at a frame, room for what must go, and the question to its owner.
+//!
+//! A block may move if it came from `alloc_pages` with `MOVABLE`. Whoever wants it out of the way makes room elsewhere
+//! (a block that is handed out already, so that its new owner could free it at once) and asks
+//! [`Platform::migrate`] with no lock held. What was seen of the old block before may be out of date by then: it is the
+//! owner who knows, and a wrong guess is simply refused.
+
+use super::PageAllocator;
+use super::migrate::MigrateType;
+use super::zone::{FreeBlock, LockedZone, Zone};
+use crate::addr::Pfn;
+use crate::order::Order;
+use crate::page::FrameKind;
+use crate::platform::{Event, Platform};
+use core::ops::Range;
+
+/// What stands at a frame, as far as moving goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Occupant {
+    /// A free block of the buddy.
+    Free(Pfn, Order),
+    /// A block whose owner may be asked to move it.
+    Movable(Pfn, Order),
+    /// Something that stays: the frames up to here can be passed over.
+    Fixed(u32),
+}
+
+/// Room for a block that shall move: handed out, and not yet anybody's.
+#[derive(Debug)]
+#[must_use = "room that is dropped is lost"]
+pub(super) struct Room {
+    pub(super) first: Pfn,
+    pub(super) order: Order,
+}
+
+impl<P: Platform> PageAllocator<P> {
+    /// The frames of the pageblock around `pfn` that are in the zone.
+    pub(super) fn pageblock_span(&self, zone: &Zone, pfn: Pfn) -> Range<u32> {
+        let first = self.blocks.order.align_down(pfn).as_u32();
+        let end = u64::from(first) + self.blocks.order.pages();
+        first.max(zone.start.as_u32())..end.min(zone.end()) as u32
+    }
+
+    /// What stands at a frame of the zone. Without the zone's lock this is a guess.
+    pub(super) fn occupant(&self, zone: &Zone, pfn: Pfn) -> Occupant {
+        let frames = &self.base.frames;
+        let past = |first: Pfn, order: Order| Occupant::Fixed(first.as_u32().saturating_add(order.pages() as u32));
+        match frames.kind(pfn) {
+            FrameKind::Free => match self.free_block_around(zone, pfn) {
+                Some((first, order)) => Occupant::Free(first, order),
+                None => Occupant::Fixed(pfn.as_u32() + 1),
+            },
+            FrameKind::Pages | FrameKind::PagesTail => {
+                let first = frames.head_of(pfn);
+                let order = frames.order(first);
+                match MigrateType::from_byte(frames.migrate(first)) {
+                    MigrateType::Movable if frames.kind(first) == FrameKind::Pages => Occupant::Movable(first, order),
+                    _ => past(first, order),
+                }
+            }
+            _ => Occupant::Fixed(pfn.as_u32() + 1),
+        }
+    }
+
+    /// The free block that a frame of kind `Free` is part of.
+    ///
+    /// Blocks are aligned to their size. So from the largest order down: if no block of a larger order covers `pfn`, a
+    /// free frame at the aligned start of this order heads its block, and the order in its descriptor is a real one.
+    pub(super) fn free_block_around(&self, zone: &Zone, pfn: Pfn) -> Option<(Pfn, Order)> {
+        let frames = &self.base.frames;
+        let candidates = Order::ZERO.up_to(self.base.geometry.max_order).rev().map(|order| order.align_down(pfn));
+        let covers = |&first: &Pfn| {
+            let end = u64::from(first.as_u32()) + frames.order(first).pages();
+            frames.kind(first) == FrameKind::Free && frames.zone(first) == zone.index && end > u64::from(pfn.as_u32())
+        };
+        candidates.into_iter().find(covers).map(|first| (first, frames.order(first)))
+    }
+
+    /// Asks the owner of the block at `from` to use `room` instead; gives the room back if he refuses.
+    pub(super) fn relocate(&self, zone: &Zone, from: Pfn, room: Room) -> Result<(), Room> {
+        if !self.base.platform.migrate(from, room.first, room.order) {
+            self.base.event(Event::BlockPinned);
+            return Err(room);
+        }
+        self.base.event(Event::BlockMoved);
+        self.locked(zone, |locked| {
+            zone.ledger.take_back(FrameKind::Pages, room.order.pages());
+            locked.free(from, room.order);
+        });
+        Ok(())
+    }
+
+    /// Frees room that nobody wanted.
+    pub(super) fn cancel_room(&self, room: Room) {
+        let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(room.first))) else { return };
+        self.locked(zone, |locked| {
+            zone.ledger.take_back(FrameKind::Pages, room.order.pages());
+            locked.free(room.first, room.order);
+        });
+    }
+}
+
+impl<P: Platform> LockedZone<'_, P> {
+    /// Hands a free block out as room for a movable one.
+    pub(super) fn make_room(&mut self, block: FreeBlock) -> Room {
+        let FreeBlock { first, order } = block;
+        self.base.frames.set_migrate(first, MigrateType::Movable as u8);
+        self.base.frames.claim_block(first, order, FrameKind::Pages);
+        self.zone.ledger.hand_out(FrameKind::Pages, order.pages());
+        Room { first, order }
+    }
+}
