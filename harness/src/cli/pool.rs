@@ -4,6 +4,7 @@ use super::ui::Ui;
 use kmem_harness::engines::{Budget, Engine, Finding, Job, MAX_OPS, Outcome};
 use kmem_harness::generate::Target;
 use kmem_harness::report::closing::EngineRow;
+use kmem_harness::run::Coverage;
 use kmem_harness::trace::Trace;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub(super) struct Planned<'a> {
 pub(super) struct Done {
     pub(super) row: EngineRow,
     pub(super) target: Target,
+    pub(super) coverage: Coverage,
     pub(super) finding: Option<Finding>,
 }
 
@@ -80,5 +82,5 @@ fn run_one(planned: &Planned<'_>, seed: u64, seeds: &[Trace], ui: &Ui) -> Done {
         violations: u64::from(outcome.finding.is_some()),
         error,
     };
-    Done { row, target: planned.target, finding: outcome.finding }
+    Done { row, target: planned.target, coverage: outcome.coverage, finding: outcome.finding }
 }

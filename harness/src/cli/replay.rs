@@ -64,6 +64,7 @@ pub(super) fn replay(entries: &[Entry], subject: SubjectKind, ui: &Ui, summary: 
         let CorpusRow { files, failed, ops, .. } = &mut summary.corpus;
         *files += 1;
         *ops += report.calls;
+        summary.coverage_of_contract.add(&report.coverage);
         ui.live.add(1, report.calls);
         if let Some(violation) = report.violation {
             *failed += 1;

@@ -12,7 +12,7 @@ use kmem_harness::generate::Target;
 use kmem_harness::oracle::OracleId;
 use kmem_harness::report::closing::{DegenerateRow, EngineRow, Summary};
 use kmem_harness::report::failure::Case;
-use kmem_harness::run::degenerate_score;
+use kmem_harness::run::{Coverage, degenerate_score};
 use kmem_harness::subjects::SubjectKind;
 use kmem_harness::trace::Trace;
 use std::collections::BTreeMap;
@@ -165,13 +165,14 @@ fn not_run(target: Target, message: &str) -> Done {
         violations: 0,
         error: Some(message.to_owned()),
     };
-    Done { row, target, finding: None }
+    Done { row, target, coverage: Coverage::default(), finding: None }
 }
 
 /// Shrinks and stores the shortest finding of each oracle: the others are most likely the same bug.
 fn keep_findings(done: Vec<Done>, ui: &Ui, summary: &mut Summary) -> Result<(), UserError> {
     let mut shortest: BTreeMap<OracleId, (Target, String, Finding)> = BTreeMap::new();
-    for Done { row, target, finding } in done {
+    for Done { row, target, coverage, finding } in done {
+        summary.coverage_of_contract.add(&coverage);
         if let Some(finding) = finding {
             let known = shortest.get(&finding.violation.oracle);
             if known.is_none_or(|(_, _, known)| finding.trace.ops.len() < known.trace.ops.len()) {

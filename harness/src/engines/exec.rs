@@ -4,7 +4,7 @@ use super::codec;
 use super::live::Live;
 use crate::generate::Target;
 use crate::oracle::Violation;
-use crate::run::{RunOptions, RunReport, Runner};
+use crate::run::{Coverage, RunOptions, RunReport, Runner};
 use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 use std::path::PathBuf;
@@ -36,6 +36,8 @@ pub struct Outcome {
     pub ops: u64,
     /// Covered edges, where the engine measures them.
     pub edges: Option<u64>,
+    /// What the traces reached.
+    pub coverage: Coverage,
     /// The first violation, which ended the job.
     pub finding: Option<Finding>,
 }
@@ -91,6 +93,7 @@ impl<'a> Judge<'a> {
         let mut report = self.executor.execute(self.target, trace);
         self.outcome.executions += 1;
         self.outcome.ops += report.calls;
+        self.outcome.coverage.merge(&report.coverage);
         self.live.add(1, report.calls);
         let Some(violation) = report.violation.take() else { return Some(report) };
         self.live.add_violation();

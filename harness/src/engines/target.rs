@@ -6,6 +6,7 @@
 use super::exec::Executor;
 use super::libfuzzer::COUNTERS;
 use crate::generate::{Target, rng};
+use crate::run::{Coverage, RunReport};
 use crate::trace::{HEADER_BYTES, RECORD_BYTES, Trace};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -34,28 +35,32 @@ struct State {
     executor: Executor,
     executions: u64,
     ops: u64,
+    coverage: Coverage,
     printed: Instant,
 }
 
 impl Default for State {
     fn default() -> Self {
-        Self { executor: Executor::default(), executions: 0, ops: 0, printed: Instant::now() }
+        let (executor, coverage) = (Executor::default(), Coverage::default());
+        Self { executor, executions: 0, ops: 0, coverage, printed: Instant::now() }
     }
 }
 
 impl State {
     /// Counts an execution; the counters are printed now and then, and before the process ends.
-    fn count(&mut self, ops: u64, is_last: bool) {
+    fn count(&mut self, report: &RunReport) {
         self.executions += 1;
-        self.ops += ops;
-        if is_last || self.printed.elapsed() >= COUNTER_INTERVAL {
+        self.ops += report.calls;
+        self.coverage.merge(&report.coverage);
+        if !report.is_ok() || self.printed.elapsed() >= COUNTER_INTERVAL {
             self.printed = Instant::now();
             self.print();
         }
     }
 
     fn print(&self) {
-        eprintln!("{COUNTERS}executions={} ops={}", self.executions, self.ops);
+        let coverage = self.coverage.to_line();
+        eprintln!("{COUNTERS}executions={} ops={} coverage={coverage}", self.executions, self.ops);
     }
 }
 
@@ -75,7 +80,7 @@ pub fn check(target: Target, bytes: &[u8]) {
     let trace = decode(target, bytes);
     let report = STATE.with_borrow_mut(|state| {
         let report = state.executor.execute(target, &trace);
-        state.count(report.calls, report.violation.is_some());
+        state.count(&report);
         report
     });
     if let Some(violation) = report.violation {

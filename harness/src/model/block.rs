@@ -29,6 +29,19 @@ impl Tier {
     pub const ALL: [Self; Self::COUNT] =
         [Self::Pages, Self::PagesExact, Self::Kmalloc, Self::LargeKmalloc, Self::Cache, Self::Vmalloc, Self::Vmap];
 
+    /// Returns the name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pages => "Pages",
+            Self::PagesExact => "PagesExact",
+            Self::Kmalloc => "Kmalloc",
+            Self::LargeKmalloc => "LargeKmalloc",
+            Self::Cache => "Cache",
+            Self::Vmalloc => "Vmalloc",
+            Self::Vmap => "Vmap",
+        }
+    }
+
     /// Tells whether blocks of this tier are reached through the page table.
     pub const fn is_virtual(self) -> bool {
         matches!(self, Self::Vmalloc | Self::Vmap)

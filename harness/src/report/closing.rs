@@ -1,6 +1,7 @@
 //! What a run of the engines comes to: the closing table, and the same for machines.
 
 use super::table::{grouped, table};
+use crate::run::ContractCoverage;
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -84,6 +85,8 @@ pub struct Summary {
     pub corpus: CorpusRow,
     /// The degenerate subjects.
     pub degenerate: DegenerateRow,
+    /// What the traces reached, and what they never did.
+    pub coverage_of_contract: ContractCoverage,
     /// What was found.
     pub violations: Vec<ViolationRow>,
 }
@@ -116,6 +119,9 @@ impl fmt::Display for Summary {
             if let Some(error) = &row.error {
                 writeln!(f, "{} on {} did not run: {error}", row.name, row.target)?;
             }
+        }
+        if !self.coverage_of_contract.is_empty() {
+            writeln!(f, "{}", self.coverage_of_contract)?;
         }
         self.fmt_totals(f)
     }

@@ -1,6 +1,7 @@
 //! What people get to see: the folder of a failure, the story of a trace, the closing table.
 
 pub mod closing;
+mod contract;
 pub mod failure;
 pub mod heap_map;
 pub mod story;

@@ -9,6 +9,7 @@
 //!
 //! The run stops at the first violation: what comes after it would be judged against a model that no longer holds.
 
+mod contract;
 mod coverage;
 mod hash;
 mod macros;
@@ -18,7 +19,10 @@ mod score;
 mod session;
 mod throughput;
 
-pub use coverage::Coverage;
+#[cfg(feature = "engines")]
+pub(crate) use contract::OUT_OF_REACH;
+pub use contract::{ContractCoverage, Family};
+pub use coverage::{Coverage, Row, rows};
 pub use score::{Kill, SCORE_OPS, degenerate_score};
 pub use throughput::{Throughput, throughput};
 

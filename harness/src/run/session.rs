@@ -6,7 +6,7 @@ use crate::model::{Block, Model};
 use crate::oracle::{self, Context, Step, Violation};
 use crate::subject::{Call, Reply, Subject};
 use crate::subjects::Guest;
-use crate::trace::Trace;
+use crate::trace::{Op, Trace};
 use kmem::{Event, Geometry};
 use std::hash::{Hash, Hasher};
 
@@ -41,7 +41,7 @@ impl Session {
             calls: 0,
             violation: None,
             log: Vec::new(),
-            coverage: Coverage::default(),
+            coverage: Coverage::on(geometry),
             peak_live: 0,
             hasher: StepHasher::default(),
         }
@@ -49,9 +49,7 @@ impl Session {
 
     /// Ends the session.
     pub(super) fn finish(mut self) -> (Box<dyn Guest>, RunReport) {
-        for (count, n) in self.coverage.events.iter_mut().zip(events(&*self.guest)) {
-            *count = *n;
-        }
+        self.coverage.set_events(events(&*self.guest));
         let report = RunReport {
             ops: self.ops,
             calls: self.calls,
@@ -77,7 +75,12 @@ impl Session {
         let mut until_audit = self.options.audit_every;
         for op in &trace.ops {
             self.ops += 1;
-            self.execute(op)?;
+            let calls = self.calls;
+            let verdict = self.execute(op);
+            if self.calls > calls || *op == Op::Audit {
+                self.coverage.operation(op.kind());
+            }
+            verdict?;
             self.op += 1;
             until_audit = until_audit.wrapping_sub(1);
             if until_audit == 0 {

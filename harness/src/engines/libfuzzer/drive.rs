@@ -134,7 +134,10 @@ impl<'a> Session<'a> {
                 self.outcome.edges = self.outcome.edges.max(Some(edges));
                 self.live.set_edges(self.job.target, edges);
             }
-            Line::Counters { executions, ops } => self.count(executions, ops),
+            Line::Counters { executions, ops, coverage } => {
+                self.count(executions, ops);
+                self.outcome.coverage = coverage;
+            }
             Line::Executions(executions) => self.count(executions, self.outcome.ops),
             Line::Artifact(path) => self.artifact = Some(path),
             Line::Other => {}

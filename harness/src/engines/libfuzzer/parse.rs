@@ -1,5 +1,6 @@
 //! Reads what a libFuzzer program writes on its error stream.
 
+use crate::run::Coverage;
 use std::path::PathBuf;
 
 /// What the target's glue prints before its counters; see [`crate::engines::target`].
@@ -11,7 +12,7 @@ pub(super) enum Line {
     /// How many edges are covered.
     Edges(u64),
     /// Executions and operations so far, from our own glue.
-    Counters { executions: u64, ops: u64 },
+    Counters { executions: u64, ops: u64, coverage: Coverage },
     /// The final count of executions.
     Executions(u64),
     /// An input that failed was written.
@@ -38,7 +39,8 @@ fn counters(rest: &str) -> Option<Line> {
     let mut words = rest.split_whitespace();
     let executions = words.next()?.strip_prefix("executions=")?.parse().ok()?;
     let ops = words.next()?.strip_prefix("ops=")?.parse().ok()?;
-    Some(Line::Counters { executions, ops })
+    let coverage = Coverage::from_line(words.next()?.strip_prefix("coverage=")?);
+    Some(Line::Counters { executions, ops, coverage })
 }
 
 fn edges(line: &str) -> Option<u64> {
@@ -59,8 +61,11 @@ mod tests {
 
     #[test]
     fn our_own_counters_and_the_final_statistics_are_read() {
-        assert_eq!(parse("hammer: executions=12 ops=345"), Line::Counters { executions: 12, ops: 345 });
-        assert_eq!(parse("hammer: executions=12 ops="), Line::Other);
+        let line = parse("hammer: executions=12 ops=345 coverage=0:7,3:1");
+        let coverage = Coverage::from_line("0:7,3:1");
+        assert_eq!(coverage.counts()[..4], [7, 0, 0, 1]);
+        assert_eq!(line, Line::Counters { executions: 12, ops: 345, coverage });
+        assert_eq!(parse("hammer: executions=12 ops= coverage="), Line::Other);
         assert_eq!(parse("stat::number_of_executed_units: 987"), Line::Executions(987));
     }
 
