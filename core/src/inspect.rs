@@ -162,8 +162,10 @@ pub struct CacheInfo {
     pub min_order: Order,
     /// Slabs that exist.
     pub nr_slabs: u64,
-    /// Slabs on the partial list.
+    /// Slabs on the partial lists.
     pub nr_partial: u64,
+    /// Objects in a sheaf; 0 for a cache without sheaves.
+    pub sheaf_capacity: u16,
 }
 
 impl fmt::Display for CacheInfo {

@@ -95,6 +95,22 @@ events! {
     /// A sheaf was flushed to its slabs.
     SheafFlush;
 
+    "slab steps":
+    /// A refill got fewer objects than a sheaf holds, because no new slab could be had.
+    SheafRefillShort;
+    /// A full main sheaf was flushed in part, because no empty sheaf could be had.
+    SheafNoBuffer;
+    /// An object was taken straight from a slab.
+    SlabDirectAlloc;
+    /// An object went straight to its slab.
+    SlabDirectFree;
+    /// An object of another memory node went past the sheaves to its slab.
+    RemoteNodeFree;
+    /// Partial slabs of another memory node were looked at, because that node has more than it keeps.
+    PartialRemote;
+    /// An object of another memory node's last partial slabs was taken, because no new slab could be had.
+    PartialLastResort;
+
     "slabs":
     /// A new slab was made.
     SlabNew;

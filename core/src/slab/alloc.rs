@@ -161,8 +161,7 @@ impl SlabLayer {
         if !gfp.wants_zero() {
             return Ok(());
         }
-        let identity = self.nodes.get(id).and_then(|node| node.lock().identity);
-        let constructed = identity.is_some_and(|identity| identity.ctor.is_some());
+        let constructed = self.identity(id).is_some_and(|identity| identity.ctor.is_some());
         if constructed { Err(AllocError::BadFlags) } else { Ok(()) }
     }
 

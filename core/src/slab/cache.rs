@@ -9,7 +9,6 @@ use crate::error::{CacheError, CacheId};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::inspect::{CacheInfo, CacheName};
-use crate::page::PageList;
 use crate::platform::Platform;
 
 impl SlabLayer {
@@ -71,12 +70,9 @@ impl SlabLayer {
     ) -> Result<bool, CacheError> {
         self.known(cache)?;
         self.trim(pages, cache.index());
-        let (Some(slabs), Some(node)) = (self.slabs(pages, cache.index()), self.nodes.get(cache.index())) else {
-            return Err(CacheError::Unknown(cache.get()));
-        };
-        let mut node = node.lock();
-        node.sort_partial(&slabs);
-        Ok(node.nr_slabs() == 0)
+        let slabs = self.slabs(pages, cache.index()).ok_or(CacheError::Unknown(cache.get()))?;
+        self.nodes_of(cache.index()).for_each(|node| node.lock().sort_partial(&slabs));
+        Ok(self.nr_slabs(cache.index()) == 0)
     }
 
     /// Destroys a cache without live objects. Linux drops the cache and leaks the objects; here it stays usable.
@@ -94,22 +90,19 @@ impl SlabLayer {
         }
         let id = cache.index();
         self.trim(pages, id);
-        let (Some(slabs), Some(node), Some(record)) = (self.slabs(pages, id), self.nodes.get(id), self.shapes.get(id))
+        let (Some(slabs), Some(node), Some(record)) = (self.slabs(pages, id), self.node(id, 0), self.shapes.get(id))
         else {
             return Err(CacheError::Unknown(cache.get()));
         };
-        let mut discard = PageList::EMPTY;
-        let mut node = node.lock();
         // A CPU that was in the middle of a call kept its sheaves; what they hold counts as live.
-        if node.inuse != 0 {
-            return Err(CacheError::LiveObjects(node.inuse));
+        let inuse: u64 = self.nodes_of(id).map(|node| node.lock().inuse).sum();
+        if inuse != 0 {
+            return Err(CacheError::LiveObjects(inuse));
         }
-        node.detach_empty(&slabs, &mut discard);
-        node.identity = None;
+        self.release_empty(pages, id, &slabs);
+        node.lock().identity = None;
         record.vacate();
         self.set_capacities(id, 0, 0);
-        drop(node);
-        self.release_slabs(pages, discard);
         Ok(())
     }
 
@@ -119,24 +112,31 @@ impl SlabLayer {
         let shape = self.shape(id)?;
         // The sheaves come first: no lock may be held while waiting for another CPU's.
         let on_cpus = self.objects_on_cpus(pages, id);
-        let node = self.nodes.get(id)?.lock();
-        let in_barn: u64 = node.barn.full.iter().map(|sheaf| self.buffered(sheaf)).sum();
-        let in_sheaves = on_cpus + in_barn;
+        let (mut in_sheaves, mut inuse, mut objects, mut nr_slabs, mut nr_partial) = (on_cpus, 0, 0, 0, 0);
+        for node in self.nodes_of(id) {
+            let node = node.lock();
+            in_sheaves += node.barn.full.iter().map(|sheaf| self.buffered(sheaf)).sum::<u64>();
+            inuse += node.inuse;
+            objects += node.objects;
+            nr_slabs += node.nr_slabs();
+            nr_partial += u64::from(node.partial.len());
+        }
         Some(CacheInfo {
             id: cache,
-            name: node.identity?.name,
-            active_objs: node.inuse.saturating_sub(in_sheaves),
-            num_objs: node.objects,
+            name: self.identity(id)?.name,
+            active_objs: inuse.saturating_sub(in_sheaves),
+            num_objs: objects,
             in_sheaves,
-            free_in_slabs: node.objects.saturating_sub(node.inuse),
+            free_in_slabs: objects.saturating_sub(inuse),
             object_size: shape.object_size,
             size: shape.stride,
             align: shape.align,
             objects_per_slab: shape.objects_in(shape.orders.preferred),
             order: shape.orders.preferred,
             min_order: shape.orders.min,
-            nr_slabs: node.nr_slabs(),
-            nr_partial: u64::from(node.partial.len()),
+            nr_slabs,
+            nr_partial,
+            sheaf_capacity: shape.capacity,
         })
     }
 }

@@ -8,6 +8,7 @@
 //! I12.3  inuse, objects and pages of the node == sums over its slabs
 //! I12.4  each frame of a slab has the cache's kind and the distance to the slab's first frame
 //! I12.5  slab frames of the page allocator == sum of the nodes' pages
+//! I12.6  a slab is on the lists of the memory node that its frames belong to
 //! I8     the lists' lengths and back links are right
 //! I21.1  count <= capacity for each sheaf; a spare is empty or full; a barn has full sheaves on one shelf and empty
 //!        ones on the other
@@ -70,19 +71,24 @@ impl SlabLayer {
 
     /// Checks one cache; returns how many buffers it has.
     fn check_cache<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Result<u64, Violation> {
-        let (Some(slabs), Some(node)) = (self.slabs(pages, id), self.nodes.get(id)) else { return Ok(0) };
+        let Some(slabs) = self.slabs(pages, id) else { return Ok(0) };
         let mut cached = Cached::default();
         for cpu in (0..pages.base.geometry.cpus).map(CpuId::new) {
             self.check_cpu(pages, cpu, id, &slabs, &mut cached)?;
         }
-        let node = node.lock();
-        for sheaf in node.barn.full.iter() {
-            self.check_buffer(&slabs, sheaf, Fill::Full, &mut cached)?;
+        let mut sums = Sums::default();
+        for (number, node) in self.nodes_of(id).enumerate() {
+            let node = node.lock();
+            for sheaf in node.barn.full.iter() {
+                self.check_buffer(&slabs, sheaf, Fill::Full, &mut cached)?;
+            }
+            for sheaf in node.barn.empty.iter() {
+                self.check_buffer(&slabs, sheaf, Fill::Empty, &mut cached)?;
+            }
+            let of_node = self.check_slabs(pages, id, &slabs, number, &node)?;
+            sums.inuse += of_node.inuse;
+            sums.live += of_node.live;
         }
-        for sheaf in node.barn.empty.iter() {
-            self.check_buffer(&slabs, sheaf, Fill::Empty, &mut cached)?;
-        }
-        let sums = self.check_slabs(id, &slabs, &node)?;
         if slabs.shape.live != LiveMode::Off {
             let what = "objects in sheaves and live of cache";
             Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, sums.inuse, cached.objects + sums.live)?;
@@ -152,11 +158,26 @@ impl SlabLayer {
     }
 
     /// I8 and I12 for one cache.
-    fn check_slabs(&self, id: usize, slabs: &Slabs<'_>, node: &Node) -> Result<Sums, Violation> {
+    fn check_slabs<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        number: usize,
+        node: &Node,
+    ) -> Result<Sums, Violation> {
         let mut sums = Sums::default();
         for (list, name) in [(&node.partial, LIST_PARTIAL), (&node.full, LIST_FULL)] {
             check_links(slabs, list)?;
             for head in list.iter(slabs.frames) {
+                let at = super::node_of(pages, head) as u64;
+                Violation::check_eq(
+                    Invariant::I12SlabCounts,
+                    "node of the slab",
+                    u64::from(head.as_u32()),
+                    number as u64,
+                    at,
+                )?;
                 self.check_slab(id, slabs, head, name, &mut sums)?;
             }
         }

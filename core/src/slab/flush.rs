@@ -1,9 +1,20 @@
 //! Where objects go when a CPU's main sheaf is full: the steps from the spare sheaf down to the slabs.
+//!
+//! | step | place |
+//! |---|---|
+//! | 1 | the main sheaf, pushed by the fast path |
+//! | 2 | the full main sheaf becomes the spare one |
+//! | 3 | it goes to the barn of the CPU's memory node, for an empty one |
+//! | 4 | the barn has ten full ones: the spare is flushed to the slabs and makes room |
+//! | 5 | straight to the slab |
+//!
+//! Step 5 is the way of objects of another memory node, of caches without sheaves, and of a call that finds the sheaves
+//! in use. Source: section 2.10.
 
-use super::SlabLayer;
 use super::barn::Stored;
 use super::node::Slabs;
-use super::sheaf::CpuSheaves;
+use super::sheaf::{CpuSheaves, SheafId};
+use super::{SlabLayer, node_of};
 use crate::addr::PhysAddr;
 use crate::buddy::PageAllocator;
 use crate::error::FreeError;
@@ -27,8 +38,9 @@ impl SlabLayer {
             // Another CPU freed it since it was verified.
             return Err(FreeError::DoubleFree(addr));
         }
-        let sheaves = self.cell(pages.base.cpu(), id).and_then(|cell| cell.try_local());
-        if let Some(mut sheaves) = sheaves.filter(|_| slabs.shape.capacity > 0) {
+        let cell = self.cell(pages.base.cpu(), id).filter(|_| slabs.shape.capacity > 0);
+        let is_near = self.is_near(pages, object);
+        if let Some(mut sheaves) = cell.filter(|_| is_near).and_then(|cell| cell.try_local()) {
             let capacity = u32::from(slabs.shape.capacity);
             if sheaves.main.len() >= capacity {
                 self.make_room(pages, id, &slabs, &mut sheaves);
@@ -37,19 +49,26 @@ impl SlabLayer {
                 return Ok(());
             }
         }
+        pages.base.event(if is_near { Event::SlabDirectFree } else { Event::RemoteNodeFree });
         self.return_objects(pages, id, &slabs, &[object]);
         Ok(())
+    }
+
+    /// Tells whether an object belongs to the memory node of this CPU: only then its sheaves may have it.
+    pub(super) fn is_near<P: Platform>(&self, pages: &PageAllocator<P>, object: PhysAddr) -> bool {
+        self.nr_nodes() == 1 || node_of(pages, object.pfn().unwrap_or_default()) == self.node_here(pages)
     }
 
     /// Empties the full main sheaf, wholly or in part: into the spare, the barn, or the slabs.
     fn make_room<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, sheaves: &mut CpuSheaves) {
         if sheaves.spare.is_none() {
-            sheaves.spare = self.empty_buffer(id);
+            sheaves.spare = self.empty_buffer(pages, id);
         }
         if self.move_main_to_spare(pages, sheaves) {
             return;
         }
-        let stored = self.nodes.get(id).map(|node| node.lock().barn.store(&self.pool, &mut sheaves.main));
+        let node = self.node(id, self.node_here(pages));
+        let stored = node.map(|node| node.lock().barn.store(&self.pool, &mut sheaves.main));
         match (stored, &sheaves.spare) {
             (Some(Stored::Done), _) => pages.base.event(Event::BarnPut),
             (_, Some(spare)) => {
@@ -64,8 +83,8 @@ impl SlabLayer {
         }
     }
 
-    fn empty_buffer(&self, id: usize) -> Option<super::sheaf::SheafId> {
-        let kept = self.nodes.get(id).and_then(|node| node.lock().barn.empty.pop());
+    fn empty_buffer<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Option<SheafId> {
+        let kept = self.node(id, self.node_here(pages)).and_then(|node| node.lock().barn.empty.pop());
         kept.or_else(|| self.pool.take())
     }
 
@@ -98,6 +117,7 @@ impl SlabLayer {
         let kept = sheaves.main.len() / 2;
         let newest = sheaves.main.objects().get(kept as usize..).unwrap_or_default();
         self.return_objects(pages, id, slabs, newest);
+        pages.base.event(Event::SheafNoBuffer);
         pages.base.event(Event::SheafFlush);
         sheaves.main.truncate(kept);
     }
@@ -111,13 +131,19 @@ impl SlabLayer {
         slabs: &Slabs<'_>,
         objects: &[PhysAddr],
     ) -> u64 {
-        let Some(node) = self.nodes.get(id) else { return 0 };
         let mut released = 0;
         for batch in objects.chunks(PCS_BATCH_MAX) {
             let mut discard = PageList::EMPTY;
-            let mut node = node.lock();
-            batch.iter().for_each(|&object| node.release(slabs, object, &mut discard));
-            drop(node);
+            for (number, node) in self.nodes_of(id).enumerate() {
+                let belongs = |object: &PhysAddr| {
+                    self.nr_nodes() == 1 || node_of(pages, object.pfn().unwrap_or_default()) == number
+                };
+                let mut objects = batch.iter().copied().filter(belongs).peekable();
+                if objects.peek().is_some() {
+                    let mut node = node.lock();
+                    objects.for_each(|object| node.release(slabs, object, &mut discard));
+                }
+            }
             released += self.release_slabs(pages, discard);
         }
         released

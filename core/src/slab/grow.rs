@@ -51,8 +51,7 @@ impl SlabLayer {
 
     fn construct<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, head: Pfn) {
         // Copied out, so that the constructor runs without the lock.
-        let identity = self.nodes.get(id).and_then(|node| node.lock().identity);
-        let Some(ctor) = identity.and_then(|identity| identity.ctor) else { return };
+        let Some(ctor) = self.identity(id).and_then(|identity| identity.ctor) else { return };
         for index in 0..slabs.objects(head) {
             let object = slabs.object(head, index);
             ctor(&mut CtorObject::new(&pages.base.mem, object, slabs.shape.object_size));

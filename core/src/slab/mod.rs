@@ -50,12 +50,13 @@ mod tests;
 pub(crate) use alloc::Missed;
 pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
 
-use crate::addr::PAGE_SIZE;
+use crate::addr::{PAGE_SIZE, Pfn};
 use crate::buddy::PageAllocator;
 use crate::error::CacheId;
 use crate::geometry::{CACHES, Geometry, Hardening, ZoneKind};
 use crate::gfp::GfpFlags;
 use crate::inspect::CacheName;
+use crate::numa::{MAX_NODES, NodeId};
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice};
 use crate::sync::SpinLock;
@@ -90,7 +91,7 @@ impl SlabParts {
         Self {
             shapes: carver.carve(caches, |_| ShapeRecord::vacant()),
             cells: carver.carve(caches * usize::from(geometry.cpus), |_| CpuCell::vacant()),
-            nodes: carver.carve(caches, |_| SpinLock::new(Node::VACANT)),
+            nodes: carver.carve(caches * nr_nodes(geometry), |_| SpinLock::new(Node::VACANT)),
             occupancy: Occupancy::carve(frames, carver),
             live: LiveMap::carve(marked, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
@@ -108,10 +109,13 @@ pub(crate) struct SlabLayer {
     shapes: MetaSlice<ShapeRecord>,
     /// Cell of cache `c` on CPU `p`: at `p * caches + c`.
     cells: MetaSlice<CpuCell>,
+    /// What memory node `n` has of cache `c`: at `n * caches + c`. Node 0's part also names the cache.
     nodes: MetaSlice<SpinLock<Node>>,
     occupancy: Occupancy,
     live: LiveMap,
     pool: SheafPool,
+    /// For each node the nearest one that has memory.
+    nearest_memory: [usize; MAX_NODES],
     /// The largest request that `kmalloc` serves.
     kmalloc_max: usize,
     /// Whether DMA requests have caches of their own.
@@ -130,6 +134,7 @@ impl SlabLayer {
             occupancy,
             live,
             pool,
+            nearest_memory: nearest_memory(geometry),
             kmalloc_max: PAGE_SIZE << geometry.max_order.get(),
             has_dma: geometry.zones().iter().any(|zone| zone.kind == ZoneKind::Dma),
         };
@@ -169,7 +174,8 @@ impl SlabLayer {
         }
         node.identity = Some(identity);
         record.store(shape);
-        let capacity = u32::from(shape.capacity);
+        // With several memory nodes each free has to ask which one the object belongs to: none is fast.
+        let capacity = if self.nr_nodes() > 1 { 0 } else { u32::from(shape.capacity) };
         match shape.live {
             LiveMode::Bits => self.set_capacities(id, 0, capacity),
             LiveMode::Bytes | LiveMode::Off => self.set_capacities(id, capacity, 0),
@@ -186,6 +192,31 @@ impl SlabLayer {
     /// How many numbers for caches there are.
     fn nr_caches(&self) -> usize {
         self.shapes.len()
+    }
+
+    /// What a memory node has of a cache; `None` if there is no such cache number or node.
+    fn node(&self, id: usize, node: usize) -> Option<&SpinLock<Node>> {
+        self.nodes.get(node * self.nr_caches() + id).filter(|_| id < self.nr_caches())
+    }
+
+    /// What each memory node has of a cache, in the order of the nodes' numbers.
+    fn nodes_of(&self, id: usize) -> impl Iterator<Item = &SpinLock<Node>> + Clone {
+        (0..self.nr_nodes()).filter_map(move |node| self.node(id, node))
+    }
+
+    /// The memory node of the CPU that runs this call: the nearest one, if its own has no memory.
+    fn node_here<P: Platform>(&self, pages: &PageAllocator<P>) -> usize {
+        self.nearest_memory[pages.base.node_here().index()]
+    }
+
+    /// How many memory nodes there are.
+    fn nr_nodes(&self) -> usize {
+        self.nodes.len().checked_div(self.nr_caches()).unwrap_or(0)
+    }
+
+    /// What names a cache; `None` if no cache has the number.
+    fn identity(&self, id: usize) -> Option<Identity> {
+        self.node(id, 0)?.lock().identity
     }
 
     /// The numbers of all caches that exist.
@@ -211,6 +242,26 @@ impl SlabLayer {
     }
 }
 
+/// The memory node that a frame of a slab belongs to.
+fn node_of<P: Platform>(pages: &PageAllocator<P>, frame: Pfn) -> usize {
+    pages.node_of(frame).map_or(0, NodeId::index)
+}
+
+/// How many memory nodes the zones name, from 0 to the largest number.
+fn nr_nodes(geometry: &Geometry) -> usize {
+    geometry.nodes().map(NodeId::index).max().unwrap_or(0) + 1
+}
+
+/// For each node the nearest one that has memory.
+fn nearest_memory(geometry: &Geometry) -> [usize; MAX_NODES] {
+    let nearest = |node: usize| {
+        let from = NodeId::all().nth(node).unwrap_or_default();
+        let has_memory = |to: &NodeId| geometry.nodes().any(|node| node == *to);
+        geometry.distances.nearest_first(from).into_iter().find(has_memory).unwrap_or_default()
+    };
+    core::array::from_fn(|node| nearest(node).index())
+}
+
 /// Lays a cache out, whose arguments were checked; `None` if no block of the machine holds an object.
 fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_gfp: GfpFlags) -> Option<Shape> {
     let size = args.size;
@@ -224,7 +275,7 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         align,
         reciprocal: Reciprocal::new(stride),
         orders,
-        capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride) },
+        capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride, args.sheaf_capacity) },
         live: match geometry.hardening {
             Hardening::Off => LiveMode::Off,
             Hardening::Checked => LiveMode::for_stride(stride),

@@ -3,6 +3,7 @@
 //! Pure functions of the object size and the number of CPUs. Source: `calculate_order` and its neighbours in
 //! `mm/slub.c` of Linux 7.2, as described in sections 2.2, 2.9 and 2.10 of the behaviour page.
 
+use super::sheaf::SHEAF_MAX;
 use crate::order::Order;
 
 /// A preferred slab is never larger than this order.
@@ -58,13 +59,21 @@ pub(super) const fn min_partial(stride: usize) -> u32 {
     }
 }
 
-/// How many objects a sheaf of the cache holds.
-pub(super) const fn sheaf_capacity(stride: usize) -> u16 {
-    match stride {
+/// How many objects a sheaf of the cache holds: by the distance of its objects, or more if the user `wanted` more, who
+/// cannot have fewer. A sheaf has room for [`SHEAF_MAX`]; beyond that the wish is not met, it only makes things faster.
+pub(super) const fn sheaf_capacity(stride: usize, wanted: u16) -> u16 {
+    let usual = match stride {
         4096.. => 4,
         1024.. => 12,
         256.. => 28,
         _ => 60,
+    };
+    if wanted <= usual {
+        usual
+    } else if wanted as usize > SHEAF_MAX {
+        SHEAF_MAX as u16
+    } else {
+        wanted
     }
 }
 
@@ -180,8 +189,10 @@ mod tests {
     fn capacities_and_kept_slabs_change_at_their_boundaries() {
         let capacities = [(8, 60), (255, 60), (256, 28), (1023, 28), (1024, 12), (4095, 12), (4096, 4)];
         for (stride, capacity) in capacities {
-            assert_eq!(sheaf_capacity(stride), capacity, "{stride} bytes");
+            assert_eq!(sheaf_capacity(stride, 0), capacity, "{stride} bytes");
+            assert_eq!(sheaf_capacity(stride, capacity - 1), capacity, "nobody gets less");
         }
+        assert_eq!((sheaf_capacity(4096, 17), sheaf_capacity(4096, 500)), (17, 60));
         for (stride, kept) in [(8, 5), (2048, 5), (4096, 6), (1 << 20, 10), (4 << 20, 10)] {
             assert_eq!(min_partial(stride), kept, "{stride} bytes");
         }

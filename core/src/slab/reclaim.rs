@@ -1,11 +1,12 @@
 //! Giving back what nobody uses: cached objects to their slabs, empty slabs to the page allocator.
 
 use super::SlabLayer;
-use super::node::Slabs;
+use super::node::{Node, Slabs};
 use super::sheaf::{CpuSheaves, SheafId};
 use crate::buddy::PageAllocator;
 use crate::page::PageList;
 use crate::platform::{CpuId, Platform};
+use crate::sync::SpinLock;
 
 impl SlabLayer {
     /// Empties the sheaves of all CPUs and all barns and releases all empty slabs; returns how many pages came free.
@@ -15,17 +16,27 @@ impl SlabLayer {
 
     /// Does the same for one cache.
     pub(super) fn trim<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
-        let (Some(slabs), Some(node)) = (self.slabs(pages, id), self.nodes.get(id)) else { return 0 };
+        let Some(slabs) = self.slabs(pages, id) else { return 0 };
         // A cache without slabs has no object in any sheaf: no other CPU needs to be disturbed.
-        if node.lock().nr_slabs() == 0 {
+        if self.nr_slabs(id) == 0 {
             return 0;
         }
         let flush = |cpu| self.with_sheaves(pages, cpu, id, |sheaves| self.flush_sheaves(pages, id, &slabs, sheaves));
         let from_cpus: u64 = self.cpus(pages).filter_map(flush).sum();
-        let from_barn = self.flush_barn(pages, id, &slabs);
+        let from_barns: u64 = self.nodes_of(id).map(|node| self.flush_barn(pages, id, &slabs, node)).sum();
+        from_cpus + from_barns + self.release_empty(pages, id, &slabs)
+    }
+
+    /// Releases all empty slabs of a cache; returns how many pages came free.
+    pub(super) fn release_empty<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>) -> u64 {
         let mut discard = PageList::EMPTY;
-        node.lock().detach_empty(&slabs, &mut discard);
-        from_cpus + from_barn + self.release_slabs(pages, discard)
+        self.nodes_of(id).for_each(|node| node.lock().detach_empty(slabs, &mut discard));
+        self.release_slabs(pages, discard)
+    }
+
+    /// Slabs of a cache on all nodes.
+    pub(super) fn nr_slabs(&self, id: usize) -> u64 {
+        self.nodes_of(id).map(|node| node.lock().nr_slabs()).sum()
     }
 
     fn cpus<P: Platform>(&self, pages: &PageAllocator<P>) -> impl Iterator<Item = CpuId> + use<P> {
@@ -74,8 +85,13 @@ impl SlabLayer {
         released.unwrap_or(0)
     }
 
-    fn flush_barn<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>) -> u64 {
-        let Some(node) = self.nodes.get(id) else { return 0 };
+    fn flush_barn<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        node: &SpinLock<Node>,
+    ) -> u64 {
         // Each buffer is taken out before it is emptied: its objects go back under the same lock.
         let next = || {
             let mut node = node.lock();

@@ -1,8 +1,19 @@
 //! Where objects come from when a CPU's main sheaf is empty: the steps from the spare sheaf down to a new slab.
+//!
+//! | step | source |
+//! |---|---|
+//! | 1 | the main sheaf, popped by the fast path |
+//! | 2 | the spare sheaf, swapped with the main one |
+//! | 3 | a full sheaf from the barn of the CPU's memory node |
+//! | 4 | a whole sheaf filled from partial slabs of that node, of nodes that have more than they keep, and new slabs |
+//! | 5 | one object straight from a slab |
+//!
+//! Step 4 never touches the reserve, and is left out for callers that may not spin. Step 5 is also the way of caches
+//! without sheaves and of a call that finds the sheaves in use. Source: section 2.10.
 
+use super::node::{Node, Slabs};
+use super::sheaf::{CpuSheaves, Sheaf};
 use super::SlabLayer;
-use super::node::Slabs;
-use super::sheaf::CpuSheaves;
 use crate::addr::{Pfn, PhysAddr};
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
@@ -21,35 +32,41 @@ impl SlabLayer {
     ) -> Result<PhysAddr, AllocError> {
         let slabs = self.slabs(pages, id).ok_or(AllocError::BadFlags)?;
         let sheaves = self.cell(pages.base.cpu(), id).and_then(|cell| cell.try_local());
-        let object = match sheaves {
-            Some(mut sheaves) if slabs.shape.capacity > 0 => self.alloc_refilled(pages, id, &slabs, &mut sheaves, gfp),
-            _ => self.alloc_direct(pages, id, &slabs, gfp),
-        }?;
+        let cached = match sheaves {
+            Some(mut sheaves) if slabs.shape.capacity > 0 => {
+                self.refill_main(pages, id, &slabs, &mut sheaves, gfp);
+                sheaves.main.pop()
+            }
+            _ => None,
+        };
+        let object = cached.map_or_else(|| self.alloc_direct(pages, id, &slabs, gfp), Ok)?;
         self.live.mark(slabs.shape.live, object);
         Ok(object)
     }
 
-    /// Fills the empty main sheaf from the first source that has something: the spare, the barn, the partial slabs,
-    /// a new slab. A new slab is the last resort because its frames may be what somebody else needs.
-    fn alloc_refilled<P: Platform>(
+    /// Fills the empty main sheaf from the first source that has something; it stays empty if none has.
+    fn refill_main<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         id: usize,
         slabs: &Slabs<'_>,
         sheaves: &mut CpuSheaves,
         gfp: GfpFlags,
-    ) -> Result<PhysAddr, AllocError> {
-        if !self.swap_with_spare(pages, sheaves) && !self.refill_from_node(pages, id, slabs, sheaves) {
-            let head = self.grow(pages, id, slabs, gfp)?;
-            slabs.take(head, &mut sheaves.main, u32::from(slabs.shape.capacity));
-            self.attach(id, slabs, head);
-            sheaves.main.reverse();
+    ) {
+        if self.swap_with_spare(pages, sheaves) || self.exchange_with_barn(pages, id, sheaves) || !gfp.may_spin() {
+            return;
         }
-        sheaves.main.pop().ok_or(AllocError::NoPages { order: slabs.shape.orders.min })
+        let capacity = u32::from(slabs.shape.capacity);
+        self.fill_from_slabs(pages, id, slabs, &mut sheaves.main, capacity, gfp);
+        if !sheaves.main.is_empty() {
+            // Ascending addresses for successive callers.
+            sheaves.main.reverse();
+            pages.base.event(Event::SheafRefill);
+        }
     }
 
     /// Moves the objects of the spare into the empty main sheaf; `false` if there are none.
-    fn swap_with_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
+    pub(super) fn swap_with_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
         let CpuSheaves { main, spare } = sheaves;
         if let Some(spare) = spare.as_ref().filter(|_| main.is_empty()) {
             self.pool.with(spare, |spare| spare.move_to(main));
@@ -60,30 +77,72 @@ impl SlabLayer {
         !main.is_empty()
     }
 
-    /// Takes a full sheaf from the barn, else objects of partial slabs; `false` if the cache has no free object.
-    fn refill_from_node<P: Platform>(
+    /// Takes a full sheaf from the barn for the empty main one; `false` if the barn has none.
+    pub(super) fn exchange_with_barn<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        sheaves: &mut CpuSheaves,
+    ) -> bool {
+        let node = self.node(id, self.node_here(pages));
+        let filled = node.is_some_and(|node| node.lock().barn.fill(&self.pool, &mut sheaves.main));
+        if filled {
+            pages.base.event(Event::BarnGet);
+        }
+        filled
+    }
+
+    /// Fills a sheaf up to `capacity` from partial slabs, then from new slabs; it stops where no new slab can be had.
+    pub(super) fn fill_from_slabs<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         id: usize,
         slabs: &Slabs<'_>,
-        sheaves: &mut CpuSheaves,
-    ) -> bool {
-        let Some(node) = self.nodes.get(id) else { return false };
-        let mut node = node.lock();
-        if node.barn.fill(&self.pool, &mut sheaves.main) {
-            pages.base.event(Event::BarnGet);
-            return true;
+        sheaf: &mut Sheaf,
+        capacity: u32,
+        gfp: GfpFlags,
+    ) {
+        self.take_partial(pages, id, slabs, |node| {
+            node.refill(slabs, sheaf, capacity);
+            sheaf.len() >= capacity
+        });
+        let modest = gfp | GfpFlags::NOMEMALLOC | GfpFlags::NOWARN;
+        while sheaf.len() < capacity {
+            let Ok(head) = self.grow(pages, id, slabs, modest) else {
+                pages.base.event(Event::SheafRefillShort);
+                return;
+            };
+            slabs.take(head, sheaf, capacity);
+            self.attach(pages, id, slabs, head);
         }
-        node.refill(slabs, &mut sheaves.main, u32::from(slabs.shape.capacity));
-        // Ascending addresses for successive callers.
-        sheaves.main.reverse();
-        if !sheaves.main.is_empty() {
-            pages.base.event(Event::SheafRefill);
-        }
-        !sheaves.main.is_empty()
     }
 
-    /// Takes one object straight from a slab.
+    /// Calls `take` with the own node, then with those that have more partial slabs than they keep, until it is done.
+    fn take_partial<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        mut take: impl FnMut(&mut Node) -> bool,
+    ) {
+        let own = self.node_here(pages);
+        if self.node(id, own).is_some_and(|node| take(&mut node.lock())) {
+            return;
+        }
+        let others = self.nodes_of(id).enumerate().filter(|&(number, _)| number != own);
+        for (_, node) in others {
+            let mut node = node.lock();
+            if node.partial.len() <= slabs.shape.min_partial() {
+                continue;
+            }
+            pages.base.event(Event::PartialRemote);
+            if take(&mut node) {
+                return;
+            }
+        }
+    }
+
+    /// Takes one object straight from a slab: a partial one, a new one, and as the last resort one of another node.
     fn alloc_direct<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -91,17 +150,46 @@ impl SlabLayer {
         slabs: &Slabs<'_>,
         gfp: GfpFlags,
     ) -> Result<PhysAddr, AllocError> {
-        if let Some(object) = self.nodes.get(id).and_then(|node| node.lock().take_one(slabs)) {
-            return Ok(object);
-        }
-        let head = self.grow(pages, id, slabs, gfp)?;
+        let mut object = None;
+        self.take_partial(pages, id, slabs, |node| {
+            object = node.take_one(slabs);
+            object.is_some()
+        });
+        let object = match object {
+            Some(object) => object,
+            None => self.alloc_new(pages, id, slabs, gfp)?,
+        };
+        pages.base.event(Event::SlabDirectAlloc);
+        Ok(object)
+    }
+
+    /// Takes one object from a new slab, or from whatever node has one if there cannot be a new slab.
+    fn alloc_new<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        gfp: GfpFlags,
+    ) -> Result<PhysAddr, AllocError> {
+        let head = match self.grow(pages, id, slabs, gfp) {
+            Ok(head) => head,
+            Err(refused) => return self.take_anywhere(pages, id, slabs).ok_or(refused),
+        };
         let object = slabs.take_one(head);
-        self.attach(id, slabs, head);
+        self.attach(pages, id, slabs, head);
         object.ok_or(AllocError::NoPages { order: slabs.shape.orders.min })
     }
 
-    fn attach(&self, id: usize, slabs: &Slabs<'_>, head: Pfn) {
-        if let Some(node) = self.nodes.get(id) {
+    /// Takes one object from a partial slab of any node, however few it keeps.
+    fn take_anywhere<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>) -> Option<PhysAddr> {
+        let object = self.nodes_of(id).find_map(|node| node.lock().take_one(slabs))?;
+        pages.base.event(Event::PartialLastResort);
+        Some(object)
+    }
+
+    /// Puts a new slab on the lists of the node that its frames belong to.
+    pub(super) fn attach<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, head: Pfn) {
+        if let Some(node) = self.node(id, super::node_of(pages, head)) {
             node.lock().attach(slabs, head);
         }
     }

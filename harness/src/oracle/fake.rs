@@ -105,6 +105,7 @@ impl FakeSubject {
             min_order: order,
             nr_slabs: 0,
             nr_partial: 0,
+            sheaf_capacity: crate::model::classes::sheaf_capacity(size) as u16,
         });
         id
     }

@@ -160,7 +160,7 @@ impl Snapshot {
 
     /// Is there a free object that this CPU reaches without a new slab?
     fn has_object(&self, model: &Model, cache: &CacheInfo) -> bool {
-        let others = u64::from(model.geometry().cpus - 1) * 2 * sheaf_capacity(cache.size);
+        let others = u64::from(model.geometry().cpus - 1) * 2 * u64::from(cache.sheaf_capacity);
         let elsewhere = if self.reclaimed { 0 } else { others };
         cache.free_in_slabs > 0 || cache.in_sheaves > elsewhere
     }

@@ -46,7 +46,7 @@ fn a_refused_preferred_slab_falls_back_to_the_smallest() {
     m.pages.base.platform.fail(FaultPoint::NewSlab, 0);
     m.objects(cache, 1);
     let info = m.info(cache);
-    assert_eq!((info.order.pages(), info.num_objs), (2, 4), "one page holds four");
+    assert_eq!((info.order.pages(), info.num_objs), (2, 12), "one page holds four, the next slab eight");
     assert_eq!(m.count(Event::SlabMinOrder), 1);
     m.check();
 }
@@ -56,10 +56,10 @@ fn refusing_both_sizes_of_slab_changes_nothing() {
     let m = Machine::with_cpus(1);
     let before = m.use_of_pages();
     let platform = &m.pages.base.platform;
-    // The second question comes from the smallest order, because the first is answered by an empty machine.
+    // The last question comes from the smallest order for a single object: the others are answered by an empty machine.
     let hog: Vec<_> = std::iter::from_fn(|| m.pages.alloc_pages(Order::ZERO, GfpFlags::KERNEL).ok()).collect();
     assert_eq!(m.try_kmalloc(1024), Err(AllocError::NoPages { order: Order::ZERO }));
-    platform.fail(FaultPoint::NewSlab, 1);
+    platform.fail(FaultPoint::NewSlab, 3);
     assert_eq!(m.try_kmalloc(1024), Err(AllocError::Injected(FaultPoint::NewSlab)));
     m.check();
     hog.into_iter().for_each(|pfn| m.pages.free_pages(pfn, Order::ZERO).unwrap());

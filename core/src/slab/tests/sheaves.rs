@@ -3,6 +3,8 @@
 use super::{CacheArgs, Machine};
 use crate::error::CacheId;
 use crate::geometry::Geometry;
+use crate::gfp::GfpFlags;
+use crate::order::Order;
 use crate::platform::Event;
 use crate::testing;
 use std::vec::Vec;
@@ -17,8 +19,8 @@ fn machine_with_cache(cpus: u16) -> (Machine, CacheId) {
 }
 
 /// Objects of full slabs, so that nothing but what a test frees is in a sheaf.
-fn sixteen_slabs_full(m: &Machine, cache: CacheId) -> Vec<crate::addr::VirtAddr> {
-    let objects = m.objects(cache, 128);
+fn eighteen_slabs_full(m: &Machine, cache: CacheId) -> Vec<crate::addr::VirtAddr> {
+    let objects = m.objects(cache, 144);
     assert_eq!(m.info(cache).in_sheaves, 0);
     objects
 }
@@ -41,7 +43,7 @@ fn successive_objects_of_a_fresh_slab_ascend() {
 #[test]
 fn a_full_main_sheaf_is_swapped_with_the_spare_and_comes_back() {
     let (m, cache) = machine_with_cache(1);
-    let objects = sixteen_slabs_full(&m, cache);
+    let objects = eighteen_slabs_full(&m, cache);
     m.free_all(cache, objects[..13].iter().copied());
     assert_eq!((m.count(Event::SheafSwap), m.count(Event::BarnPut)), (1, 0));
     assert_eq!(m.info(cache).in_sheaves, 13);
@@ -55,7 +57,7 @@ fn a_full_main_sheaf_is_swapped_with_the_spare_and_comes_back() {
 #[test]
 fn two_full_sheaves_go_on_to_the_barn_and_are_taken_from_there() {
     let (m, cache) = machine_with_cache(1);
-    let objects = sixteen_slabs_full(&m, cache);
+    let objects = eighteen_slabs_full(&m, cache);
     m.free_all(cache, objects[..25].iter().copied());
     assert_eq!((m.count(Event::SheafSwap), m.count(Event::BarnPut)), (1, 1));
     m.check();
@@ -72,7 +74,7 @@ fn a_barn_takes_ten_sheaves_and_then_the_spare_is_flushed() {
     geometry.cpus = 1;
     let m = Machine::new(&geometry);
     let cache = m.cache(&CacheArgs::new(1024));
-    let objects = m.objects(cache, 400);
+    let objects = m.objects(cache, 408);
     // Main, spare and ten full sheaves in the barn.
     m.free_all(cache, objects[..12 * 12].iter().copied());
     assert_eq!((m.count(Event::BarnPut), m.count(Event::SheafFlush)), (10, 0));
@@ -88,7 +90,7 @@ fn a_barn_takes_ten_sheaves_and_then_the_spare_is_flushed() {
 #[test]
 fn another_cpu_takes_from_the_barn_what_the_first_put_there() {
     let (m, cache) = machine_with_cache(2);
-    let objects = sixteen_slabs_full(&m, cache);
+    let objects = eighteen_slabs_full(&m, cache);
     m.free_all(cache, objects[..25].iter().copied());
     m.run_on(1);
     m.objects(cache, 1);
@@ -99,24 +101,43 @@ fn another_cpu_takes_from_the_barn_what_the_first_put_there() {
 #[test]
 fn objects_are_taken_from_partial_slabs_before_a_new_slab_is_made() {
     let (m, cache) = machine_with_cache(1);
-    let objects = sixteen_slabs_full(&m, cache);
+    let objects = eighteen_slabs_full(&m, cache);
     m.free_all(cache, [objects[3], objects[40], objects[90]]);
     m.reclaim();
     let slabs = m.count(Event::SlabNew);
     let mut again = m.objects(cache, 3);
     again.sort_unstable();
     assert_eq!(again, [objects[3], objects[40], objects[90]]);
-    assert_eq!(m.count(Event::SlabNew), slabs);
-    m.objects(cache, 1);
-    assert_eq!(m.count(Event::SlabNew), slabs + 1);
+    assert_eq!(m.count(Event::SlabNew), slabs + 2, "nine more objects fill the sheaf");
 }
 
 #[test]
-fn a_refill_makes_at_most_one_slab() {
+fn a_refill_fills_the_whole_sheaf_with_as_many_slabs_as_it_takes() {
     let (m, cache) = machine_with_cache(1);
     m.objects(cache, 1);
-    // The sheaf would hold 12, the slab gives 8.
-    assert_eq!((m.count(Event::SlabNew), m.info(cache).in_sheaves), (1, 7));
+    // The sheaf holds 12, a slab gives 8; the other four stay in the second slab.
+    let info = m.info(cache);
+    assert_eq!((m.count(Event::SlabNew), info.in_sheaves, info.free_in_slabs), (2, 11, 4));
+}
+
+#[test]
+fn a_refill_takes_what_it_gets_when_no_second_slab_can_be_had() {
+    let (m, cache) = machine_with_cache(1);
+    let hog: Vec<_> = std::iter::from_fn(|| m.pages.alloc_pages(Order::ZERO, GfpFlags::KERNEL).ok()).collect();
+    m.pages.free_pages(hog[0], Order::ZERO).unwrap();
+    m.objects(cache, 1);
+    assert_eq!((m.info(cache).in_sheaves, m.count(Event::SheafRefillShort)), (3, 1), "one page holds four");
+    m.check();
+}
+
+#[test]
+fn a_caller_that_may_not_spin_gets_one_object_straight_from_a_slab() {
+    let (m, cache) = machine_with_cache(1);
+    m.slab.cache_alloc(&m.pages, cache, GfpFlags::empty()).unwrap();
+    let info = m.info(cache);
+    assert_eq!((info.in_sheaves, info.free_in_slabs, m.count(Event::SlabDirectAlloc)), (0, 7, 1));
+    m.slab.cache_alloc(&m.pages, cache, GfpFlags::NOWAIT).unwrap();
+    assert_eq!(m.info(cache).in_sheaves, 11, "it may spin");
 }
 
 #[test]
@@ -128,7 +149,7 @@ fn a_call_that_finds_the_sheaves_in_use_works_on_the_slabs() {
     m.free_all(cache, direct.iter().copied().chain([objects[0]]));
     m.reclaim();
     drop(interrupted);
-    assert_eq!(m.info(cache).in_sheaves, 5);
+    assert_eq!(m.info(cache).in_sheaves, 9);
     m.check();
 }
 
@@ -153,7 +174,7 @@ fn frees_on_every_cpu_are_flushed_from_one() {
 #[test]
 fn without_buffers_half_of_the_main_sheaf_goes_back_to_the_slabs() {
     let (m, cache) = machine_with_cache(1);
-    let objects = sixteen_slabs_full(&m, cache);
+    let objects = eighteen_slabs_full(&m, cache);
     let held: Vec<_> = std::iter::from_fn(|| m.slab.pool.take()).collect();
     m.free_all(cache, objects[..13].iter().copied());
     assert_eq!((m.info(cache).in_sheaves, m.count(Event::SheafFlush)), (7, 1));
