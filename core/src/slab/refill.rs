@@ -11,9 +11,9 @@
 //! Step 4 never touches the reserve, and is left out for callers that may not spin. Step 5 is also the way of caches
 //! without sheaves and of a call that finds the sheaves in use. Source: section 2.10.
 
+use super::SlabLayer;
 use super::node::{Node, Slabs};
 use super::sheaf::{CpuSheaves, Sheaf};
-use super::SlabLayer;
 use crate::addr::{Pfn, PhysAddr};
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;

@@ -18,7 +18,7 @@
 //!   descriptor and the page tables inherit.
 
 use crate::model::areas::{Span, Window};
-use crate::model::classes::{class_of, get_order, sheaf_capacity, slab_order};
+use crate::model::classes::{class_of, get_order, slab_order};
 use crate::model::zones::{ZoneRules, ZoneState, bad_mobility, large_page_flags, slab_page_flags};
 use crate::model::{Model, Tiers};
 use crate::subject::WhiteBox;
