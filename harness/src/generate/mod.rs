@@ -45,6 +45,9 @@ impl Generator {
         let swarm = draw_swarm(rng, target);
         let mut geometry = GeometrySpec::preset(rng.next_u64());
         let mut ops = Vec::with_capacity(max_ops);
+        if swarm.contains(OpGroup::Cpu) && rng.random_ratio(1, 6) {
+            interleave(rng, &mut geometry, &mut ops);
+        }
         if swarm.contains(OpGroup::Fragment) && rng.random_ratio(1, 2) {
             scene(rng, target, &mut geometry, &mut ops);
         }
@@ -78,6 +81,12 @@ fn faults(rng: &mut TraceRng) -> Vec<FaultSpec> {
             nth: interesting::log_uniform(rng.next_u64(), 8) as u32,
         })
         .collect()
+}
+
+/// Every call comes from another CPU than the one before it, often on a machine with many.
+fn interleave(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
+    geometry.cpus = interesting::pick(&[geometry.cpus.max(2), 3, 8, 16], rng.next_u64());
+    ops.push(Op::Interleave { cpu: rng.random_range(1..=geometry.cpus) });
 }
 
 /// Without a cache the operations on caches would have no effect.

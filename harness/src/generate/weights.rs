@@ -139,7 +139,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth => 20,
         K::KmallocSizeRoundup | K::CacheShrink | K::CacheDestroy | K::Burst => 10,
-        K::DrainPages | K::Purge | K::FreeEvery => 6,
+        K::DrainPages | K::Purge | K::FreeEvery | K::Interleave => 6,
         K::Reclaim | K::Audit => 3,
         K::Steer | K::Checkerboard => 1,
     }

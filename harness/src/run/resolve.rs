@@ -40,6 +40,10 @@ impl Session {
             }
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
             Op::Audit => self.audit(),
+            Op::Interleave { cpu } => {
+                self.interleave(cpu);
+                Ok(())
+            }
             _ => match self.resolve(op) {
                 Some(call) => self.call(call).map(drop),
                 None => Ok(()),

@@ -23,6 +23,8 @@ pub(super) struct Session {
     /// Operations begun.
     ops: usize,
     calls: u64,
+    /// How far the CPU of a call is from that of the call before it.
+    stride: u16,
     violation: Option<Violation>,
     log: Vec<StepRecord>,
     coverage: Coverage,
@@ -39,6 +41,7 @@ impl Session {
             op: 0,
             ops: 0,
             calls: 0,
+            stride: 0,
             violation: None,
             log: Vec::new(),
             coverage: Coverage::on(geometry),
@@ -77,7 +80,7 @@ impl Session {
             self.ops += 1;
             let calls = self.calls;
             let verdict = self.execute(op);
-            if self.calls > calls || *op == Op::Audit {
+            if self.calls > calls || matches!(op, Op::Audit | Op::Interleave { .. }) {
                 self.coverage.operation(op.kind());
             }
             verdict?;
@@ -114,6 +117,7 @@ impl Session {
 
     /// Lets the processor access a live block, as one step without a call.
     pub(super) fn access(&mut self, access: impl FnOnce(&mut Context<'_>) -> Verdict) -> Verdict {
+        self.change_cpu()?;
         self.calls += 1;
         access(&mut self.context())
     }
@@ -122,8 +126,30 @@ impl Session {
         Context { model: &mut self.model, subject: &mut *self.guest, step: None, op: self.op }
     }
 
-    /// Makes a call and puts the answer to every oracle. Tells whether the call was granted.
+    /// Lets every further call come from the CPU `stride` further than the one before it.
+    pub(super) fn interleave(&mut self, stride: u16) {
+        self.stride = stride % self.model.geometry().cpus.max(1);
+    }
+
+    /// Goes to the CPU that the next call comes from, if calls are interleaved.
+    fn change_cpu(&mut self) -> Verdict {
+        if self.stride == 0 {
+            return Ok(());
+        }
+        let cpu = (self.model.cpu() + self.stride) % self.model.geometry().cpus.max(1);
+        self.make(Call::SetCpu { cpu }).map(drop)
+    }
+
+    /// Makes a call, from another CPU than the last one if calls are interleaved, and puts the answer to every oracle.
+    /// Tells whether the call was granted.
     pub(super) fn call(&mut self, call: Call) -> Result<bool, Violation> {
+        if !matches!(call, Call::SetCpu { .. } | Call::FailNth { .. }) {
+            self.change_cpu()?;
+        }
+        self.make(call)
+    }
+
+    fn make(&mut self, call: Call) -> Result<bool, Violation> {
         let events_before = self.options.keep_log.then(|| events(&*self.guest).to_vec());
         let struck_before = faults_struck(&*self.guest);
         oracle::before_call(&mut self.context(), &call)?;

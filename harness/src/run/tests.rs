@@ -69,6 +69,22 @@ fn a_block_is_unmapped_before_it_is_freed() {
 }
 
 #[test]
+fn interleaved_calls_come_from_each_cpu_in_turn() {
+    let mut trace = Trace::new(vec![
+        Op::Interleave { cpu: 3 },
+        Op::Burst { count: 12, tier: BurstTier::Kmalloc, size: 64, gfp: Gfp::KERNEL },
+        Op::Interleave { cpu: 0 },
+        Op::Kmalloc { size: 64, gfp: Gfp::KERNEL },
+    ]);
+    trace.geometry.cpus = 16;
+    let report = Runner::new().run(&trace, SubjectKind::KMEM, &LOGGED);
+    assert_eq!(report.violation, None);
+    let allocations = report.log.iter().filter(|record| matches!(record.step.call, Call::Kmalloc { .. }));
+    let cpus: Vec<u16> = allocations.map(|record| record.cpu).collect();
+    assert_eq!(cpus, [3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 4]);
+}
+
+#[test]
 fn steering_stops_at_the_wanted_fill() {
     let steer = |percent| Op::Steer { percent, size: 16 << 10 };
     let live = |ops: Vec<Op>| {

@@ -319,6 +319,8 @@ operations! {
     TouchGuard in Access { pick: u16 as Pick };
     /// Further calls come from this CPU.
     SetCpu in Cpu { cpu: u16 as Cpu };
+    /// Every further call comes from the CPU this many further than the one before it; 0 ends that.
+    Interleave in Cpu { cpu: u16 as Cpu };
     /// Drains the per-CPU pages of all CPUs.
     DrainPages in Maintain;
     /// `vm_unmap_aliases`.

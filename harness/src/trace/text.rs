@@ -213,11 +213,21 @@ fn located(text: &str, quoted: &Quoted, error: ron::error::SpannedError) -> Text
     let (end_line, end_column) = place_of(text.trim_end().as_bytes());
     let at_end = (error.span.end.line, quoted.original_column(error.span.end.line, error.span.end.col))
         >= (end_line, end_column);
-    if error.code == ron::Error::Eof || at_end && !needs_no_more(&error.code, text.trim_end().ends_with(')')) {
+    let half_a_word = error.code == ron::Error::ExpectedBoolean && ends_in_half_a_boolean(text.trim_end());
+    if error.code == ron::Error::Eof
+        || half_a_word
+        || at_end && !needs_no_more(&error.code, text.trim_end().ends_with(')'))
+    {
         let kind = TextErrorKind::Truncated(sentence(&error.code));
         return TextError { line: end_line, column: end_column, kind };
     }
     TextError { line: at.line, column, kind: kind_of(error.code) }
+}
+
+/// The parser points at the beginning of a cut `true` or `false`, not at the cut.
+fn ends_in_half_a_boolean(text: &str) -> bool {
+    let word = text.rsplit(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
+    !word.is_empty() && (["true", "false"].into_iter().any(|whole| whole != word && whole.starts_with(word)))
 }
 
 /// Errors that more text at the end would not mend.

@@ -96,7 +96,9 @@ fn a_number_that_does_not_fit_gets_its_place() {
 
 #[test]
 fn every_truncation_is_an_error_with_a_place() {
-    let text = Generator::new(5).trace(Target::Trace, 20).to_text();
+    let mut trace = Generator::new(5).trace(Target::Trace, 20);
+    trace.ops.push(Op::CacheCreate { size: 8, align: 8, hwcache: true, ctor: false });
+    let text = trace.to_text();
     let whole = text.trim_end();
     for cut in 1..whole.len() {
         let error = error_of(whole.get(..cut).unwrap());
