@@ -1,6 +1,6 @@
 //! What can go wrong, by kind: a bad request, exhaustion, misuse, and a broken invariant.
 
-use crate::addr::{PageCount, VirtAddr};
+use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::fault::FaultPoint;
 use crate::order::Order;
 use core::fmt;
@@ -43,6 +43,18 @@ pub enum AllocError {
     },
     /// The platform's fault plan made this point fail.
     Injected(FaultPoint),
+    /// Not a run of frames of one zone, or one that the flags do not fit.
+    BadRange {
+        /// The first frame.
+        start: Pfn,
+        /// How many frames.
+        pages: PageCount,
+    },
+    /// This frame is in the way and cannot be moved.
+    Busy {
+        /// The first frame of the block in the way, or of a pageblock that somebody else is emptying.
+        frame: Pfn,
+    },
 }
 
 impl AllocError {
@@ -67,6 +79,10 @@ impl fmt::Display for AllocError {
             Self::NoPages { order } => write!(f, "no free block of order {order} above the watermark"),
             Self::NoVirtualSpace { pages } => write!(f, "no gap of {pages} pages in the vmalloc window"),
             Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
+            Self::BadRange { start, pages } => {
+                write!(f, "{pages} frames from {start} on are not a range of one zone that fits the flags")
+            }
+            Self::Busy { frame } => write!(f, "frame {frame} is in the way and cannot be moved; free or unpin it"),
         }
     }
 }
@@ -323,6 +339,7 @@ macro_rules! kinds {
 
 kinds! { AllocError:
     Overflow ZeroSize TooLarge OrderTooLarge BadAlign BadFlags BadAddress NoPages NoVirtualSpace Injected
+    BadRange Busy
 }
 kinds! { FreeError:
     Foreign DoubleFree Interior WrongKind WrongCache WrongOrder

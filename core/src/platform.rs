@@ -162,6 +162,20 @@ events! {
     CompactPartial;
     /// Compaction left a pageblock out that brought nothing the last time.
     CompactHint;
+    /// Compaction had no room left for what it wanted to move.
+    CompactNoRoom;
+    /// A pageblock was taken out of circulation.
+    PageblockIsolated;
+    /// A range of frames was allocated.
+    ContigAllocated;
+    /// A range was refused: something in it cannot be moved.
+    ContigBusy;
+    /// A range was refused: there is no room elsewhere for what is in it.
+    ContigNoRoom;
+    /// A block became single pages.
+    PageSplit;
+    /// A movable block went to a lower zone because its own had no room.
+    MovedToLowerZone;
 }
 
 /// What the library needs from the machine that it runs on.

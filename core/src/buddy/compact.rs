@@ -283,7 +283,10 @@ impl<P: Platform> PageAllocator<P> {
             let next = first.as_u32().saturating_add(order.pages() as u32).max(scan.migrate_at + 1);
             if order < precious {
                 asked += 1;
-                let Some(room) = self.room_for(scan, order, &mut spare) else { break };
+                let Some(room) = self.room_for(scan, order, &mut spare) else {
+                    self.base.event(Event::CompactNoRoom);
+                    break;
+                };
                 match self.relocate(zone, first, room) {
                     Ok(()) => moved += 1,
                     Err(room) => spare = Some(room),
@@ -291,7 +294,11 @@ impl<P: Platform> PageAllocator<P> {
             }
             scan.migrate_at = next;
         }
-        spare.into_iter().for_each(|room| self.cancel_room(room));
+        if let Some(room) = spare {
+            // Nobody wanted it: it is room again.
+            scan.free_at = scan.free_at.map(|at| at.min(room.first.as_u32()));
+            self.cancel_room(room);
+        }
         if asked == 0 && !began_inside {
             self.blocks.set_skip(zone.block_base, Pfn::new(span.start), true);
         }

@@ -31,6 +31,10 @@ pub(crate) enum MigrateType {
 
 use MigrateType::{Cma, HighAtomic, Isolate, Movable, Reclaimable, Unmovable};
 
+/// Marks the stored type of a pageblock that is isolated; the type it had is kept beside the mark. The whole byte reads
+/// as [`MigrateType::Isolate`].
+const ISOLATED: u8 = 1 << 7;
+
 /// How many types have per-CPU lists of their own.
 pub(super) const PCP_TYPES: usize = 3;
 
@@ -138,6 +142,21 @@ impl Pageblocks {
     pub(super) fn set_skip(&self, base: u32, pfn: Pfn, skip: bool) {
         if let Some(byte) = self.skips.get(self.index(base, pfn)) {
             byte.store(u8::from(skip), Relaxed);
+        }
+    }
+
+    /// Marks a pageblock as isolated; `false` if it is already.
+    pub(super) fn isolate(&self, base: u32, pfn: Pfn) -> bool {
+        let Some(byte) = self.types.get(self.index(base, pfn)) else { return false };
+        let stored = byte.load(Relaxed);
+        byte.store(stored | ISOLATED, Relaxed);
+        stored & ISOLATED == 0
+    }
+
+    /// Gives an isolated pageblock the type back that it had.
+    pub(super) fn unisolate(&self, base: u32, pfn: Pfn) {
+        if let Some(byte) = self.types.get(self.index(base, pfn)) {
+            byte.store(byte.load(Relaxed) & !ISOLATED, Relaxed);
         }
     }
 

@@ -8,6 +8,7 @@
 //! | `pcp` | what a CPU keeps for itself |
 //! | `alloc` `free` | the way of a block between zone, CPU and owner: fast path, slow path, refill, drain |
 //! | `compact` `relocate` | making large blocks by moving movable ones out of the way |
+//! | `isolate` `contig` | taking pageblocks out of circulation; runs of frames of any length |
 //! | `request` | the calls: one block, exact sizes, many pages, misuse |
 //! | `usage` `check` | who has how many pages; the auditor |
 //!
@@ -39,8 +40,10 @@
 mod alloc;
 mod check;
 mod compact;
+mod contig;
 mod fallback;
 mod free;
+mod isolate;
 mod migrate;
 mod pcp;
 mod relocate;

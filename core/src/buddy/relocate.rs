@@ -9,6 +9,7 @@ use super::PageAllocator;
 use super::migrate::MigrateType;
 use super::zone::{FreeBlock, LockedZone, Zone};
 use crate::addr::Pfn;
+use crate::base::Base;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
@@ -46,7 +47,7 @@ impl<P: Platform> PageAllocator<P> {
         let frames = &self.base.frames;
         let past = |first: Pfn, order: Order| Occupant::Fixed(first.as_u32().saturating_add(order.pages() as u32));
         match frames.kind(pfn) {
-            FrameKind::Free => match self.free_block_around(zone, pfn) {
+            FrameKind::Free => match free_block_around(&self.base, zone, pfn) {
                 Some((first, order)) => Occupant::Free(first, order),
                 None => Occupant::Fixed(pfn.as_u32() + 1),
             },
@@ -60,20 +61,6 @@ impl<P: Platform> PageAllocator<P> {
             }
             _ => Occupant::Fixed(pfn.as_u32() + 1),
         }
-    }
-
-    /// The free block that a frame of kind `Free` is part of.
-    ///
-    /// Blocks are aligned to their size. So from the largest order down: if no block of a larger order covers `pfn`, a
-    /// free frame at the aligned start of this order heads its block, and the order in its descriptor is a real one.
-    pub(super) fn free_block_around(&self, zone: &Zone, pfn: Pfn) -> Option<(Pfn, Order)> {
-        let frames = &self.base.frames;
-        let candidates = Order::ZERO.up_to(self.base.geometry.max_order).rev().map(|order| order.align_down(pfn));
-        let covers = |&first: &Pfn| {
-            let end = u64::from(first.as_u32()) + frames.order(first).pages();
-            frames.kind(first) == FrameKind::Free && frames.zone(first) == zone.index && end > u64::from(pfn.as_u32())
-        };
-        candidates.into_iter().find(covers).map(|first| (first, frames.order(first)))
     }
 
     /// Asks the owner of the block at `from` to use `room` instead; gives the room back if he refuses.
@@ -109,4 +96,23 @@ impl<P: Platform> LockedZone<'_, P> {
         self.zone.ledger.hand_out(FrameKind::Pages, order.pages());
         Room { first, order }
     }
+
+    /// The free block that a frame is part of.
+    pub(super) fn free_block_around(&self, pfn: Pfn) -> Option<(Pfn, Order)> {
+        free_block_around(self.base, self.zone, pfn).filter(|_| self.base.frames.kind(pfn) == FrameKind::Free)
+    }
+}
+
+/// The free block that a frame of kind `Free` is part of.
+///
+/// Blocks are aligned to their size. So from the largest order down: if no block of a larger order covers `pfn`, a free
+/// frame at the aligned start of this order heads its block, and the order in its descriptor is a real one.
+fn free_block_around<P: Platform>(base: &Base<P>, zone: &Zone, pfn: Pfn) -> Option<(Pfn, Order)> {
+    let frames = &base.frames;
+    let mut candidates = Order::ZERO.up_to(base.geometry.max_order).rev().map(|order| order.align_down(pfn));
+    let covers = |&first: &Pfn| {
+        let end = u64::from(first.as_u32()) + frames.order(first).pages();
+        frames.kind(first) == FrameKind::Free && frames.zone(first) == zone.index && end > u64::from(pfn.as_u32())
+    };
+    candidates.find(covers).map(|first| (first, frames.order(first)))
 }

@@ -8,7 +8,7 @@ use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
-use crate::platform::Platform;
+use crate::platform::{Event, Platform};
 
 impl<P: Platform> PageAllocator<P> {
     /// Allocates a block of pages.
@@ -87,15 +87,31 @@ impl<P: Platform> PageAllocator<P> {
         let order = Order::for_bytes(size).ok_or(AllocError::OrderTooLarge { max })?;
         let first = self.alloc_pages(order, gfp.difference(GfpFlags::COMP.union(GfpFlags::HIGHMEM)))?;
         let wanted = size.div_ceil(PAGE_SIZE) as u64;
-        self.split_page(first, order);
+        self.make_single(first, order);
         for pfn in pfns(first, order.pages()).skip(wanted as usize) {
             self.free_block(pfn, Order::ZERO);
         }
         Ok(first)
     }
 
+    /// Turns a block of [`Self::alloc_pages`] into pages that are freed one by one.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been to free it.
+    pub(crate) fn split_page(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
+        match self.base.frames.frame(first) {
+            Some(frame) if frame.heads(FrameKind::Pages, order) => {
+                self.make_single(first, order);
+                self.base.event(Event::PageSplit);
+                Ok(())
+            }
+            _ => Err(self.misuse(first)),
+        }
+    }
+
     /// Turns a block into independent pages.
-    fn split_page(&self, first: Pfn, order: Order) {
+    fn make_single(&self, first: Pfn, order: Order) {
         let migrate = self.base.frames.migrate(first);
         for pfn in pfns(first, order.pages()) {
             self.base.frames.claim_block(pfn, Order::ZERO, FrameKind::Pages);
@@ -109,8 +125,16 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// The misuse found on the first page that is not a page of its own; none is freed then.
     pub(crate) fn free_pages_exact(&self, first: Pfn, size: usize) -> Result<(), FreeError> {
+        self.free_single_pages(first, size.div_ceil(PAGE_SIZE) as u64)
+    }
+
+    /// Frees a run of single pages.
+    ///
+    /// # Errors
+    ///
+    /// The misuse found on the first page that is not a page of its own; none is freed then.
+    pub(super) fn free_single_pages(&self, first: Pfn, pages: u64) -> Result<(), FreeError> {
         let frames = &self.base.frames;
-        let pages = size.div_ceil(PAGE_SIZE) as u64;
         let single = |pfn: &Pfn| frames.kind(*pfn) == FrameKind::Pages && frames.order(*pfn) == Order::ZERO;
         if let Some(bad) = pfns(first, pages).find(|pfn| !single(pfn)) {
             return Err(self.misuse(bad));

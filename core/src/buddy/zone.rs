@@ -208,6 +208,14 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// Gives frames back: joins them with their free buddies and puts the result on its list.
     pub(super) fn free(&mut self, first: Pfn, order: Order) {
+        if order > self.blocks.order && self.is_partly_isolated(first, order) {
+            return self.free_by_pageblock(first, order);
+        }
+        self.free_whole(first, order);
+    }
+
+    /// As [`Self::free`], for frames whose pageblocks belong together.
+    pub(super) fn free_whole(&mut self, first: Pfn, order: Order) {
         self.base.frames.set_block_kind(first, order, FrameKind::Free);
         let migrate = self.block_type(first);
         let block = self.merge(FreeBlock { first, order }, migrate);
@@ -231,10 +239,12 @@ impl<P: Platform> LockedZone<'_, P> {
         block
     }
 
-    /// Within a pageblock there is one type. Beyond, a type with a special purpose keeps to itself.
+    /// Within a pageblock there is one type. Beyond, a type with a special purpose keeps to itself, and isolated pageblocks
+    /// keep even to each other: one may end its isolation before the other.
     pub(super) fn may_join(&self, buddy: Pfn, order: Order, migrate: MigrateType) -> bool {
         let theirs = self.block_type(buddy);
-        order < self.blocks.order || theirs == migrate || (theirs.is_ordinary() && migrate.is_ordinary())
+        let alike = theirs == migrate && migrate != MigrateType::Isolate;
+        order < self.blocks.order || alike || (theirs.is_ordinary() && migrate.is_ordinary())
     }
 
     /// A block larger than a pageblock has one type throughout: that of the part freed last.

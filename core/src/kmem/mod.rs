@@ -3,6 +3,7 @@
 //! Every layer call is one attempt that leaves nothing behind when it fails. The retry policy is here, in one place:
 //! see [`Kmem::reclaim`] for what is given back before a caller that may wait is refused.
 
+mod contig;
 mod kvmalloc;
 mod memory;
 mod pages;

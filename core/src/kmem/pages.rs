@@ -82,13 +82,6 @@ impl<P: Platform> Kmem<P> {
         self.pages.drain_all_pages();
     }
 
-    /// Moves all movable blocks towards the ends of their zones, as far as their owners let them go, so that large blocks
-    /// are free at the beginnings; returns how many moved. What Linux does when `/proc/sys/vm/compact_memory` is written.
-    pub fn compact_memory(&self) -> u64 {
-        self.pages.drain_all_pages();
-        self.pages.compact_everything()
-    }
-
     /// Returns the address of a frame in the direct map.
     pub fn page_address(&self, frame: Pfn) -> VirtAddr {
         self.pages.base.virt(frame.addr())

@@ -1,6 +1,7 @@
 //! Tests of the page allocator as a whole, on small machines.
 
 mod blocks;
+mod contig;
 mod corrupt;
 mod moving;
 mod policy;

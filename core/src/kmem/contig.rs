@@ -1,0 +1,73 @@
+//! Public calls about runs of frames, and about moving what is in their way.
+
+use super::Kmem;
+use crate::addr::{PageCount, Pfn};
+use crate::error::{AllocError, FreeError};
+use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
+use crate::order::Order;
+use crate::platform::Platform;
+
+impl<P: Platform> Kmem<P> {
+    /// Allocates exactly these frames, moving movable blocks out of the way. With `COMP` they are one block, to be freed
+    /// with its order; otherwise each is a page of its own.
+    ///
+    /// If something is in the way and the caller may wait, everything that nobody holds is given back and the range tried
+    /// once more.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`]; [`AllocError::BadRange`] if the frames are not in one zone or, with `COMP`, no aligned
+    /// power of two; [`AllocError::OrderTooLarge`] for a block above the largest; [`AllocError::BadFlags`] for flags that a
+    /// range cannot honour, such as `HIGH` or `NOFAIL`; [`AllocError::Busy`] names a frame that cannot be moved;
+    /// [`AllocError::NoPages`] if there is no room elsewhere for a block that can.
+    pub fn alloc_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
+        self.with_way_cleared(gfp, || self.pages.alloc_contig_range(start, pages, gfp))
+    }
+
+    /// Allocates that many neighbouring frames, aligned to their number if that is a power of two, on this node (the
+    /// calling CPU's, if none is named) or, unless the flags say `THISNODE`, on another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_contig_range`], about the last place that was tried.
+    pub fn alloc_contig_pages(&self, pages: PageCount, gfp: GfpFlags, node: Option<NodeId>) -> Result<Pfn, AllocError> {
+        self.with_way_cleared(gfp, || self.pages.alloc_contig_pages(pages, gfp, node))
+    }
+
+    /// Frees a range of [`Self::alloc_contig_range`], in whole or in part.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been, for any of the pages; nothing is changed then.
+    pub fn free_contig_range(&self, start: Pfn, pages: PageCount) -> Result<(), FreeError> {
+        self.pages.free_contig_range(start, pages)
+    }
+
+    /// Turns a block of [`Self::alloc_pages`] into 2^`order` pages, each to be freed by itself.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been to free the block; nothing is changed then.
+    pub fn split_page(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
+        self.pages.split_page(first, order)
+    }
+
+    /// Moves all movable blocks towards the ends of their zones, as far as their owners let them go, so that large blocks
+    /// are free at the beginnings; returns how many moved. What Linux does when `/proc/sys/vm/compact_memory` is written.
+    pub fn compact_memory(&self) -> u64 {
+        self.pages.drain_all_pages();
+        self.pages.compact_everything()
+    }
+
+    /// Runs one attempt and, if something was in the way and the caller may wait, another one after reclaim.
+    fn with_way_cleared<T>(&self, gfp: GfpFlags, attempt: impl Fn() -> Result<T, AllocError>) -> Result<T, AllocError> {
+        match attempt() {
+            Err(AllocError::Busy { .. } | AllocError::NoPages { .. }) if gfp.may_block() => {
+                self.reclaim();
+                attempt()
+            }
+            answer => answer,
+        }
+    }
+}
