@@ -3,10 +3,12 @@
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::fault::FaultSite;
 use crate::geometry::Geometry;
+use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::page::{DirectMap, FrameTable};
 use crate::platform::{CpuId, Event, Platform};
 use crate::raw::PhysMem;
+use crate::warn::{Warned, Warning};
 
 pub(crate) struct Base<P> {
     pub(crate) platform: P,
@@ -14,6 +16,7 @@ pub(crate) struct Base<P> {
     pub(crate) frames: FrameTable,
     pub(crate) mem: PhysMem,
     pub(crate) direct: DirectMap,
+    warned: Warned,
 }
 
 impl<P: Platform> Base<P> {
@@ -24,6 +27,7 @@ impl<P: Platform> Base<P> {
             geometry: geometry.clone(),
             frames,
             direct: DirectMap::new(geometry),
+            warned: Warned::new(),
         }
     }
 
@@ -48,6 +52,16 @@ impl<P: Platform> Base<P> {
     #[inline(always)]
     pub(crate) fn event(&self, event: Event) {
         self.platform.event(event);
+    }
+
+    /// Gives a warning, unless the flags of the request silence it or it was given before and is given once only.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn warn(&self, gfp: GfpFlags, warning: Warning) {
+        if self.warned.is_due(&warning, gfp) {
+            self.platform.event(warning.event());
+            self.platform.warn(warning);
+        }
     }
 
     /// The direct-map address of a physical address.

@@ -23,11 +23,12 @@ mod sync;
 #[cfg(test)]
 mod testing;
 mod vmalloc;
+mod warn;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
 pub use buddy::CompactResult;
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
-pub use fault::{FaultPoint, FaultSite};
+pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
 pub use inspect::{AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, VmallocEntry, ZoneInfo};
@@ -38,6 +39,7 @@ pub use page::FrameKind;
 pub use platform::{CpuId, Event, Platform};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, SlabFlags};
+pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};
 
 /// The most bytes in the name of a cache.
 pub const CACHE_NAME_MAX: usize = 31;

@@ -4,6 +4,7 @@ use crate::addr::{Pfn, Vpn};
 use crate::fault::FaultSite;
 use crate::order::Order;
 use crate::raw::PhysMem;
+use crate::warn::Warning;
 
 /// A CPU's number, below the geometry's `cpus`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -80,6 +81,34 @@ events! {
     ZoneFallback;
     /// A request fell back to another node.
     NodeFallback;
+
+    "warnings":
+    /// Warned of a block above the largest order.
+    WarnTooLarge;
+    /// Warned of a block of more than two pages that must not fail.
+    WarnNofailOrder;
+    /// Warned of a request that must not fail and may not wait.
+    WarnNofailCannotWait;
+    /// Warned of flags that the slab allocator removed.
+    WarnFlagsSlab;
+    /// Warned of flags that `alloc_pages_exact` removed.
+    WarnFlagsExact;
+    /// Warned of flags that `vmalloc` removed.
+    WarnFlagsVmalloc;
+    /// Warned of a block that could not be had.
+    WarnAllocFailed;
+    /// Warned of an area that could not be made.
+    WarnVmallocFailed;
+    /// Warned of too large a `kvmalloc`.
+    WarnKvmallocTooLarge;
+    /// Warned of a bad page found when it was freed.
+    WarnBadPageFreed;
+    /// Warned of a bad page found when it was to be handed out.
+    WarnBadPageAllocated;
+    /// Warned of a single flipped bit in a free page.
+    WarnPoisonBitFlip;
+    /// Warned of a free page that was written to.
+    WarnPoisonCorruption;
 
     "sheaves":
     /// An object was served from this CPU's main sheaf.
@@ -228,5 +257,11 @@ pub trait Platform {
     #[inline(always)]
     fn event(&self, event: Event) {
         let _ = event;
+    }
+
+    /// Hears of a warning: what Linux would write to its log. No lock that the hook could want is free to be taken: it
+    /// must not call the allocator.
+    fn warn(&self, warning: Warning) {
+        let _ = warning;
     }
 }

@@ -77,6 +77,28 @@ pub enum Call {
     FailNth { point: FaultPoint, nth: u32 },
 }
 
+impl Call {
+    /// Tells whether a refusal of this call for want of memory is a failure worth a warning: the caller asked for a block
+    /// in the ordinary way.
+    pub const fn is_ordinary_allocation(&self) -> bool {
+        matches!(
+            self,
+            Self::AllocPages { .. }
+                | Self::AllocPagesExact { .. }
+                | Self::AllocPagesBulk { .. }
+                | Self::Kmalloc { .. }
+                | Self::KmallocArray { .. }
+                | Self::Krealloc { .. }
+                | Self::CacheAlloc { .. }
+                | Self::Vmalloc { .. }
+                | Self::Vrealloc { .. }
+                | Self::Kvmalloc { .. }
+                | Self::KvmallocArray { .. }
+                | Self::Kvrealloc { .. }
+        )
+    }
+}
+
 /// What a call answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reply {
@@ -183,6 +205,8 @@ pub trait WhiteBox {
     fn audit(&self) -> Result<(), kmem::Violation>;
     /// How often each [`kmem::Event`] happened, by [`kmem::Event::index`].
     fn events(&self) -> &[u64];
+    /// What the last call warned of.
+    fn warnings(&self) -> &[kmem::Warning];
     /// How often injected faults struck since the machine was made.
     fn faults_struck(&self) -> u64;
     /// The CPU on which calls are made.

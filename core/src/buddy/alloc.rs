@@ -13,6 +13,7 @@ use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
+use crate::warn::Warning;
 
 impl<P: Platform> PageAllocator<P> {
     /// Allocates a block and tags its frames. One attempt: nothing is reclaimed, and no fault point is asked.
@@ -83,12 +84,20 @@ impl<P: Platform> PageAllocator<P> {
     #[cold]
     #[inline(never)]
     fn alloc_block_slow(&self, order: Order, gfp: GfpFlags, node: NodeId, kind: FrameKind) -> Result<Pfn, AllocError> {
-        let request = self.request(order, gfp, node)?;
+        let request =
+            self.request(order, gfp, node).inspect_err(|error| self.note_refusal(error, order.bytes(), gfp))?;
         let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
         if gfp.wants_zero() {
             self.zero(first, order);
         }
         Ok(first)
+    }
+
+    /// Warns if a request was refused because no block is that large.
+    pub(super) fn note_refusal(&self, error: &AllocError, bytes: usize, gfp: GfpFlags) {
+        if matches!(error, AllocError::OrderTooLarge { .. }) {
+            self.base.warn(gfp, Warning::TooLarge { bytes });
+        }
     }
 
     fn alloc_from_zones(&self, request: &Request, kind: FrameKind) -> Option<Pfn> {

@@ -9,6 +9,10 @@ use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
+use crate::warn::{FlagsRemovedBy, Warning};
+
+/// Flags that have no meaning for independent pages.
+const EXACT_REMOVES: GfpFlags = GfpFlags::COMP.union(GfpFlags::HIGHMEM);
 
 impl<P: Platform> PageAllocator<P> {
     /// Allocates a block of pages.
@@ -84,8 +88,13 @@ impl<P: Platform> PageAllocator<P> {
             return Err(AllocError::ZeroSize);
         }
         let max = self.base.geometry.max_order;
-        let order = Order::for_bytes(size).ok_or(AllocError::OrderTooLarge { max })?;
-        let first = self.alloc_pages(order, gfp.difference(GfpFlags::COMP.union(GfpFlags::HIGHMEM)))?;
+        let too_large = AllocError::OrderTooLarge { max };
+        let order = Order::for_bytes(size).ok_or(too_large).inspect_err(|error| self.note_refusal(error, size, gfp))?;
+        let removed = gfp & EXACT_REMOVES;
+        if !removed.is_empty() {
+            self.base.warn(gfp, Warning::FlagsRemoved { by: FlagsRemovedBy::Exact, flags: removed });
+        }
+        let first = self.alloc_pages(order, gfp - EXACT_REMOVES)?;
         let wanted = size.div_ceil(PAGE_SIZE) as u64;
         self.make_single(first, order);
         for pfn in pfns(first, order.pages()).skip(wanted as usize) {

@@ -15,6 +15,7 @@ use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
 use crate::platform::{Event, Platform};
+use crate::warn::Warning;
 
 /// The largest request that kvmalloc considers, in bytes.
 const KVMALLOC_MAX_SIZE: usize = i32::MAX as usize;
@@ -44,6 +45,7 @@ impl<P: Platform> Kmem<P> {
             }
             Err(refused) if size <= PAGE_SIZE => Err(refused),
             Err(_) if size > KVMALLOC_MAX_SIZE => {
+                self.pages.base.warn(gfp, Warning::KvmallocTooLarge { bytes: size });
                 Err(AllocError::TooLarge { requested: size, limit: KVMALLOC_MAX_SIZE })
             }
             Err(_) => {

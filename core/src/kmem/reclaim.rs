@@ -5,6 +5,10 @@ use crate::buddy::{CompactPriority, CompactResult, OwnerClass};
 use crate::error::AllocError;
 use crate::gfp::GfpFlags;
 use crate::platform::{Event, Platform};
+use crate::warn::Warning;
+
+/// The largest order that may be demanded without failing.
+const NOFAIL_MAX_ORDER: u8 = 1;
 
 impl<P: Platform> Kmem<P> {
     /// Gives back everything that nobody holds, and returns how many pages that freed.
@@ -47,8 +51,10 @@ impl<P: Platform> Kmem<P> {
         error: AllocError,
         attempt: impl Fn() -> Result<T, AllocError>,
     ) -> Result<T, AllocError> {
+        self.warn_nofail(gfp, &error);
         if !gfp.may_block() {
             self.pages.base.event(Event::RefusedWithoutReclaim);
+            self.warn_refused(gfp, &error);
             return Err(error);
         }
         self.reclaim();
@@ -58,10 +64,38 @@ impl<P: Platform> Kmem<P> {
         {
             answer = attempt();
         }
-        if answer.is_err() {
+        if let Err(error) = &answer {
             self.pages.base.event(Event::RefusedAfterReclaim);
+            self.warn_refused(gfp, error);
         }
         answer
+    }
+
+    /// Warns of a request that fails for want of memory or addresses. A fault that was injected is no surprise.
+    fn warn_refused(&self, gfp: GfpFlags, error: &AllocError) {
+        match *error {
+            AllocError::NoPages { order } => self.pages.base.warn(gfp, Warning::AllocFailed { order, gfp }),
+            AllocError::NoVirtualSpace { pages } => {
+                let bytes = pages.bytes().unwrap_or(usize::MAX);
+                self.pages.base.warn(gfp, Warning::VmallocFailed { bytes });
+            }
+            _ => {}
+        }
+    }
+
+    /// Warns of a request that must not fail though it is of a kind that can.
+    fn warn_nofail(&self, gfp: GfpFlags, error: &AllocError) {
+        if !gfp.contains(GfpFlags::NOFAIL) {
+            return;
+        }
+        if let AllocError::NoPages { order } = *error
+            && order.get() > NOFAIL_MAX_ORDER
+        {
+            self.pages.base.warn(gfp, Warning::NofailOrder { order });
+        }
+        if !gfp.may_block() {
+            self.pages.base.warn(gfp, Warning::NofailCannotWait);
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::addr::{Pfn, VirtAddr};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
 use crate::platform::Platform;
+use crate::warn::Warning;
 
 impl<P: Platform> Kmem<P> {
     /// Allocates at least `size` bytes, contiguous only in virtual addresses, followed by a page that always faults.
@@ -13,7 +14,11 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::ZeroSize`]; [`AllocError::TooLarge`] above the size of memory; exhaustion of pages or addresses.
     pub fn vmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, || self.vmalloc.vmalloc(&self.pages, &self.slab, size, gfp))
+        let answer = self.with_reclaim(gfp, || self.vmalloc.vmalloc(&self.pages, &self.slab, size, gfp));
+        if let Err(AllocError::TooLarge { requested, .. }) = answer {
+            self.pages.base.warn(gfp, Warning::VmallocFailed { bytes: requested });
+        }
+        answer
     }
 
     /// [`Self::vmalloc`] of zeroed memory.

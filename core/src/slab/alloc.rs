@@ -6,10 +6,11 @@ use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, CacheId};
 use crate::fault::{FaultPoint, FaultSite};
-use crate::gfp::{GFP_SLAB_BUG_MASK, GfpFlags};
+use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
+use crate::warn::Warning;
 
 /// Why the fast path did not serve a request. The fault point is asked once per request, so the slow path does not ask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +77,7 @@ impl SlabLayer {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
         if size > self.kmalloc_max {
-            return Err(AllocError::TooLarge { requested: size, limit: self.kmalloc_max });
+            return Err(self.too_large(pages, size, gfp));
         }
         self.alloc_any(pages, self.kmalloc_cache(class, gfp), gfp)
     }
@@ -102,14 +103,21 @@ impl SlabLayer {
         if size == 0 {
             return Ok(VirtAddr::ZERO_SIZE);
         }
-        let too_large = AllocError::TooLarge { requested: size, limit: self.kmalloc_max };
-        let order = Order::for_bytes(size).filter(|_| size <= self.kmalloc_max).ok_or(too_large)?;
+        let order = Order::for_bytes(size).filter(|_| size <= self.kmalloc_max);
+        let order = order.ok_or_else(|| self.too_large(pages, size, gfp))?;
         if pages.base.fault(FaultSite::new(FaultPoint::Page, gfp).with_order(order)) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
-        let gfp = gfp.difference(GFP_SLAB_BUG_MASK) | GfpFlags::COMP;
+        let gfp = super::grow::supported(pages, gfp) | GfpFlags::COMP;
         let first: Pfn = pages.alloc_block(order, gfp, FrameKind::LargeKmalloc)?;
         Ok(pages.base.virt(first.addr()))
+    }
+
+    /// The refusal of more than the largest block, with its warning.
+    #[cold]
+    fn too_large<P: Platform>(&self, pages: &PageAllocator<P>, size: usize, gfp: GfpFlags) -> AllocError {
+        pages.base.warn(gfp, Warning::TooLarge { bytes: size });
+        AllocError::TooLarge { requested: size, limit: self.kmalloc_max }
     }
 
     /// Hands out an object of a user's cache.

@@ -6,10 +6,11 @@ use crate::addr::Pfn;
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
 use crate::fault::{FaultPoint, FaultSite};
-use crate::gfp::GfpFlags;
+use crate::gfp::{GFP_SLAB_BUG_MASK, GfpFlags};
 use crate::order::Order;
 use crate::page::{FrameKind, PageList};
 use crate::platform::{Event, Platform};
+use crate::warn::{FlagsRemovedBy, Warning};
 
 /// What of a request for an object also counts for the slab's frames: how hard to try, not where or for whom.
 const SLAB_GFP_MASK: GfpFlags = GfpFlags::RECLAIM
@@ -79,7 +80,7 @@ fn slab_frames<P: Platform>(
     slabs: &Slabs<'_>,
     gfp: GfpFlags,
 ) -> Result<(Pfn, Order), AllocError> {
-    let gfp = (gfp & SLAB_GFP_MASK) | slabs.shape.alloc_gfp;
+    let gfp = (supported(pages, gfp) & SLAB_GFP_MASK) | slabs.shape.alloc_gfp;
     let orders = slabs.shape.orders;
     if orders.preferred > orders.min {
         let order = orders.preferred;
@@ -89,6 +90,15 @@ fn slab_frames<P: Platform>(
         pages.base.event(Event::SlabMinOrder);
     }
     attempt(pages, id, orders.min, gfp).map(|head| (head, orders.min))
+}
+
+/// The flags without those that no slab honours; says so if there were any.
+pub(super) fn supported<P: Platform>(pages: &PageAllocator<P>, gfp: GfpFlags) -> GfpFlags {
+    let removed = gfp & GFP_SLAB_BUG_MASK;
+    if !removed.is_empty() {
+        pages.base.warn(gfp, Warning::FlagsRemoved { by: FlagsRemovedBy::Slab, flags: removed });
+    }
+    gfp - removed
 }
 
 /// The flags for a block that would be nice to have: without effort, warning, or reserve.

@@ -23,6 +23,7 @@ use crate::page::{FrameKind, PageList};
 use crate::paging::{Detached, MapError, VpnRange, free_list};
 use crate::platform::Platform;
 use crate::slab::SlabLayer;
+use crate::warn::{FlagsRemovedBy, Warning};
 
 /// Areas start at any page.
 const ALIGN_PAGES: u64 = 1;
@@ -63,7 +64,7 @@ impl Vmalloc {
     ) -> Result<VirtAddr, AllocError> {
         let count = checked_pages(&pages.base, size)?;
         let area = self.reserve(pages, slab, count, gfp)?;
-        let filled = alloc_frames(pages, count, page_flags(gfp))
+        let filled = alloc_frames(pages, count, page_flags(&pages.base, gfp))
             .and_then(|frames| self.map_frames(pages, area.range, gfp, frames));
         self.settle(pages, slab, area, State::Vmalloc { requested: size }, filled)
     }
@@ -206,8 +207,12 @@ impl Vmalloc {
 }
 
 /// Flags for the pages themselves: they may come from high memory, unless the caller named a zone.
-fn page_flags(gfp: GfpFlags) -> GfpFlags {
-    let gfp = gfp - UNSUPPORTED;
+fn page_flags<P: Platform>(base: &Base<P>, gfp: GfpFlags) -> GfpFlags {
+    let removed = gfp & UNSUPPORTED;
+    if !removed.is_empty() {
+        base.warn(gfp, Warning::FlagsRemoved { by: FlagsRemovedBy::Vmalloc, flags: removed });
+    }
+    let gfp = gfp - removed;
     if gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32) { gfp } else { gfp | GfpFlags::HIGHMEM }
 }
 

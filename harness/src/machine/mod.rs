@@ -20,8 +20,8 @@ pub use faults::FaultPlan;
 pub use platform::SimPlatform;
 
 use crate::subject::AccessFault;
-use kmem::{Event, Geometry, PAGE_SIZE, Pfn, PhysAddr, PhysMem, VirtAddr, Vpn};
-use std::cell::Cell;
+use kmem::{Event, Geometry, PAGE_SIZE, Pfn, PhysAddr, PhysMem, VirtAddr, Vpn, Warning};
+use std::cell::{Cell, RefCell};
 use tlb::Tlb;
 
 /// What memory holds before anybody writes it: not zero, so that a missing zeroing shows.
@@ -57,6 +57,7 @@ pub struct SimMachine {
     flushes: TlbFlushes,
     faults: FaultPlan,
     events: [Cell<u64>; Event::COUNT],
+    warnings: RefCell<Vec<Warning>>,
 }
 
 impl SimMachine {
@@ -76,6 +77,7 @@ impl SimMachine {
             flushes: TlbFlushes::Obeyed,
             faults: FaultPlan::default(),
             events: [const { Cell::new(0) }; Event::COUNT],
+            warnings: RefCell::default(),
         };
         machine.reshape(geometry);
         machine
@@ -90,6 +92,7 @@ impl SimMachine {
         self.tlbs.iter().for_each(Tlb::clear);
         self.faults.reset();
         self.events.iter().for_each(|n| n.set(0));
+        self.warnings.borrow_mut().clear();
         self.root.set(None);
         self.cpu.set(0);
         self.flushes = TlbFlushes::Obeyed;
@@ -144,6 +147,16 @@ impl SimMachine {
     fn count(&self, event: Event) {
         let n = &self.events[event.index()];
         n.set(n.get() + 1);
+    }
+
+    fn hear(&self, warning: Warning) {
+        self.warnings.borrow_mut().push(warning);
+    }
+
+    /// Moves the warnings heard since the last time into a list of the caller, which is emptied first.
+    pub fn take_warnings(&self, into: &mut Vec<Warning>) {
+        into.clear();
+        into.append(&mut self.warnings.borrow_mut());
     }
 
     /// The CPU that executes.

@@ -1,7 +1,7 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultSite, Pfn, PhysMem, Platform, Vpn};
+use kmem::{CpuId, Event, FaultSite, Pfn, PhysMem, Platform, Vpn, Warning};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for.
@@ -37,6 +37,10 @@ impl Platform for SimPlatform {
     #[inline(always)]
     fn fault(&self, site: FaultSite) -> bool {
         self.machine.faults.ask(site)
+    }
+
+    fn warn(&self, warning: Warning) {
+        self.machine.hear(warning);
     }
 
     #[inline(always)]

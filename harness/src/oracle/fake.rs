@@ -23,6 +23,7 @@ pub(crate) struct FakeSubject {
     pub(crate) caches: Vec<CacheInfo>,
     pub(crate) areas: Vec<VmallocEntry>,
     pub(crate) broken: Option<kmem::Violation>,
+    pub(crate) warnings: Vec<kmem::Warning>,
 }
 
 impl FakeSubject {
@@ -43,6 +44,7 @@ impl FakeSubject {
             caches: Vec::new(),
             areas: Vec::new(),
             broken: None,
+            warnings: Vec::new(),
             geometry,
         }
     }
@@ -225,6 +227,10 @@ impl WhiteBox for FakeSubject {
 
     fn events(&self) -> &[u64] {
         &[]
+    }
+
+    fn warnings(&self) -> &[kmem::Warning] {
+        &self.warnings
     }
 
     fn faults_struck(&self) -> u64 {

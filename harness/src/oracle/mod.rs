@@ -19,6 +19,7 @@ mod o10_tier;
 mod o11_atomic;
 mod o12_quiescence;
 mod o15_translation;
+mod o18_warnings;
 mod pattern;
 mod scene;
 
@@ -46,6 +47,8 @@ pub(crate) struct Notes {
     pub(crate) before: Option<scene::Snapshot>,
     /// Where the next audit goes on with its sample of contents.
     pub(crate) sample: usize,
+    /// Warnings that come once only and came.
+    pub(crate) warned: u32,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
 }
@@ -67,6 +70,7 @@ pub enum OracleId {
     O11FailureAtomic,
     O12Quiescence,
     O15Translation,
+    O18Warnings,
     /// Not a question of ours: the subject panicked.
     Panic,
     /// Not a question about a subject: the two encodings of a trace disagree.
@@ -199,6 +203,7 @@ const ALL: &[&dyn Oracle] = &[
     &o11_atomic::FailureAtomic,
     &o12_quiescence::Quiescence,
     &o15_translation::Translation,
+    &o18_warnings::Warnings,
 ];
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
@@ -214,6 +219,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o06_realloc::Realloc,
     &o09_refusal::RefusalJustified,
     &o10_tier::RightTier,
+    &o18_warnings::Warnings,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o04_content::Content,

@@ -7,6 +7,7 @@ use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
 use kmem::{
     AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FrameKind, FreeError,
     Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, Pfn, SlabFlags, Violation, VirtAddr, VmallocEntry,
+    Warning,
 };
 use std::rc::Rc;
 
@@ -16,6 +17,8 @@ pub struct KmemSubject {
     machine: Rc<SimMachine>,
     /// The machine's event counters as they were after the last call.
     events: [u64; Event::COUNT],
+    /// What the last call warned of.
+    warnings: Vec<Warning>,
     caches_made: u32,
     slots: Vec<Option<Pfn>>,
     frames: Vec<Pfn>,
@@ -34,7 +37,7 @@ impl KmemSubject {
         let machine = Rc::new(machine);
         let kmem = Kmem::new(SimPlatform::new(Rc::clone(&machine)), geometry, region)?;
         let events = machine.events();
-        Ok(Self { kmem, machine, events, caches_made: 0, slots: Vec::new(), frames: Vec::new() })
+        Ok(Self { kmem, machine, events, warnings: Vec::new(), caches_made: 0, slots: Vec::new(), frames: Vec::new() })
     }
 
     /// Boots the allocator on a machine without mistakes.
@@ -45,6 +48,11 @@ impl KmemSubject {
     /// The allocator itself.
     pub fn kmem(&self) -> &Kmem<SimPlatform> {
         &self.kmem
+    }
+
+    /// Starts a step: nothing was warned of yet.
+    pub(super) fn forget_warnings(&mut self) {
+        self.warnings.clear();
     }
 
     fn block(&self, answer: Result<VirtAddr, AllocError>) -> Reply {
@@ -238,6 +246,7 @@ impl Subject for KmemSubject {
             .or_else(|| self.cache_call(call))
             .or_else(|| self.machine_call(call));
         self.events = self.machine.events();
+        self.machine.take_warnings(&mut self.warnings);
         reply.unwrap_or(Reply::Unsupported)
     }
 
@@ -297,6 +306,10 @@ impl WhiteBox for KmemSubject {
 
     fn events(&self) -> &[u64] {
         &self.events
+    }
+
+    fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     fn faults_struck(&self) -> u64 {

@@ -72,6 +72,8 @@ impl<T: Twist> Subject for Twisted<T> {
     }
 
     fn call(&mut self, call: &Call) -> Reply {
+        // A call that the wrapper answers itself never gets there.
+        self.inner.forget_warnings();
         self.twist.call(&mut self.inner, call)
     }
 
@@ -131,6 +133,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
 
     fn events(&self) -> &[u64] {
         self.inner.events()
+    }
+
+    fn warnings(&self) -> &[kmem::Warning] {
+        self.inner.warnings()
     }
 
     fn faults_struck(&self) -> u64 {
