@@ -66,6 +66,11 @@ impl PhysAddr {
         }
     }
 
+    /// Returns the address `bytes` further on, or the last one there is.
+    pub(crate) const fn saturating_add(self, bytes: usize) -> Self {
+        Self(self.0.saturating_add(bytes as u64))
+    }
+
     /// Tells whether the address is a multiple of `align`, a power of two.
     pub const fn is_aligned(self, align: u64) -> bool {
         self.0 & (align.wrapping_sub(1)) == 0

@@ -120,6 +120,9 @@ pub enum FreeError {
         /// The cache that owns it.
         owner: CacheId,
     },
+    /// Bytes around the object that are not its owner's were overwritten. They were repaired and the object is still live:
+    /// it can be freed again.
+    Corrupted(VirtAddr),
     /// The block has another order or size.
     WrongOrder {
         /// The order that the block has.
@@ -137,6 +140,7 @@ impl fmt::Display for FreeError {
                 write!(f, "{addr} is {found}, this call frees {expected}")
             }
             Self::WrongCache { addr, owner } => write!(f, "{addr} belongs to cache {}", owner.get()),
+            Self::Corrupted(addr) => write!(f, "bytes around {addr} were overwritten; see the report, then free it again"),
             Self::WrongOrder { found } => write!(f, "the block has order {found}; free it with that"),
         }
     }
@@ -342,7 +346,7 @@ kinds! { AllocError:
     BadRange Busy
 }
 kinds! { FreeError:
-    Foreign DoubleFree Interior WrongKind WrongCache WrongOrder
+    Foreign DoubleFree Interior WrongKind WrongCache Corrupted WrongOrder
 }
 kinds! { CacheError:
     BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn LiveObjects Injected

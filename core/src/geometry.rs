@@ -1,6 +1,7 @@
 //! The shape of a machine, as a value.
 
 use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::hardening::{Hardening, SlubDebug};
 use crate::numa::{Distances, NodeId};
 use crate::order::{MAX_PAGE_ORDER, Order};
 use crate::platform::CpuId;
@@ -70,16 +71,6 @@ pub enum MinFree {
     Pages(u32),
 }
 
-/// What a free verifies before it believes its caller.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub enum Hardening {
-    /// The frame's owner only: a double or interior free of a slab object is not looked for.
-    Off,
-    /// Owner, object boundary and liveness: each wrong free is reported and changes nothing.
-    #[default]
-    Checked,
-}
-
 /// The shape of a machine: memory, zones, CPUs, the vmalloc window, and how cautious to be.
 ///
 /// The defaults are Linux's for x86-64. Tests use tiny ones, so that every boundary is a few operations away.
@@ -110,6 +101,10 @@ pub struct Geometry {
     pub max_caches: u16,
     /// How far frees are checked.
     pub hardening: Hardening,
+    /// What the kmalloc caches check; none by default.
+    pub slub_debug: SlubDebug,
+    /// How many places of calls the records of `STORE_USER` caches can name; 0 by default: they name none.
+    pub track_sites: u16,
 }
 
 /// Why a [`Geometry`] cannot be used.
@@ -204,6 +199,8 @@ impl Geometry {
             min_free: MinFree::Auto,
             max_caches: 64,
             hardening: Hardening::Checked,
+            slub_debug: SlubDebug::empty(),
+            track_sites: 0,
         }
     }
 

@@ -4,11 +4,13 @@
 
 mod addr;
 mod base;
+mod bug;
 mod buddy;
 mod error;
 mod fault;
 mod geometry;
 mod gfp;
+mod hardening;
 mod inspect;
 mod kmem;
 mod numa;
@@ -26,11 +28,15 @@ mod vmalloc;
 mod warn;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
+pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
 pub use buddy::CompactResult;
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
+pub use fault::{FaultPoint, FaultSite};
+pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
+pub use hardening::{Hardening, SlubDebug};
 pub use inspect::{AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, VmallocEntry, ZoneInfo};
 pub use kmem::Kmem;
 pub use numa::{Distances, LOCAL_DISTANCE, MAX_NODES, NodeId, REMOTE_DISTANCE};

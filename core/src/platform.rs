@@ -1,6 +1,7 @@
 //! The port: everything that the library needs from outside.
 
 use crate::addr::{Pfn, Vpn};
+use crate::bug::SlabBug;
 use crate::fault::FaultSite;
 use crate::order::Order;
 use crate::raw::PhysMem;
@@ -148,6 +149,36 @@ events! {
     /// A slab of the smallest order was used because the preferred order was refused.
     SlabMinOrder;
 
+    "debug caches":
+    /// A red zone was overwritten.
+    DebugRedZone;
+    /// The rest of a kmalloc object behind the size that was asked for was overwritten.
+    DebugKmallocRedZone;
+    /// A free object was written.
+    DebugPoison;
+    /// Padding was overwritten.
+    DebugPadding;
+    /// The free pointer of an object led nowhere.
+    DebugFreePointer;
+    /// The free list of a slab was broken.
+    DebugFreeChain;
+    /// A slab counted other objects than its free list left.
+    DebugObjectCount;
+    /// An object was freed that is on the free list.
+    DebugAlreadyFree;
+    /// Overwritten bytes got their value back.
+    DebugRestored;
+    /// The counts of a slab were made to agree with its free list.
+    DebugCountAdjusted;
+    /// A free was refused because of damaged bytes.
+    DebugNotFreed;
+    /// A slab was taken out of service because of a damaged object.
+    SlabSetAside;
+    /// A cache with `TRACE` handed an object out.
+    SlabTracedAlloc;
+    /// A cache with `TRACE` took an object back.
+    SlabTracedFree;
+
     "kvmalloc and vmalloc":
     /// kvmalloc was served physically contiguous.
     KvContiguous;
@@ -251,6 +282,12 @@ pub trait Platform {
     fn fault(&self, site: FaultSite) -> bool {
         let _ = site;
         false
+    }
+
+    /// Hears what the checks of a debug cache found or repaired: see [`SlabBug`], whose `Display` is a report. Locks are
+    /// held.
+    fn slab_bug(&self, bug: &SlabBug) {
+        let _ = bug;
     }
 
     /// Hears of an event. The empty hook compiles to nothing.

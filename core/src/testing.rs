@@ -2,6 +2,7 @@
 
 use crate::addr::{PageCount, Pfn, Vpn};
 use crate::base::Base;
+use crate::bug::SlabBug;
 use crate::buddy::{PageAllocator, PageParts};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
@@ -28,6 +29,8 @@ pub(crate) struct TestPlatform {
     pub(crate) flushes: RefCell<Vec<(Vpn, u64)>>,
     pub(crate) root: Cell<Option<Pfn>>,
     events: RefCell<[u64; Event::COUNT]>,
+    /// What the checks of debug caches told.
+    pub(crate) bugs: RefCell<Vec<SlabBug>>,
     /// Blocks that may be moved, by first frame.
     pub(crate) movable: RefCell<BTreeMap<Pfn, Order>>,
 }
@@ -42,6 +45,7 @@ impl TestPlatform {
             flushes: RefCell::default(),
             root: Cell::new(None),
             events: RefCell::new([0; Event::COUNT]),
+            bugs: RefCell::default(),
             movable: RefCell::default(),
         }
     }
@@ -98,6 +102,10 @@ impl Platform for TestPlatform {
         let left = plan.get();
         plan.set(left.and_then(|n| n.checked_sub(1)));
         left == Some(0)
+    }
+
+    fn slab_bug(&self, bug: &SlabBug) {
+        self.bugs.borrow_mut().push(*bug);
     }
 
     fn event(&self, event: Event) {

@@ -37,6 +37,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// [`AllocError::TooLarge`] above `INT_MAX` bytes; as [`Self::kmalloc`] up to a page, as [`Self::vmalloc`] above.
+    #[track_caller]
     pub fn kvmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         match self.kmalloc(size, contiguous_flags(size, gfp)) {
             Ok(addr) => {
@@ -60,6 +61,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kvmalloc`].
+    #[track_caller]
     pub fn kvzalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.kvmalloc(size, gfp | GfpFlags::ZERO)
     }
@@ -69,6 +71,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// [`AllocError::Overflow`] if the product wraps; as [`Self::kvmalloc`] otherwise.
+    #[track_caller]
     pub fn kvmalloc_array(&self, n: usize, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.kvmalloc(n.checked_mul(size).ok_or(AllocError::Overflow)?, gfp)
     }
@@ -78,6 +81,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kvmalloc_array`].
+    #[track_caller]
     pub fn kvcalloc(&self, n: usize, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.kvmalloc_array(n, size, gfp | GfpFlags::ZERO)
     }
@@ -90,6 +94,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kvmalloc`], and [`AllocError::BadAddress`]; the old block is untouched then.
+    #[track_caller]
     pub fn kvrealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         if self.is_vmalloc_addr(addr) {
             return self.vrealloc(addr, size, gfp);
@@ -116,6 +121,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// Which misuse it would have been; nothing is changed then.
+    #[track_caller]
     pub fn kvfree(&self, addr: VirtAddr) -> Result<(), FreeError> {
         if self.is_vmalloc_addr(addr) { self.vfree(addr) } else { self.kfree(addr) }
     }
@@ -125,6 +131,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kvfree`]; nothing is wiped then.
+    #[track_caller]
     pub fn kvfree_sensitive(&self, addr: VirtAddr, len: usize) -> Result<(), FreeError> {
         if addr.is_zero_or_null() {
             return Ok(());
@@ -134,13 +141,13 @@ impl<P: Platform> Kmem<P> {
         self.kvfree(addr)
     }
 
-    /// Returns how many bytes of a block of [`Self::kvmalloc`] its owner may use.
+    /// Returns how many bytes of a block of [`Self::kvmalloc`] are its owner's. Unlike [`Self::ksize`] it changes nothing.
     ///
     /// # Errors
     ///
     /// Which misuse freeing it would have been.
     pub fn kvsize(&self, addr: VirtAddr) -> Result<usize, FreeError> {
-        if self.is_vmalloc_addr(addr) { self.vmalloc.size_of(&self.pages, addr) } else { self.ksize(addr) }
+        if self.is_vmalloc_addr(addr) { self.vmalloc.size_of(&self.pages, addr) } else { self.slab.usable_size(&self.pages, addr) }
     }
 }
 

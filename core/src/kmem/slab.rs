@@ -6,6 +6,7 @@ use crate::error::{AllocError, CacheError, CacheId, FreeError};
 use crate::gfp::GfpFlags;
 use crate::platform::Platform;
 use crate::slab::{CacheArgs, Missed};
+use core::panic::Location;
 
 impl<P: Platform> Kmem<P> {
     /// Allocates at least `size` bytes, physically contiguous; up to 4 MiB with Linux's orders.
@@ -17,6 +18,7 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::TooLarge`] above the largest block; exhaustion otherwise.
     #[inline(always)]
+    #[track_caller]
     pub fn kmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         match self.slab.kmalloc_fast(&self.pages, size, gfp) {
             Ok(addr) => Ok(addr),
@@ -25,8 +27,11 @@ impl<P: Platform> Kmem<P> {
     }
 
     #[inline(never)]
+    #[track_caller]
     fn kmalloc_slow(&self, size: usize, gfp: GfpFlags, missed: Missed) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, || self.slab.kmalloc_slow(&self.pages, size, gfp, missed))
+        let addr = self.with_reclaim(gfp, || self.slab.kmalloc_slow(&self.pages, size, gfp, missed))?;
+        self.slab.stamp(&self.pages, addr, Some(size), Location::caller());
+        Ok(addr)
     }
 
     /// [`Self::kmalloc`] of zeroed memory.
@@ -34,6 +39,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kmalloc`].
+    #[track_caller]
     pub fn kzalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.kmalloc(size, gfp | GfpFlags::ZERO)
     }
@@ -43,6 +49,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// [`AllocError::Overflow`] if the product wraps; as [`Self::kmalloc`] otherwise.
+    #[track_caller]
     pub fn kmalloc_array(&self, n: usize, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.kmalloc(n.checked_mul(size).ok_or(AllocError::Overflow)?, gfp)
     }
@@ -52,6 +59,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kmalloc_array`].
+    #[track_caller]
     pub fn kcalloc(&self, n: usize, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.kmalloc_array(n, size, gfp | GfpFlags::ZERO)
     }
@@ -64,8 +72,13 @@ impl<P: Platform> Kmem<P> {
     ///
     /// As [`Self::kmalloc`], and [`AllocError::BadAddress`] for an address that is not the start of a live block; the old
     /// block is untouched then.
+    #[track_caller]
     pub fn krealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, || self.slab.krealloc(&self.pages, addr, size, gfp))
+        let new = self.with_reclaim(gfp, || self.slab.krealloc(&self.pages, addr, size, gfp))?;
+        if new != addr {
+            self.slab.stamp(&self.pages, new, Some(size), Location::caller());
+        }
+        Ok(new)
     }
 
     /// Frees a block of [`Self::kmalloc`] or an object of any cache. Null and zero-size addresses are ignored.
@@ -74,6 +87,7 @@ impl<P: Platform> Kmem<P> {
     ///
     /// Which misuse it would have been; nothing is changed then.
     #[inline(always)]
+    #[track_caller]
     pub fn kfree(&self, addr: VirtAddr) -> Result<(), FreeError> {
         self.slab.kfree(&self.pages, addr)
     }
@@ -83,13 +97,15 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::kfree`]; nothing is wiped then.
+    #[track_caller]
     pub fn kfree_sensitive(&self, addr: VirtAddr) -> Result<(), FreeError> {
         let usable = self.ksize(addr)?;
         self.wipe(addr, usable);
         self.kfree(addr)
     }
 
-    /// Returns how many bytes of a block its owner may use; 0 for null and zero-size addresses.
+    /// Returns how many bytes of a block its owner may use, and lets him: a debug cache that keeps the requested size takes
+    /// it for that many bytes from now on. 0 for null and zero-size addresses.
     ///
     /// # Errors
     ///
@@ -118,8 +134,10 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::BadFlags`] for zeroed memory of a cache with a constructor or a cache that does not exist;
     /// exhaustion otherwise.
+    #[track_caller]
     pub fn kmem_cache_alloc(&self, cache: CacheId, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, || self.slab.cache_alloc(&self.pages, cache, gfp))
+        let site = Location::caller();
+        self.with_reclaim(gfp, || self.slab.cache_alloc(&self.pages, cache, gfp, site))
     }
 
     /// Frees an object of this cache.
@@ -127,8 +145,19 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// Which misuse it would have been, another cache's object included; nothing is changed then.
+    #[track_caller]
     pub fn kmem_cache_free(&self, cache: CacheId, addr: VirtAddr) -> Result<(), FreeError> {
         self.slab.cache_free(&self.pages, cache, addr)
+    }
+
+    /// Checks every slab of a debug cache, tells the platform what is damaged, repairs it, and returns how many reports and
+    /// repairs that took. Caches without debug flags have nothing to check.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError::Unknown`].
+    pub fn kmem_cache_validate(&self, cache: CacheId) -> Result<u32, CacheError> {
+        self.slab.cache_validate(&self.pages, cache)
     }
 
     /// Releases a cache's empty slabs; `true` if no slab is left.

@@ -1,5 +1,6 @@
 //! Handing objects out: this CPU's main sheaf first, then the steps of the per-CPU layer down to a new slab.
 
+use super::debug::Site;
 use super::classes::{self, KmallocType};
 use super::{SlabLayer, cache_id};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
@@ -132,6 +133,7 @@ impl SlabLayer {
         pages: &PageAllocator<P>,
         cache: CacheId,
         gfp: GfpFlags,
+        site: Site,
     ) -> Result<VirtAddr, AllocError> {
         if pages.base.fault(slab_site(cache.index(), gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));
@@ -146,7 +148,7 @@ impl SlabLayer {
         {
             return Ok(pages.base.virt(object));
         }
-        self.cache_alloc_slow(pages, cache, gfp)
+        self.cache_alloc_slow(pages, cache, gfp, site)
     }
 
     #[inline(never)]
@@ -155,10 +157,13 @@ impl SlabLayer {
         pages: &PageAllocator<P>,
         cache: CacheId,
         gfp: GfpFlags,
+        site: Site,
     ) -> Result<VirtAddr, AllocError> {
         let id = cache.index();
         self.check_request(id, gfp)?;
-        self.alloc_any(pages, id, gfp)
+        let object = self.alloc_any(pages, id, gfp)?;
+        self.stamp(pages, object, None, site);
+        Ok(object)
     }
 
     /// Refuses what makes no sense: zeroing over what a constructor wrote, and the allocator's own caches.

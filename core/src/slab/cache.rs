@@ -113,10 +113,12 @@ impl SlabLayer {
         // The sheaves come first: no lock may be held while waiting for another CPU's.
         let on_cpus = self.objects_on_cpus(pages, id);
         let (mut in_sheaves, mut inuse, mut objects, mut nr_slabs, mut nr_partial) = (on_cpus, 0, 0, 0, 0);
+        let mut lost = 0;
         for node in self.nodes_of(id) {
             let node = node.lock();
             in_sheaves += node.barn.full.iter().map(|sheaf| self.buffered(sheaf)).sum::<u64>();
             inuse += node.inuse;
+            lost += node.lost;
             objects += node.objects;
             nr_slabs += node.nr_slabs();
             nr_partial += u64::from(node.partial.len());
@@ -124,9 +126,10 @@ impl SlabLayer {
         Some(CacheInfo {
             id: cache,
             name: self.identity(id)?.name,
-            active_objs: inuse.saturating_sub(in_sheaves),
+            active_objs: inuse.saturating_sub(in_sheaves + lost),
             num_objs: objects,
             in_sheaves,
+            lost,
             free_in_slabs: objects.saturating_sub(inuse),
             object_size: shape.object_size,
             size: shape.stride,

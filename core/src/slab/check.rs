@@ -3,7 +3,7 @@
 //! Call it while no other CPU is inside the allocator.
 //!
 //! ```text
-//! I12.1  a slab is on the full list if and only if all of its objects are out
+//! I12.1  a slab is on the full list, or set aside, if and only if all of its objects are out
 //! I12.2  inuse == number of the slab's occupancy bits <= objects, and no bit stands beyond the last object
 //! I12.3  inuse, objects and pages of the node == sums over its slabs
 //! I12.4  each frame of a slab has the cache's kind and the distance to the slab's first frame
@@ -13,13 +13,13 @@
 //! I21.1  count <= capacity for each sheaf; a spare is empty or full; a barn has full sheaves on one shelf and empty
 //!        ones on the other
 //! I21.2  each object in a sheaf starts an object of a slab of this cache; its occupancy bit is set, its liveness clear
-//! I21.3  objects in sheaves + live objects == inuse of the node
+//! I21.3  objects in sheaves + live objects + lost objects == inuse of the node
 //! I21.4  buffers free + buffers in use == buffers of the pool
 //! ```
 
 use super::SlabLayer;
 use super::live::LiveMode;
-use super::node::{LIST_FULL, LIST_PARTIAL, Node, Slabs};
+use super::node::{LIST_ASIDE, LIST_FULL, LIST_PARTIAL, Node, Slabs};
 use super::sheaf::{Sheaf, SheafId};
 use crate::addr::{Pfn, PhysAddr};
 use crate::buddy::{OwnerClass, PageAllocator};
@@ -76,7 +76,7 @@ impl SlabLayer {
         for cpu in (0..pages.base.geometry.cpus).map(CpuId::new) {
             self.check_cpu(pages, cpu, id, &slabs, &mut cached)?;
         }
-        let mut sums = Sums::default();
+        let (mut sums, mut lost) = (Sums::default(), 0);
         for (number, node) in self.nodes_of(id).enumerate() {
             let node = node.lock();
             for sheaf in node.barn.full.iter() {
@@ -88,10 +88,12 @@ impl SlabLayer {
             let of_node = self.check_slabs(pages, id, &slabs, number, &node)?;
             sums.inuse += of_node.inuse;
             sums.live += of_node.live;
+            lost += node.lost;
         }
         if slabs.shape.live != LiveMode::Off {
-            let what = "objects in sheaves and live of cache";
-            Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, sums.inuse, cached.objects + sums.live)?;
+            let what = "objects in sheaves, live and lost of cache";
+            let found = cached.objects + sums.live + lost;
+            Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, sums.inuse, found)?;
         }
         Ok(cached.buffers)
     }
@@ -167,7 +169,7 @@ impl SlabLayer {
         node: &Node,
     ) -> Result<Sums, Violation> {
         let mut sums = Sums::default();
-        for (list, name) in [(&node.partial, LIST_PARTIAL), (&node.full, LIST_FULL)] {
+        for (list, name) in [(&node.partial, LIST_PARTIAL), (&node.full, LIST_FULL), (&node.aside, LIST_ASIDE)] {
             check_links(slabs, list)?;
             for head in list.iter(slabs.frames) {
                 let at = super::node_of(pages, head) as u64;
@@ -212,7 +214,7 @@ impl SlabLayer {
         equal("objects out of the slab, by bitmap", taken, inuse)?;
         equal("bits beyond the slab's last object", 0, beyond)?;
         equal("list of the slab", u32::from(list), u32::from(slabs.frames.list(head)))?;
-        equal("slab is full and on the full list", u32::from(inuse == objects), u32::from(list == LIST_FULL))?;
+        equal("slab is full and not on the partial list", u32::from(inuse == objects), u32::from(list != LIST_PARTIAL))?;
         for distance in 0..order.pages() as u32 {
             let frame = Pfn::new(head.as_u32() + distance);
             let kind = FrameKind::Slab(super::cache_id(id)).to_byte();

@@ -20,12 +20,14 @@ use crate::buddy::PageAllocator;
 use crate::error::FreeError;
 use crate::page::PageList;
 use crate::platform::{Event, Platform};
+use core::panic::Location;
 
 /// How many objects go back to their slabs under one hold of the cache's lock. Source: `PCS_BATCH_MAX`, `mm/slub.c`.
 const PCS_BATCH_MAX: usize = 32;
 
 impl SlabLayer {
     /// Takes back a verified object.
+    #[track_caller]
     pub(super) fn free_slow<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -34,6 +36,9 @@ impl SlabLayer {
     ) -> Result<(), FreeError> {
         let addr = pages.base.virt(object);
         let slabs = self.slabs(pages, id).ok_or(FreeError::Foreign(addr))?;
+        if slabs.shape.is_debug() {
+            return self.debug_free(pages, object, Location::caller());
+        }
         if !self.live.unmark(slabs.shape.live, object) {
             // Another CPU freed it since it was verified.
             return Err(FreeError::DoubleFree(addr));

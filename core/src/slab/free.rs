@@ -6,7 +6,7 @@ use super::sheaf::{CpuCell, CpuSheaves};
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{BlockKind, CacheId, FreeError};
-use crate::geometry::Hardening;
+use crate::hardening::Hardening;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::Platform;
@@ -27,6 +27,7 @@ impl SlabLayer {
     ///
     /// What is wrong with the address; nothing was changed.
     #[inline(always)]
+    #[track_caller]
     pub(crate) fn kfree<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
         match slab_object(pages, addr).and_then(|(object, id)| self.free_fast(pages, id, object)) {
             Some(()) => Ok(()),
@@ -40,6 +41,7 @@ impl SlabLayer {
     ///
     /// What is wrong with the address; nothing was changed.
     #[inline(always)]
+    #[track_caller]
     pub(crate) fn cache_free<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -92,11 +94,12 @@ impl SlabLayer {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn kfree_slow<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
         if addr.is_zero_or_null() {
             return Ok(());
         }
-        match self.find_block(pages, addr)? {
+        match self.find_to_free(pages, addr)? {
             KmallocBlock::Object { object, id } => self.free_slow(pages, id, object),
             KmallocBlock::Large { first, order } => {
                 pages.free_block(first, order);
@@ -107,6 +110,7 @@ impl SlabLayer {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn cache_free_slow<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -116,7 +120,7 @@ impl SlabLayer {
         if addr == VirtAddr::NULL {
             return Ok(());
         }
-        match self.find_block(pages, addr)? {
+        match self.find_to_free(pages, addr)? {
             KmallocBlock::Object { object, id } if id == cache.index() => self.free_slow(pages, id, object),
             KmallocBlock::Object { id, .. } => Err(FreeError::WrongCache { addr, owner: super::cache_id(id) }),
             KmallocBlock::Large { .. } => Err(wrong_kind(addr, BlockKind::LargeKmalloc)),
@@ -175,7 +179,7 @@ impl SlabLayer {
 
 /// The slab object that an address would be, by the kind of its frame alone: its place and the number of its cache.
 #[inline(always)]
-fn slab_object<P: Platform>(pages: &PageAllocator<P>, addr: VirtAddr) -> Option<(PhysAddr, usize)> {
+pub(super) fn slab_object<P: Platform>(pages: &PageAllocator<P>, addr: VirtAddr) -> Option<(PhysAddr, usize)> {
     let phys = pages.base.direct.phys_unchecked(addr);
     let cache = pages.base.frames.slab_cache((phys.as_u64() >> PAGE_SHIFT) as usize)?;
     Some((phys, cache))

@@ -45,7 +45,14 @@ impl SlabLayer {
         slabs.frames.set_inuse(head, 0);
         slabs.frames.set_list(head, LIST_NONE);
         slabs.occupancy.clear(head, objects);
+        let is_debug = slabs.shape.is_debug();
+        if is_debug {
+            self.debug_paint(pages, id, slabs, head);
+        }
         self.construct(pages, id, slabs, head);
+        if is_debug {
+            self.debug_link(pages, id, slabs, head);
+        }
         pages.base.event(Event::SlabNew);
         Ok(head)
     }

@@ -32,6 +32,7 @@ mod barn;
 mod cache;
 mod check;
 mod classes;
+mod debug;
 mod flush;
 mod free;
 mod grow;
@@ -53,14 +54,16 @@ pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
 use crate::addr::{PAGE_SIZE, Pfn};
 use crate::buddy::PageAllocator;
 use crate::error::CacheId;
-use crate::geometry::{CACHES, Geometry, Hardening, ZoneKind};
+use crate::geometry::{CACHES, Geometry, ZoneKind};
 use crate::gfp::GfpFlags;
+use crate::hardening::Hardening;
 use crate::inspect::CacheName;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice};
 use crate::sync::SpinLock;
 use classes::{KmallocType, NR_CLASSES};
+use debug::{Layout, Sites, Wish};
 use live::{LiveMap, LiveMode};
 use node::{Identity, Node, Slabs};
 use occupancy::Occupancy;
@@ -81,6 +84,7 @@ pub(crate) struct SlabParts {
     occupancy: Occupancy,
     live: LiveMap,
     pool: SheafPool,
+    sites: Sites,
 }
 
 impl SlabParts {
@@ -95,6 +99,7 @@ impl SlabParts {
             occupancy: Occupancy::carve(frames, carver),
             live: LiveMap::carve(marked, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
+            sites: Sites::carve(usize::from(geometry.track_sites), carver),
         }
     }
 }
@@ -116,6 +121,7 @@ pub(crate) struct SlabLayer {
     pool: SheafPool,
     /// For each node the nearest one that has memory.
     nearest_memory: [usize; MAX_NODES],
+    sites: Sites,
     /// The largest request that `kmalloc` serves.
     kmalloc_max: usize,
     /// Whether DMA requests have caches of their own.
@@ -126,7 +132,7 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites } = parts;
         let layer = Self {
             shapes,
             cells,
@@ -135,6 +141,7 @@ impl SlabLayer {
             live,
             pool,
             nearest_memory: nearest_memory(geometry),
+            sites,
             kmalloc_max: PAGE_SIZE << geometry.max_order.get(),
             has_dma: geometry.zones().iter().any(|zone| zone.kind == ZoneKind::Dma),
         };
@@ -156,7 +163,7 @@ impl SlabLayer {
         for (class, size) in classes::sizes().enumerate() {
             // The lowest set bit of the size is what every multiple of it is aligned to.
             let align = size & size.wrapping_neg();
-            let args = CacheArgs { align, flags: set.flags(), usersize: size, ..CacheArgs::new(size) };
+            let args = CacheArgs { align, flags: set.flags() | debug::flags(geometry.slub_debug), usersize: size, ..CacheArgs::new(size) };
             let shape = shape(geometry, Role::Kmalloc, &args, align, alloc_gfp);
             let name = CacheName::new(set.cache_name(class));
             if let (Some(shape), Some(name)) = (shape, name) {
@@ -265,7 +272,18 @@ fn nearest_memory(geometry: &Geometry) -> [usize; MAX_NODES] {
 /// Lays a cache out, whose arguments were checked; `None` if no block of the machine holds an object.
 fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_gfp: GfpFlags) -> Option<Shape> {
     let size = args.size;
-    let stride = size.max(order::ARCH_SLAB_MINALIGN).checked_next_multiple_of(align)?;
+    let wish = Wish {
+        object_size: size,
+        align,
+        flags: args.flags,
+        has_ctor: args.ctor.is_some(),
+        freeptr_offset: args.freeptr_offset,
+        is_kmalloc: args.flags.contains(SlabFlags::KMALLOC),
+    };
+    let is_debug = args.flags.intersects(SlabFlags::DEBUG);
+    let layout = if is_debug { Some(Layout::new(&wish)?) } else { None };
+    let plain = size.max(order::ARCH_SLAB_MINALIGN).checked_next_multiple_of(align);
+    let stride = layout.map_or(plain, |layout| Some(layout.stride()))?;
     let orders: SlabOrders = order::slab_orders(stride, geometry.cpus, geometry.max_order)?;
     let without_sheaves = role == Role::Internal || args.flags.intersects(SlabFlags::NOLEAKTRACE | SlabFlags::DEBUG);
     Some(Shape {
@@ -284,6 +302,8 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         flags: args.flags,
         user: UserWindow::of(args),
         freeptr_offset: args.freeptr_offset.map(|offset| offset as u32),
+        left: layout.map_or(0, |layout| layout.left as u32),
+        has_ctor: args.ctor.is_some(),
     })
 }
 

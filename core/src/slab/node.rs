@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | no object out | partial | an object is taken, or the slab is released |
 //! | some objects out | partial | the last one is taken (to full), or the last one returns (stays, or released) |
+//! | damaged (debug caches) | aside | never |
 //! | all objects out | full | one returns: to the partial list's tail, or released if it was the slab's only one |
 //!
 //! A slab that becomes empty is released at once if the partial list has `min_partial` slabs, itself included.
@@ -29,6 +30,8 @@ pub(super) const LIST_NONE: u8 = 0;
 pub(super) const LIST_PARTIAL: u8 = 1;
 /// On the full list.
 pub(super) const LIST_FULL: u8 = 2;
+/// Set aside: damaged, its free objects are never handed out.
+pub(super) const LIST_ASIDE: u8 = 3;
 
 /// Slabs with up to this many free objects are sorted by [`Node::sort_partial`]. Source: `mm/slub.c`.
 const SHRINK_PROMOTE_MAX: usize = 32;
@@ -43,7 +46,8 @@ pub(super) struct Slabs<'l> {
 impl Slabs<'_> {
     /// The address of object `index` of a slab.
     pub(super) fn object(&self, head: Pfn, index: u32) -> PhysAddr {
-        PhysAddr::new(head.addr().as_u64() + u64::from(index) * self.shape.stride as u64)
+        let before = u64::from(index) * self.shape.stride as u64 + u64::from(self.shape.left);
+        PhysAddr::new(head.addr().as_u64() + before)
     }
 
     /// The slab around an address in one of its frames, and the object around it.
@@ -95,8 +99,12 @@ pub(super) struct Node {
     pub(super) identity: Option<Identity>,
     pub(super) partial: PageList,
     pub(super) full: PageList,
-    /// Objects out of the slabs: live or in a sheaf.
+    /// Slabs of a debug cache that were set aside.
+    pub(super) aside: PageList,
+    /// Objects out of the slabs: live, in a sheaf, or lost.
     pub(super) inuse: u64,
+    /// Objects of a debug cache that are neither live nor reachable as free ones.
+    pub(super) lost: u64,
     /// Objects that all slabs can hold.
     pub(super) objects: u64,
     /// Frames of all slabs.
@@ -109,7 +117,9 @@ impl Node {
         identity: None,
         partial: PageList::EMPTY,
         full: PageList::EMPTY,
+        aside: PageList::EMPTY,
         inuse: 0,
+        lost: 0,
         objects: 0,
         pages: 0,
         barn: Barn::EMPTY,
@@ -117,7 +127,19 @@ impl Node {
 
     /// How many slabs there are.
     pub(super) fn nr_slabs(&self) -> u64 {
-        u64::from(self.partial.len()) + u64::from(self.full.len())
+        u64::from(self.partial.len()) + u64::from(self.full.len()) + u64::from(self.aside.len())
+    }
+
+    pub(super) fn partial_head(&self) -> Option<Pfn> {
+        self.partial.head()
+    }
+
+    pub(super) fn full_head(&self) -> Option<Pfn> {
+        self.full.head()
+    }
+
+    pub(super) fn aside_head(&self) -> Option<Pfn> {
+        self.aside.head()
     }
 
     /// Adds a slab that is on no list.
@@ -153,13 +175,43 @@ impl Node {
 
     /// Counts objects taken from a partial slab, and moves it to the full list when none is left. A slab that gave
     /// nothing is full whatever its counter says: it moves too, so that no caller meets it again.
-    fn note_taken(&mut self, slabs: &Slabs<'_>, head: Pfn, taken: u32) {
+    pub(super) fn note_taken(&mut self, slabs: &Slabs<'_>, head: Pfn, taken: u32) {
         self.inuse += u64::from(taken);
         if taken == 0 || slabs.inuse(head) == slabs.objects(head) {
             self.partial.remove(slabs.frames, head);
             self.full.push_head(slabs.frames, head);
             slabs.frames.set_list(head, LIST_FULL);
         }
+    }
+
+    /// Puts a slab whose counter changed on the list where it belongs.
+    pub(super) fn relist(&mut self, slabs: &Slabs<'_>, head: Pfn) {
+        let is_full = slabs.inuse(head) == slabs.objects(head);
+        match slabs.frames.list(head) {
+            LIST_PARTIAL if is_full => {
+                self.partial.remove(slabs.frames, head);
+                self.full.push_head(slabs.frames, head);
+                slabs.frames.set_list(head, LIST_FULL);
+            }
+            LIST_FULL if !is_full => {
+                self.full.remove(slabs.frames, head);
+                self.partial.push_tail(slabs.frames, head);
+                slabs.frames.set_list(head, LIST_PARTIAL);
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a partial slab out of service: its free objects are lost.
+    pub(super) fn set_aside(&mut self, slabs: &Slabs<'_>, head: Pfn) {
+        let objects = slabs.objects(head);
+        let lost = slabs.occupancy.take(head, objects, objects, |_| ());
+        slabs.frames.set_inuse(head, objects as u16);
+        self.inuse += u64::from(lost);
+        self.lost += u64::from(lost);
+        self.partial.remove(slabs.frames, head);
+        self.aside.push_tail(slabs.frames, head);
+        slabs.frames.set_list(head, LIST_ASIDE);
     }
 
     /// Gives an object back to its slab. A slab that the cache no longer keeps goes to `discard`.

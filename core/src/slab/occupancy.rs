@@ -61,6 +61,14 @@ impl Occupancy {
         taken
     }
 
+    /// Takes one object out; `false`, and nothing is changed, if it is out.
+    pub(super) fn claim(&self, head: Pfn, index: u32) -> bool {
+        let Some(word) = self.word(head, index) else { return false };
+        let old = word.load(Relaxed);
+        word.store(old | 1 << (index % 64), Relaxed);
+        old & (1 << (index % 64)) == 0
+    }
+
     /// Makes one object free; `false`, and nothing is changed, if it is free.
     pub(super) fn release(&self, head: Pfn, index: u32) -> bool {
         let Some(word) = self.word(head, index) else { return false };
@@ -132,6 +140,8 @@ mod tests {
         assert!(map.release(Pfn::new(1), 511));
         assert!(!map.release(Pfn::new(1), 511));
         assert!(!map.is_taken(Pfn::new(1), 511) && map.is_taken(Pfn::new(1), 510));
+        assert!(map.claim(Pfn::new(1), 511) && !map.claim(Pfn::new(1), 511));
+        assert_eq!(map.count(Pfn::new(1), 512), (512, 0));
     }
 
     #[test]

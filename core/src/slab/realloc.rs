@@ -18,6 +18,7 @@ impl SlabLayer {
     /// # Errors
     ///
     /// `BadAddress` if no block starts at `addr`; why `kmalloc` refused. The old block is as it was.
+    #[track_caller]
     pub(crate) fn krealloc<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -27,7 +28,7 @@ impl SlabLayer {
     ) -> Result<VirtAddr, AllocError> {
         let bad_address = |_: FreeError| AllocError::BadAddress(addr);
         if size == 0 {
-            return self.kfree(pages, addr).map(|()| VirtAddr::ZERO_SIZE).map_err(bad_address);
+            return self.free_repaired(pages, addr).map(|()| VirtAddr::ZERO_SIZE).map_err(bad_address);
         }
         if addr.is_zero_or_null() {
             return self.kmalloc(pages, size, gfp);
@@ -37,14 +38,22 @@ impl SlabLayer {
         if size > room {
             return self.move_block(pages, addr, block, size, gfp);
         }
+        let old = self.requested(pages, addr);
         if gfp.wants_zero() {
-            zero_tail(pages, block_start(block), size, room);
+            match old {
+                Some(old) if old < size => zero_tail(pages, block_start(block), old, size),
+                _ => zero_tail(pages, block_start(block), size, room),
+            }
+        }
+        if old.is_some() {
+            self.resize(pages, addr, size);
         }
         pages.base.event(Event::ReallocInPlace);
         Ok(addr)
     }
 
     /// Allocates, copies what fits, and frees the old block.
+    #[track_caller]
     fn move_block<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -55,21 +64,47 @@ impl SlabLayer {
     ) -> Result<VirtAddr, AllocError> {
         let new = self.kmalloc(pages, size, gfp)?;
         if let Some(to) = pages.base.phys(new) {
-            let copied = pages.base.mem.copy(block_start(block), to, self.usable(block).min(size));
+            let old = self.requested(pages, addr).unwrap_or_else(|| self.usable(block));
+            let copied = pages.base.mem.copy(block_start(block), to, old.min(size));
             debug_assert!(copied, "a block lies outside memory");
         }
-        let freed = self.kfree(pages, addr);
+        let freed = self.free_repaired(pages, addr);
         debug_assert!(freed.is_ok(), "the old block was found before");
         pages.base.event(Event::ReallocMoved);
         Ok(new)
     }
 
-    /// Tells how many bytes the caller may use: all up to the next object. 0 for null and the zero-size address.
+    /// Frees a block for a caller who has got another one for it: damage around it is repaired and no reason to keep it.
+    #[track_caller]
+    fn free_repaired<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
+        match self.kfree(pages, addr) {
+            Err(FreeError::Corrupted(_)) => self.kfree(pages, addr),
+            answer => answer,
+        }
+    }
+
+    /// Tells how many bytes the caller may use, and lets him: where the requested size is kept, it grows to that.
     ///
     /// # Errors
     ///
     /// What is wrong with the address.
     pub(crate) fn ksize<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<usize, FreeError> {
+        let usable = self.usable_size(pages, addr)?;
+        self.resize(pages, addr, usable);
+        Ok(usable)
+    }
+
+    /// Tells how many bytes the block has for its user: all up to the next object, or up to what a debug cache keeps behind
+    /// it. 0 for null and the zero-size address.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the address.
+    pub(crate) fn usable_size<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        addr: VirtAddr,
+    ) -> Result<usize, FreeError> {
         if addr.is_zero_or_null() {
             return Ok(0);
         }
@@ -91,7 +126,7 @@ impl SlabLayer {
     /// Bytes from the block's start to the next block: what `ksize` tells.
     fn usable(&self, block: KmallocBlock) -> usize {
         match block {
-            KmallocBlock::Object { id, .. } => self.shape(id).map_or(0, |shape| shape.stride),
+            KmallocBlock::Object { id, .. } => self.shape(id).map_or(0, |shape| shape.usable()),
             KmallocBlock::Large { order, .. } => order.bytes(),
         }
     }

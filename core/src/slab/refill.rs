@@ -118,7 +118,7 @@ impl SlabLayer {
     }
 
     /// Calls `take` with the own node, then with those that have more partial slabs than they keep, until it is done.
-    fn take_partial<P: Platform>(
+    pub(super) fn take_partial<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         id: usize,
@@ -150,6 +150,9 @@ impl SlabLayer {
         slabs: &Slabs<'_>,
         gfp: GfpFlags,
     ) -> Result<PhysAddr, AllocError> {
+        if let Some(inspector) = self.inspector(pages, id, slabs) {
+            return self.alloc_debug(&inspector, gfp);
+        }
         let mut object = None;
         self.take_partial(pages, id, slabs, |node| {
             object = node.take_one(slabs);

@@ -83,6 +83,10 @@ pub(super) struct Shape {
     pub(super) user: UserWindow,
     /// Where the free pointer lies in a free object, if its creator said so.
     pub(super) freeptr_offset: Option<u32>,
+    /// Bytes before each object that are not the object's: the left red zone of a debug cache.
+    pub(super) left: u32,
+    /// Whether objects are constructed.
+    pub(super) has_ctor: bool,
 }
 
 /// A part of each object. Empty: no byte.
@@ -133,6 +137,8 @@ pub(super) struct ShapeRecord {
     order: AtomicU8,
     min_order: AtomicU8,
     align_shift: AtomicU8,
+    has_ctor: AtomicU8,
+    left: AtomicU32,
     flags: AtomicU32,
     user_offset: AtomicU32,
     user_size: AtomicU32,
@@ -155,6 +161,8 @@ impl ShapeRecord {
             order: AtomicU8::new(0),
             min_order: AtomicU8::new(0),
             align_shift: AtomicU8::new(0),
+            has_ctor: AtomicU8::new(0),
+            left: AtomicU32::new(0),
             flags: AtomicU32::new(0),
             user_offset: AtomicU32::new(0),
             user_size: AtomicU32::new(0),
@@ -172,6 +180,8 @@ impl ShapeRecord {
         self.order.store(shape.orders.preferred.get(), Relaxed);
         self.min_order.store(shape.orders.min.get(), Relaxed);
         self.align_shift.store(shape.align.trailing_zeros() as u8, Relaxed);
+        self.has_ctor.store(u8::from(shape.has_ctor), Relaxed);
+        self.left.store(shape.left, Relaxed);
         self.flags.store(shape.flags.bits(), Relaxed);
         self.user_offset.store(shape.user.offset, Relaxed);
         self.user_size.store(shape.user.size, Relaxed);
@@ -201,6 +211,8 @@ impl ShapeRecord {
             flags: self.flags(),
             user: UserWindow { offset: self.user_offset.load(Relaxed), size: self.user_size.load(Relaxed) },
             freeptr_offset: self.freeptr.load(Relaxed).checked_sub(1),
+            left: self.left.load(Relaxed),
+            has_ctor: self.has_ctor.load(Relaxed) != 0,
         })
     }
 
@@ -258,6 +270,8 @@ mod tests {
             flags: SlabFlags::CACHE_DMA | SlabFlags::NO_MERGE,
             user: UserWindow { offset: 8, size: 24 },
             freeptr_offset: Some(0),
+            left: 32,
+            has_ctor: true,
         };
         record.store(&shape);
         let loaded = record.load().unwrap();

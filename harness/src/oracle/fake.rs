@@ -98,6 +98,7 @@ impl FakeSubject {
             active_objs: 0,
             num_objs: free_in_slabs + in_sheaves,
             in_sheaves,
+            lost: 0,
             free_in_slabs,
             object_size: size,
             size,

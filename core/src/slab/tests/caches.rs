@@ -42,7 +42,7 @@ fn a_constructor_runs_once_per_object_when_its_slab_is_made() {
 fn a_constructed_object_is_not_zeroed() {
     let m = Machine::with_cpus(1);
     let cache = m.cache(&CacheArgs { ctor: Some(count_and_stamp), ..CacheArgs::new(512) });
-    let zeroed = m.slab.cache_alloc(&m.pages, cache, GfpFlags::KERNEL | GfpFlags::ZERO);
+    let zeroed = m.alloc(cache, GfpFlags::KERNEL | GfpFlags::ZERO);
     assert_eq!(zeroed, Err(AllocError::BadFlags));
 }
 
@@ -50,7 +50,7 @@ fn a_constructed_object_is_not_zeroed() {
 fn a_zeroed_object_is_zero_up_to_its_size() {
     let m = Machine::with_cpus(1);
     let cache = m.cache(&CacheArgs::new(100));
-    let object = m.slab.cache_alloc(&m.pages, cache, GfpFlags::KERNEL | GfpFlags::ZERO).unwrap();
+    let object = m.alloc(cache, GfpFlags::KERNEL | GfpFlags::ZERO).unwrap();
     assert_eq!(m.bytes(object, 100), [0; 100]);
 }
 
@@ -99,7 +99,7 @@ fn slabs_come_from_the_zone_that_the_cache_names() {
     let cache = m.cache(&CacheArgs { flags: SlabFlags::CACHE_DMA, ..CacheArgs::new(64) });
     assert!(m.phys(m.objects(cache, 1)[0]).pfn().unwrap().as_u32() < 64);
     let normal = m.cache(&CacheArgs::new(64));
-    let asked = m.slab.cache_alloc(&m.pages, normal, GfpFlags::KERNEL | GfpFlags::DMA).unwrap();
+    let asked = m.alloc(normal, GfpFlags::KERNEL | GfpFlags::DMA).unwrap();
     assert!(m.phys(asked).pfn().unwrap().as_u32() >= 64, "a cache's slabs do not follow one caller's zone");
 }
 

@@ -3,7 +3,7 @@
 use super::{CacheArgs, Machine};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::error::{BlockKind, CacheId, FreeError};
-use crate::geometry::Hardening;
+use crate::hardening::Hardening;
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::testing;
@@ -115,7 +115,7 @@ fn descriptors_of_the_allocator_are_out_of_reach() {
     let wrong = FreeError::WrongKind { addr, expected: BlockKind::Slab, found: BlockKind::Internal };
     assert_eq!(m.kfree(addr), Err(wrong));
     assert_eq!(m.slab.cache_free(&m.pages, cache, addr), Err(wrong));
-    assert!(m.slab.cache_alloc(&m.pages, cache, GfpFlags::KERNEL).is_err());
+    assert!(m.alloc(cache, GfpFlags::KERNEL).is_err());
     assert!(m.slab.krealloc(&m.pages, addr, 8, GfpFlags::KERNEL).is_err());
     assert_eq!(m.slab.internal_free(&m.pages, cache, addr), Ok(()));
     assert_eq!(m.slab.internal_free(&m.pages, cache, addr), Err(FreeError::DoubleFree(addr)));
@@ -131,7 +131,7 @@ fn a_cache_that_does_not_exist_gives_and_takes_nothing() {
     m.kfree(m.kmalloc(64)).unwrap();
     m.run_on(0);
     for cache in [CacheId::new(60), CacheId::new(64 + 3), CacheId::new(u16::MAX)] {
-        assert!(m.slab.cache_alloc(&m.pages, cache, GfpFlags::KERNEL).is_err());
+        assert!(m.alloc(cache, GfpFlags::KERNEL).is_err());
         let owner = Machine::class(3);
         assert_eq!(m.slab.cache_free(&m.pages, cache, addr), Err(FreeError::WrongCache { addr, owner }));
         assert!(m.slab.cache_info(&m.pages, cache).is_none());

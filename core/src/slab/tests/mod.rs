@@ -2,6 +2,7 @@
 
 mod caches;
 mod corruption;
+mod debug;
 mod faults;
 mod kmalloc;
 mod misuse;
@@ -59,8 +60,13 @@ impl Machine {
         self.slab.cache_create(&self.pages, "test", args).unwrap()
     }
 
+    #[track_caller]
+    pub(super) fn alloc(&self, cache: CacheId, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.slab.cache_alloc(&self.pages, cache, gfp, std::panic::Location::caller())
+    }
+
     pub(super) fn objects(&self, cache: CacheId, n: usize) -> Vec<VirtAddr> {
-        (0..n).map(|_| self.slab.cache_alloc(&self.pages, cache, GfpFlags::KERNEL).unwrap()).collect()
+        (0..n).map(|_| self.alloc(cache, GfpFlags::KERNEL).unwrap()).collect()
     }
 
     pub(super) fn free_all(&self, cache: CacheId, objects: impl IntoIterator<Item = VirtAddr>) {

@@ -45,7 +45,7 @@ impl Run {
     fn alloc(&mut self) {
         if self.rng.below(3) == 0 {
             let (cache, len) = self.caches[self.rng.below(self.caches.len())];
-            if let Ok(addr) = self.m.slab.cache_alloc(&self.m.pages, cache, GfpFlags::KERNEL) {
+            if let Ok(addr) = self.m.alloc(cache, GfpFlags::KERNEL) {
                 self.keep(addr, len, Some(cache));
             }
         } else {

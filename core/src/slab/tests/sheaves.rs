@@ -133,10 +133,10 @@ fn a_refill_takes_what_it_gets_when_no_second_slab_can_be_had() {
 #[test]
 fn a_caller_that_may_not_spin_gets_one_object_straight_from_a_slab() {
     let (m, cache) = machine_with_cache(1);
-    m.slab.cache_alloc(&m.pages, cache, GfpFlags::empty()).unwrap();
+    m.alloc(cache, GfpFlags::empty()).unwrap();
     let info = m.info(cache);
     assert_eq!((info.in_sheaves, info.free_in_slabs, m.count(Event::SlabDirectAlloc)), (0, 7, 1));
-    m.slab.cache_alloc(&m.pages, cache, GfpFlags::NOWAIT).unwrap();
+    m.alloc(cache, GfpFlags::NOWAIT).unwrap();
     assert_eq!(m.info(cache).in_sheaves, 11, "it may spin");
 }
 

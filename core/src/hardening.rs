@@ -1,0 +1,31 @@
+//! How cautious an allocator is: what a free verifies, and what the kmalloc caches check.
+
+use bitflags::bitflags;
+
+/// What a free verifies before it believes its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Hardening {
+    /// The frame's owner only: a double or interior free of a slab object is not looked for.
+    Off,
+    /// Owner, object boundary and liveness: each wrong free is reported and changes nothing.
+    #[default]
+    Checked,
+}
+
+bitflags! {
+    /// Which checks the kmalloc caches get, as `slab_debug=…,kmalloc-*` on the command line of Linux says; the letters are
+    /// Linux's.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct SlubDebug: u8 {
+        /// `F`: [`SlabFlags::CONSISTENCY_CHECKS`](crate::SlabFlags::CONSISTENCY_CHECKS).
+        const CONSISTENCY_CHECKS = 1 << 0;
+        /// `Z`: [`SlabFlags::RED_ZONE`](crate::SlabFlags::RED_ZONE).
+        const RED_ZONE = 1 << 1;
+        /// `P`: [`SlabFlags::POISON`](crate::SlabFlags::POISON).
+        const POISON = 1 << 2;
+        /// `U`: [`SlabFlags::STORE_USER`](crate::SlabFlags::STORE_USER).
+        const STORE_USER = 1 << 3;
+        /// `T`: [`SlabFlags::TRACE`](crate::SlabFlags::TRACE).
+        const TRACE = 1 << 4;
+    }
+}
