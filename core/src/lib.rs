@@ -32,8 +32,6 @@ pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
 pub use buddy::CompactResult;
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
-pub use geometry::{Geometry, GeometryError, Hardening, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
-pub use fault::{FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
 pub use hardening::{Hardening, SlubDebug};
