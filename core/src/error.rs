@@ -43,6 +43,8 @@ pub enum AllocError {
     },
     /// The platform's fault plan made this point fail.
     Injected(FaultPoint),
+    /// No object is left in the prefilled sheaf.
+    SheafEmpty,
     /// Not a run of frames of one zone, or one that the flags do not fit.
     BadRange {
         /// The first frame.
@@ -79,6 +81,7 @@ impl fmt::Display for AllocError {
             Self::NoPages { order } => write!(f, "no free block of order {order} above the watermark"),
             Self::NoVirtualSpace { pages } => write!(f, "no gap of {pages} pages in the vmalloc window"),
             Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
+            Self::SheafEmpty => f.write_str("no object is left in the prefilled sheaf; refill it"),
             Self::BadRange { start, pages } => {
                 write!(f, "{pages} frames from {start} on are not a range of one zone that fits the flags")
             }
@@ -140,7 +143,9 @@ impl fmt::Display for FreeError {
                 write!(f, "{addr} is {found}, this call frees {expected}")
             }
             Self::WrongCache { addr, owner } => write!(f, "{addr} belongs to cache {}", owner.get()),
-            Self::Corrupted(addr) => write!(f, "bytes around {addr} were overwritten; see the report, then free it again"),
+            Self::Corrupted(addr) => {
+                write!(f, "bytes around {addr} were overwritten; see the report, then free it again")
+            }
             Self::WrongOrder { found } => write!(f, "the block has order {found}; free it with that"),
         }
     }
@@ -343,7 +348,7 @@ macro_rules! kinds {
 
 kinds! { AllocError:
     Overflow ZeroSize TooLarge OrderTooLarge BadAlign BadFlags BadAddress NoPages NoVirtualSpace Injected
-    BadRange Busy
+    BadRange Busy SheafEmpty
 }
 kinds! { FreeError:
     Foreign DoubleFree Interior WrongKind WrongCache Corrupted WrongOrder

@@ -148,6 +148,8 @@ pub struct CacheInfo {
     pub in_sheaves: u64,
     /// Objects of a debug cache that are neither live nor free: what damage cost.
     pub lost: u64,
+    /// Objects in prefilled sheaves of users.
+    pub reserved: u64,
     /// Free objects in slabs.
     pub free_in_slabs: u64,
     /// Bytes that a user asked for per object.

@@ -4,8 +4,8 @@
 
 mod addr;
 mod base;
-mod bug;
 mod buddy;
+mod bug;
 mod error;
 mod fault;
 mod geometry;
@@ -28,8 +28,8 @@ mod vmalloc;
 mod warn;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
-pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
 pub use buddy::CompactResult;
+pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
@@ -42,7 +42,7 @@ pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
 pub use platform::{CpuId, Event, Platform};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
-pub use slab::{CacheArgs, Ctor, CtorObject, SlabFlags};
+pub use slab::{CacheArgs, Ctor, CtorObject, PrefilledSheaf, SlabFlags};
 pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};
 
 /// The most bytes in the name of a cache.

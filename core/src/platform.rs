@@ -140,6 +140,26 @@ events! {
     PartialRemote;
     /// An object of another memory node's last partial slabs was taken, because no new slab could be had.
     PartialLastResort;
+    /// A caller that names its own memory node went past the sheaves, whose next object is of another one.
+    SheafOfOtherNode;
+    /// A caller that prefers a memory node was served from wherever there was something.
+    SlabOtherNode;
+    /// Many objects were handed out in one call.
+    BulkAlloc;
+    /// A call for many objects was undone, because not all could be had.
+    BulkUndone;
+    /// Many objects were taken back in one call.
+    BulkFree;
+    /// A call to take back many objects was undone, because one was wrong.
+    BulkFreeUndone;
+    /// A sheaf was filled beforehand.
+    SheafPrefilled;
+    /// A sheaf larger than those of the cache was filled beforehand, straight from slabs.
+    SheafPrefilledOversize;
+    /// An object was served from a prefilled sheaf.
+    SheafPrefilledHit;
+    /// A prefilled sheaf was given back.
+    SheafReturned;
 
     "slabs":
     /// A new slab was made.

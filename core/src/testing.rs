@@ -2,8 +2,8 @@
 
 use crate::addr::{PageCount, Pfn, Vpn};
 use crate::base::Base;
-use crate::bug::SlabBug;
 use crate::buddy::{PageAllocator, PageParts};
+use crate::bug::SlabBug;
 use crate::fault::{FaultPoint, FaultSite};
 use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
 use crate::numa::NodeId;

@@ -147,7 +147,11 @@ impl<P: Platform> Kmem<P> {
     ///
     /// Which misuse freeing it would have been.
     pub fn kvsize(&self, addr: VirtAddr) -> Result<usize, FreeError> {
-        if self.is_vmalloc_addr(addr) { self.vmalloc.size_of(&self.pages, addr) } else { self.slab.usable_size(&self.pages, addr) }
+        if self.is_vmalloc_addr(addr) {
+            self.vmalloc.size_of(&self.pages, addr)
+        } else {
+            self.slab.usable_size(&self.pages, addr)
+        }
     }
 }
 

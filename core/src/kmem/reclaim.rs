@@ -35,7 +35,7 @@ impl<P: Platform> Kmem<P> {
     pub(super) fn with_reclaim<T>(
         &self,
         gfp: GfpFlags,
-        attempt: impl Fn() -> Result<T, AllocError>,
+        mut attempt: impl FnMut() -> Result<T, AllocError>,
     ) -> Result<T, AllocError> {
         match attempt() {
             Err(error) if is_shortage(&error) => self.attempt_after_reclaim_slow(gfp, error, attempt),
@@ -49,7 +49,7 @@ impl<P: Platform> Kmem<P> {
         &self,
         gfp: GfpFlags,
         error: AllocError,
-        attempt: impl Fn() -> Result<T, AllocError>,
+        mut attempt: impl FnMut() -> Result<T, AllocError>,
     ) -> Result<T, AllocError> {
         self.warn_nofail(gfp, &error);
         if !gfp.may_block() {

@@ -4,8 +4,9 @@ use super::Kmem;
 use crate::addr::VirtAddr;
 use crate::error::{AllocError, CacheError, CacheId, FreeError};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::platform::Platform;
-use crate::slab::{CacheArgs, Missed};
+use crate::slab::{CacheArgs, Missed, PrefilledSheaf};
 use core::panic::Location;
 
 impl<P: Platform> Kmem<P> {
@@ -30,6 +31,20 @@ impl<P: Platform> Kmem<P> {
     #[track_caller]
     fn kmalloc_slow(&self, size: usize, gfp: GfpFlags, missed: Missed) -> Result<VirtAddr, AllocError> {
         let addr = self.with_reclaim(gfp, || self.slab.kmalloc_slow(&self.pages, size, gfp, missed))?;
+        self.slab.stamp(&self.pages, addr, Some(size), Location::caller());
+        Ok(addr)
+    }
+
+    /// [`Self::kmalloc`] from the memory of `node`; if that has none to give, from the nearest that has, unless the flags
+    /// say [`THISNODE`](GfpFlags::THISNODE). Without a node it is a plain [`Self::kmalloc`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kmalloc`].
+    #[track_caller]
+    pub fn kmalloc_node(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
+        let Some(node) = node else { return self.kmalloc(size, gfp) };
+        let addr = self.with_reclaim(gfp, || self.slab.kmalloc_node(&self.pages, size, gfp, node))?;
         self.slab.stamp(&self.pages, addr, Some(size), Location::caller());
         Ok(addr)
     }
@@ -140,6 +155,24 @@ impl<P: Platform> Kmem<P> {
         self.with_reclaim(gfp, || self.slab.cache_alloc(&self.pages, cache, gfp, site))
     }
 
+    /// [`Self::kmem_cache_alloc`] from the memory of `node`, as [`Self::kmalloc_node`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kmem_cache_alloc`].
+    #[track_caller]
+    pub fn kmem_cache_alloc_node(
+        &self,
+        cache: CacheId,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+    ) -> Result<VirtAddr, AllocError> {
+        let Some(node) = node else { return self.kmem_cache_alloc(cache, gfp) };
+        let addr = self.with_reclaim(gfp, || self.slab.cache_alloc_node(&self.pages, cache, gfp, node))?;
+        self.slab.stamp(&self.pages, addr, None, Location::caller());
+        Ok(addr)
+    }
+
     /// Frees an object of this cache.
     ///
     /// # Errors
@@ -158,6 +191,89 @@ impl<P: Platform> Kmem<P> {
     /// [`CacheError::Unknown`].
     pub fn kmem_cache_validate(&self, cache: CacheId) -> Result<u32, CacheError> {
         self.slab.cache_validate(&self.pages, cache)
+    }
+
+    /// Allocates as many objects as `objects` has places, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`] for no places; as [`Self::kmem_cache_alloc`] otherwise. What is in the places then means
+    /// nothing.
+    #[track_caller]
+    pub fn kmem_cache_alloc_bulk(
+        &self,
+        cache: CacheId,
+        gfp: GfpFlags,
+        objects: &mut [VirtAddr],
+    ) -> Result<(), AllocError> {
+        let site = Location::caller();
+        self.with_reclaim(gfp, || self.slab.cache_alloc_bulk(&self.pages, cache, gfp, objects))?;
+        objects.iter().for_each(|&object| self.slab.stamp(&self.pages, object, None, site));
+        Ok(())
+    }
+
+    /// Frees many objects: of this cache, or without a cache of any caches, and large blocks of [`Self::kmalloc`] too.
+    /// Null addresses are ignored.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse the first wrong address would have been, one that occurs twice included; nothing is freed then. Or, of
+    /// debug caches, [`FreeError::Corrupted`]: those objects were repaired and are still live, the others are free.
+    #[track_caller]
+    pub fn kmem_cache_free_bulk(&self, cache: Option<CacheId>, objects: &[VirtAddr]) -> Result<(), FreeError> {
+        self.slab.free_bulk(&self.pages, cache, objects)
+    }
+
+    /// Obtains a sheaf with `count` objects: that many [`Self::kmem_cache_alloc_from_sheaf`] cannot fail.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::ZeroSize`] for no object, [`AllocError::TooLarge`] for more than `N`; as [`Self::kmem_cache_alloc`]
+    /// otherwise.
+    pub fn kmem_cache_prefill_sheaf<const N: usize>(
+        &self,
+        cache: CacheId,
+        gfp: GfpFlags,
+        count: usize,
+    ) -> Result<PrefilledSheaf<N>, AllocError> {
+        self.with_reclaim(gfp, || self.slab.prefill_sheaf(&self.pages, cache, gfp, count))
+    }
+
+    /// Makes sure that at least `count` objects are in a sheaf.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kmem_cache_prefill_sheaf`]; the sheaf is as it was.
+    pub fn kmem_cache_refill_sheaf<const N: usize>(
+        &self,
+        sheaf: &mut PrefilledSheaf<N>,
+        gfp: GfpFlags,
+        count: usize,
+    ) -> Result<(), AllocError> {
+        self.with_reclaim(gfp, || self.slab.refill_sheaf(&self.pages, sheaf, gfp, count))
+    }
+
+    /// Allocates an object from a sheaf. Of the flags, [`ZERO`](GfpFlags::ZERO) matters.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::SheafEmpty`] if none is left, [`AllocError::BadFlags`] for zeroed memory of a cache with a
+    /// constructor, [`AllocError::BadAddress`] if the cache was destroyed meanwhile.
+    #[track_caller]
+    pub fn kmem_cache_alloc_from_sheaf<const N: usize>(
+        &self,
+        sheaf: &mut PrefilledSheaf<N>,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let addr = self.slab.alloc_from_sheaf(&self.pages, sheaf, gfp)?;
+        self.slab.stamp(&self.pages, addr, None, Location::caller());
+        Ok(addr)
+    }
+
+    /// Gives a sheaf back with what is left in it.
+    #[track_caller]
+    pub fn kmem_cache_return_sheaf<const N: usize>(&self, sheaf: PrefilledSheaf<N>) {
+        self.slab.return_sheaf(&self.pages, sheaf);
     }
 
     /// Releases a cache's empty slabs; `true` if no slab is left.

@@ -1,13 +1,14 @@
 //! Handing objects out: this CPU's main sheaf first, then the steps of the per-CPU layer down to a new slab.
 
-use super::debug::Site;
 use super::classes::{self, KmallocType};
+use super::debug::Site;
 use super::{SlabLayer, cache_id};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, CacheId};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
@@ -73,7 +74,7 @@ impl SlabLayer {
         gfp: GfpFlags,
         missed: Missed,
     ) -> Result<VirtAddr, AllocError> {
-        let Some(class) = classes::class_of(size) else { return self.kmalloc_large(pages, size, gfp) };
+        let Some(class) = classes::class_of(size) else { return self.kmalloc_large(pages, size, gfp, None) };
         if missed == Missed::Fault {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
@@ -85,7 +86,7 @@ impl SlabLayer {
 
     /// The number of the cache that serves a class to these flags.
     #[inline(always)]
-    fn kmalloc_cache(&self, class: usize, gfp: GfpFlags) -> usize {
+    pub(super) fn kmalloc_cache(&self, class: usize, gfp: GfpFlags) -> usize {
         match KmallocType::of(gfp) {
             KmallocType::Dma if !self.has_dma => class,
             set => set.first_cache() + class,
@@ -95,11 +96,12 @@ impl SlabLayer {
     /// Serves the sizes that have no class: zero, and more than the largest.
     #[cold]
     #[inline(never)]
-    fn kmalloc_large<P: Platform>(
+    pub(super) fn kmalloc_large<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         size: usize,
         gfp: GfpFlags,
+        node: Option<NodeId>,
     ) -> Result<VirtAddr, AllocError> {
         if size == 0 {
             return Ok(VirtAddr::ZERO_SIZE);
@@ -110,7 +112,7 @@ impl SlabLayer {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
         let gfp = super::grow::supported(pages, gfp) | GfpFlags::COMP;
-        let first: Pfn = pages.alloc_block(order, gfp, FrameKind::LargeKmalloc)?;
+        let first: Pfn = pages.alloc_block_on(order, gfp, node, FrameKind::LargeKmalloc)?;
         Ok(pages.base.virt(first.addr()))
     }
 
@@ -167,7 +169,7 @@ impl SlabLayer {
     }
 
     /// Refuses what makes no sense: zeroing over what a constructor wrote, and the allocator's own caches.
-    fn check_request(&self, id: usize, gfp: GfpFlags) -> Result<(), AllocError> {
+    pub(super) fn check_request(&self, id: usize, gfp: GfpFlags) -> Result<(), AllocError> {
         if self.is_internal(id) {
             return Err(AllocError::BadFlags);
         }
@@ -230,7 +232,7 @@ impl SlabLayer {
         Some(object)
     }
 
-    fn zero<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, object: PhysAddr) {
+    pub(super) fn zero<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, object: PhysAddr) {
         let size = self.shapes.get(id).map_or(0, |record| record.object_size());
         let zeroed = pages.base.mem.fill(object, size, 0);
         debug_assert!(zeroed, "object {object} is outside memory");
@@ -239,6 +241,6 @@ impl SlabLayer {
 
 /// The question that the fault plan is asked for one object.
 #[inline(always)]
-fn slab_site(id: usize, gfp: GfpFlags) -> FaultSite {
+pub(super) fn slab_site(id: usize, gfp: GfpFlags) -> FaultSite {
     FaultSite::new(FaultPoint::Slab, gfp).with_cache(cache_id(id))
 }

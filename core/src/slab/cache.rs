@@ -126,7 +126,8 @@ impl SlabLayer {
         Some(CacheInfo {
             id: cache,
             name: self.identity(id)?.name,
-            active_objs: inuse.saturating_sub(in_sheaves + lost),
+            active_objs: inuse.saturating_sub(in_sheaves + lost + self.nr_reserved(id)),
+            reserved: self.nr_reserved(id),
             num_objs: objects,
             in_sheaves,
             lost,

@@ -23,7 +23,7 @@ use crate::platform::{Event, Platform};
 use core::panic::Location;
 
 /// How many objects go back to their slabs under one hold of the cache's lock. Source: `PCS_BATCH_MAX`, `mm/slub.c`.
-const PCS_BATCH_MAX: usize = 32;
+pub(super) const PCS_BATCH_MAX: usize = 32;
 
 impl SlabLayer {
     /// Takes back a verified object.
@@ -65,7 +65,13 @@ impl SlabLayer {
     }
 
     /// Empties the full main sheaf, wholly or in part: into the spare, the barn, or the slabs.
-    fn make_room<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, sheaves: &mut CpuSheaves) {
+    pub(super) fn make_room<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        sheaves: &mut CpuSheaves,
+    ) {
         if sheaves.spare.is_none() {
             sheaves.spare = self.empty_buffer(pages, id);
         }

@@ -7,6 +7,7 @@ use crate::buddy::PageAllocator;
 use crate::error::AllocError;
 use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::{GFP_SLAB_BUG_MASK, GfpFlags};
+use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::{FrameKind, PageList};
 use crate::platform::{Event, Platform};
@@ -27,7 +28,7 @@ const SLAB_GFP_MASK: GfpFlags = GfpFlags::RECLAIM
     .union(GfpFlags::THISNODE);
 
 impl SlabLayer {
-    /// Makes a slab with all objects free and constructed. It is on no list yet: nobody else can see it.
+    /// Makes a slab with all objects free and constructed, near the node if one is named. It is on no list yet: nobody else can see it.
     ///
     /// # Errors
     ///
@@ -35,11 +36,11 @@ impl SlabLayer {
     pub(super) fn grow<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
-        id: usize,
         slabs: &Slabs<'_>,
         gfp: GfpFlags,
+        node: Option<NodeId>,
     ) -> Result<Pfn, AllocError> {
-        let (head, order) = slab_frames(pages, id, slabs, gfp)?;
+        let (head, order) = slab_frames(pages, slabs, gfp, node)?;
         let objects = slabs.shape.objects_in(order);
         slabs.frames.set_objects(head, objects as u16);
         slabs.frames.set_inuse(head, 0);
@@ -47,19 +48,19 @@ impl SlabLayer {
         slabs.occupancy.clear(head, objects);
         let is_debug = slabs.shape.is_debug();
         if is_debug {
-            self.debug_paint(pages, id, slabs, head);
+            self.debug_paint(pages, slabs.id, slabs, head);
         }
-        self.construct(pages, id, slabs, head);
+        self.construct(pages, slabs, head);
         if is_debug {
-            self.debug_link(pages, id, slabs, head);
+            self.debug_link(pages, slabs.id, slabs, head);
         }
         pages.base.event(Event::SlabNew);
         Ok(head)
     }
 
-    fn construct<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, head: Pfn) {
+    fn construct<P: Platform>(&self, pages: &PageAllocator<P>, slabs: &Slabs<'_>, head: Pfn) {
         // Copied out, so that the constructor runs without the lock.
-        let Some(ctor) = self.identity(id).and_then(|identity| identity.ctor) else { return };
+        let Some(ctor) = self.identity(slabs.id).and_then(|identity| identity.ctor) else { return };
         for index in 0..slabs.objects(head) {
             let object = slabs.object(head, index);
             ctor(&mut CtorObject::new(&pages.base.mem, object, slabs.shape.object_size));
@@ -83,20 +84,20 @@ impl SlabLayer {
 /// Gets frames of the preferred order, or of the smallest one if that is refused.
 fn slab_frames<P: Platform>(
     pages: &PageAllocator<P>,
-    id: usize,
     slabs: &Slabs<'_>,
     gfp: GfpFlags,
+    node: Option<NodeId>,
 ) -> Result<(Pfn, Order), AllocError> {
     let gfp = (supported(pages, gfp) & SLAB_GFP_MASK) | slabs.shape.alloc_gfp;
     let orders = slabs.shape.orders;
     if orders.preferred > orders.min {
         let order = orders.preferred;
-        if let Ok(head) = attempt(pages, id, order, opportunistic(gfp)) {
+        if let Ok(head) = attempt(pages, slabs.id, order, opportunistic(gfp), node) {
             return Ok((head, order));
         }
         pages.base.event(Event::SlabMinOrder);
     }
-    attempt(pages, id, orders.min, gfp).map(|head| (head, orders.min))
+    attempt(pages, slabs.id, orders.min, gfp, node).map(|head| (head, orders.min))
 }
 
 /// The flags without those that no slab honours; says so if there were any.
@@ -108,16 +109,23 @@ pub(super) fn supported<P: Platform>(pages: &PageAllocator<P>, gfp: GfpFlags) ->
     gfp - removed
 }
 
-/// The flags for a block that would be nice to have: without effort, warning, or reserve.
+/// The flags for a block that would be nice to have: without effort or warning, and from callers that could wait
+/// without the reserve.
 fn opportunistic(gfp: GfpFlags) -> GfpFlags {
-    let effort = GfpFlags::NOFAIL | GfpFlags::DIRECT_RECLAIM;
-    gfp.difference(effort) | GfpFlags::NOWARN | GfpFlags::NORETRY | GfpFlags::NOMEMALLOC
+    let modest = gfp.difference(GfpFlags::NOFAIL) | GfpFlags::NOWARN | GfpFlags::NORETRY;
+    if gfp.may_block() { modest.difference(GfpFlags::DIRECT_RECLAIM) | GfpFlags::NOMEMALLOC } else { modest }
 }
 
-fn attempt<P: Platform>(pages: &PageAllocator<P>, id: usize, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+fn attempt<P: Platform>(
+    pages: &PageAllocator<P>,
+    id: usize,
+    order: Order,
+    gfp: GfpFlags,
+    node: Option<NodeId>,
+) -> Result<Pfn, AllocError> {
     let site = FaultSite::new(FaultPoint::NewSlab, gfp).with_order(order).with_cache(cache_id(id));
     if pages.base.fault(site) {
         return Err(AllocError::Injected(FaultPoint::NewSlab));
     }
-    pages.alloc_block(order, gfp, FrameKind::Slab(cache_id(id)))
+    pages.alloc_block_on(order, gfp, node, FrameKind::Slab(cache_id(id)))
 }

@@ -29,6 +29,7 @@
 mod alloc;
 mod args;
 mod barn;
+mod bulk;
 mod cache;
 mod check;
 mod classes;
@@ -40,6 +41,8 @@ mod live;
 mod node;
 mod occupancy;
 mod order;
+mod place;
+mod prefill;
 mod realloc;
 mod reclaim;
 mod refill;
@@ -50,6 +53,7 @@ mod tests;
 
 pub(crate) use alloc::Missed;
 pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
+pub use prefill::PrefilledSheaf;
 
 use crate::addr::{PAGE_SIZE, Pfn};
 use crate::buddy::PageAllocator;
@@ -61,13 +65,14 @@ use crate::inspect::CacheName;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice};
-use crate::sync::SpinLock;
+use crate::sync::{AtomicU64, SpinLock};
 use classes::{KmallocType, NR_CLASSES};
 use debug::{Layout, Sites, Wish};
 use live::{LiveMap, LiveMode};
 use node::{Identity, Node, Slabs};
 use occupancy::Occupancy;
 use order::SlabOrders;
+use prefill::Reserved;
 use shape::{Reciprocal, Role, Shape, ShapeRecord, UserWindow};
 use sheaf::{CpuCell, SheafPool};
 
@@ -85,6 +90,7 @@ pub(crate) struct SlabParts {
     live: LiveMap,
     pool: SheafPool,
     sites: Sites,
+    reserved: Reserved,
 }
 
 impl SlabParts {
@@ -100,6 +106,7 @@ impl SlabParts {
             live: LiveMap::carve(marked, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
+            reserved: carver.carve(caches, |_| AtomicU64::new(0)),
         }
     }
 }
@@ -119,6 +126,8 @@ pub(crate) struct SlabLayer {
     occupancy: Occupancy,
     live: LiveMap,
     pool: SheafPool,
+    /// Objects of each cache in prefilled sheaves.
+    reserved: Reserved,
     /// For each node the nearest one that has memory.
     nearest_memory: [usize; MAX_NODES],
     sites: Sites,
@@ -132,7 +141,7 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved } = parts;
         let layer = Self {
             shapes,
             cells,
@@ -140,6 +149,7 @@ impl SlabLayer {
             occupancy,
             live,
             pool,
+            reserved,
             nearest_memory: nearest_memory(geometry),
             sites,
             kmalloc_max: PAGE_SIZE << geometry.max_order.get(),
@@ -163,7 +173,12 @@ impl SlabLayer {
         for (class, size) in classes::sizes().enumerate() {
             // The lowest set bit of the size is what every multiple of it is aligned to.
             let align = size & size.wrapping_neg();
-            let args = CacheArgs { align, flags: set.flags() | debug::flags(geometry.slub_debug), usersize: size, ..CacheArgs::new(size) };
+            let args = CacheArgs {
+                align,
+                flags: set.flags() | debug::flags(geometry.slub_debug),
+                usersize: size,
+                ..CacheArgs::new(size)
+            };
             let shape = shape(geometry, Role::Kmalloc, &args, align, alloc_gfp);
             let name = CacheName::new(set.cache_name(class));
             if let (Some(shape), Some(name)) = (shape, name) {
@@ -239,7 +254,7 @@ impl SlabLayer {
     /// A cache's slabs, as its node works on them; `None` if no cache has the number.
     fn slabs<'l, P>(&'l self, pages: &'l PageAllocator<P>, id: usize) -> Option<Slabs<'l>> {
         let shape = self.shape(id)?;
-        Some(Slabs { frames: &pages.base.frames, occupancy: &self.occupancy, shape })
+        Some(Slabs { id, frames: &pages.base.frames, occupancy: &self.occupancy, shape })
     }
 
     /// The sheaves of a cache on a CPU; the caller has checked that the number is one of [`Self::nr_caches`].

@@ -19,7 +19,6 @@ use super::args::Ctor;
 use super::barn::Barn;
 use super::occupancy::Occupancy;
 use super::shape::Shape;
-use super::sheaf::Sheaf;
 use crate::addr::{Pfn, PhysAddr};
 use crate::inspect::CacheName;
 use crate::page::{FrameTable, PageList};
@@ -38,6 +37,8 @@ const SHRINK_PROMOTE_MAX: usize = 32;
 
 /// Where the slabs of one cache are and how they are laid out.
 pub(super) struct Slabs<'l> {
+    /// The cache's number.
+    pub(super) id: usize,
     pub(super) frames: &'l FrameTable,
     pub(super) occupancy: &'l Occupancy,
     pub(super) shape: Shape,
@@ -67,22 +68,11 @@ impl Slabs<'_> {
         u32::from(self.frames.inuse(head))
     }
 
-    /// Moves free objects of a slab into a sheaf until that holds `capacity`; returns how many.
-    pub(super) fn take(&self, head: Pfn, sheaf: &mut Sheaf, capacity: u32) -> u32 {
-        let wanted = capacity.saturating_sub(sheaf.len());
-        let taken = self.occupancy.take(head, self.objects(head), wanted, |index| {
-            sheaf.push(capacity, self.object(head, index));
-        });
+    /// Takes up to `wanted` free objects of a slab and hands each to `put`; returns how many.
+    pub(super) fn take(&self, head: Pfn, wanted: u32, put: &mut impl FnMut(PhysAddr)) -> u32 {
+        let taken = self.occupancy.take(head, self.objects(head), wanted, |index| put(self.object(head, index)));
         self.frames.set_inuse(head, (self.inuse(head) + taken) as u16);
         taken
-    }
-
-    /// Takes the lowest free object of a slab.
-    pub(super) fn take_one(&self, head: Pfn) -> Option<PhysAddr> {
-        let mut object = None;
-        let taken = self.occupancy.take(head, self.objects(head), 1, |i| object = Some(self.object(head, i)));
-        self.frames.set_inuse(head, (self.inuse(head) + taken) as u16);
-        object
     }
 }
 
@@ -156,21 +146,16 @@ impl Node {
         }
     }
 
-    /// Fills a sheaf up to `capacity` from the partial slabs, first slab first.
-    pub(super) fn refill(&mut self, slabs: &Slabs<'_>, sheaf: &mut Sheaf, capacity: u32) {
-        while sheaf.len() < capacity {
-            let Some(head) = self.partial.head() else { return };
-            let taken = slabs.take(head, sheaf, capacity);
+    /// Takes up to `wanted` objects from the partial slabs, first slab first, and hands each to `put`; returns how many.
+    pub(super) fn take(&mut self, slabs: &Slabs<'_>, wanted: u32, put: &mut impl FnMut(PhysAddr)) -> u32 {
+        let mut total = 0;
+        while total < wanted {
+            let Some(head) = self.partial.head() else { break };
+            let taken = slabs.take(head, wanted - total, put);
             self.note_taken(slabs, head, taken);
+            total += taken;
         }
-    }
-
-    /// Takes one object from the first partial slab.
-    pub(super) fn take_one(&mut self, slabs: &Slabs<'_>) -> Option<PhysAddr> {
-        let head = self.partial.head()?;
-        let object = slabs.take_one(head);
-        self.note_taken(slabs, head, u32::from(object.is_some()));
-        object
+        total
     }
 
     /// Counts objects taken from a partial slab, and moves it to the full list when none is left. A slab that gave

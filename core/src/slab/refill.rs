@@ -13,12 +13,14 @@
 
 use super::SlabLayer;
 use super::node::{Node, Slabs};
-use super::sheaf::{CpuSheaves, Sheaf};
+use super::sheaf::CpuSheaves;
 use crate::addr::{Pfn, PhysAddr};
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::platform::{Event, Platform};
+use crate::sync::SpinLock;
 
 impl SlabLayer {
     /// Refills this CPU's main sheaf, or goes to the slabs where that cannot be had.
@@ -34,30 +36,36 @@ impl SlabLayer {
         let sheaves = self.cell(pages.base.cpu(), id).and_then(|cell| cell.try_local());
         let cached = match sheaves {
             Some(mut sheaves) if slabs.shape.capacity > 0 => {
-                self.refill_main(pages, id, &slabs, &mut sheaves, gfp);
+                self.refill_main(pages, &slabs, &mut sheaves, gfp);
                 sheaves.main.pop()
             }
             _ => None,
         };
-        let object = cached.map_or_else(|| self.alloc_direct(pages, id, &slabs, gfp), Ok)?;
+        let object = cached.map_or_else(|| self.alloc_direct(pages, &slabs, gfp, None), Ok)?;
         self.live.mark(slabs.shape.live, object);
         Ok(object)
     }
 
     /// Fills the empty main sheaf from the first source that has something; it stays empty if none has.
-    fn refill_main<P: Platform>(
+    pub(super) fn refill_main<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
-        id: usize,
         slabs: &Slabs<'_>,
         sheaves: &mut CpuSheaves,
         gfp: GfpFlags,
     ) {
-        if self.swap_with_spare(pages, sheaves) || self.exchange_with_barn(pages, id, sheaves) || !gfp.may_spin() {
+        if self.swap_with_spare(pages, sheaves) || self.exchange_with_barn(pages, slabs.id, sheaves) || !gfp.may_spin()
+        {
             return;
         }
-        let capacity = u32::from(slabs.shape.capacity);
-        self.fill_from_slabs(pages, id, slabs, &mut sheaves.main, capacity, gfp);
+        let (main, capacity) = (&mut sheaves.main, u32::from(slabs.shape.capacity));
+        let modest = gfp | GfpFlags::NOMEMALLOC | GfpFlags::NOWARN;
+        let mut put = |object| {
+            main.push(capacity, object);
+        };
+        if self.take_from_slabs(pages, slabs, modest, None, capacity, &mut put).1.is_some() {
+            pages.base.event(Event::SheafRefillShort);
+        }
         if !sheaves.main.is_empty() {
             // Ascending addresses for successive callers.
             sheaves.main.reverse();
@@ -92,45 +100,47 @@ impl SlabLayer {
         filled
     }
 
-    /// Fills a sheaf up to `capacity` from partial slabs, then from new slabs; it stops where no new slab can be had.
-    pub(super) fn fill_from_slabs<P: Platform>(
+    /// Takes up to `wanted` objects from partial slabs, then from new slabs, and hands each to `put`; returns how many.
+    ///
+    /// New slabs are near the node if one is named. It takes fewer only if no new slab can be had, and then tells why.
+    pub(super) fn take_from_slabs<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
-        id: usize,
         slabs: &Slabs<'_>,
-        sheaf: &mut Sheaf,
-        capacity: u32,
         gfp: GfpFlags,
-    ) {
-        self.take_partial(pages, id, slabs, |node| {
-            node.refill(slabs, sheaf, capacity);
-            sheaf.len() >= capacity
+        node: Option<NodeId>,
+        wanted: u32,
+        put: &mut impl FnMut(PhysAddr),
+    ) -> (u32, Option<AllocError>) {
+        let mut taken = 0;
+        self.take_partial(pages, slabs, |node| {
+            taken += node.take(slabs, wanted - taken, put);
+            taken >= wanted
         });
-        let modest = gfp | GfpFlags::NOMEMALLOC | GfpFlags::NOWARN;
-        while sheaf.len() < capacity {
-            let Ok(head) = self.grow(pages, id, slabs, modest) else {
-                pages.base.event(Event::SheafRefillShort);
-                return;
-            };
-            slabs.take(head, sheaf, capacity);
-            self.attach(pages, id, slabs, head);
+        while taken < wanted {
+            match self.grow(pages, slabs, gfp, node) {
+                Ok(head) => {
+                    taken += slabs.take(head, wanted - taken, put);
+                    self.attach(pages, slabs, head);
+                }
+                Err(refused) => return (taken, Some(refused)),
+            }
         }
+        (taken, None)
     }
 
     /// Calls `take` with the own node, then with those that have more partial slabs than they keep, until it is done.
     pub(super) fn take_partial<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
-        id: usize,
         slabs: &Slabs<'_>,
         mut take: impl FnMut(&mut Node) -> bool,
     ) {
         let own = self.node_here(pages);
-        if self.node(id, own).is_some_and(|node| take(&mut node.lock())) {
+        if self.node(slabs.id, own).is_some_and(|node| take(&mut node.lock())) {
             return;
         }
-        let others = self.nodes_of(id).enumerate().filter(|&(number, _)| number != own);
-        for (_, node) in others {
+        for (_, node) in self.nodes_of(slabs.id).enumerate().filter(|&(number, _)| number != own) {
             let mut node = node.lock();
             if node.partial.len() <= slabs.shape.min_partial() {
                 continue;
@@ -142,57 +152,47 @@ impl SlabLayer {
         }
     }
 
-    /// Takes one object straight from a slab: a partial one, a new one, and as the last resort one of another node.
-    fn alloc_direct<P: Platform>(
+    /// Takes objects from partial slabs of all nodes, however few they keep: when no new slab can be had.
+    pub(super) fn take_anywhere<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
-        id: usize,
         slabs: &Slabs<'_>,
-        gfp: GfpFlags,
-    ) -> Result<PhysAddr, AllocError> {
-        if let Some(inspector) = self.inspector(pages, id, slabs) {
-            return self.alloc_debug(&inspector, gfp);
+        wanted: u32,
+        put: &mut impl FnMut(PhysAddr),
+    ) -> u32 {
+        let take = |taken, node: &SpinLock<Node>| taken + node.lock().take(slabs, wanted - taken, put);
+        let taken = self.nodes_of(slabs.id).fold(0, take);
+        if taken > 0 {
+            pages.base.event(Event::PartialLastResort);
         }
-        let mut object = None;
-        self.take_partial(pages, id, slabs, |node| {
-            object = node.take_one(slabs);
-            object.is_some()
-        });
-        let object = match object {
-            Some(object) => object,
-            None => self.alloc_new(pages, id, slabs, gfp)?,
-        };
-        pages.base.event(Event::SlabDirectAlloc);
-        Ok(object)
+        taken
     }
 
-    /// Takes one object from a new slab, or from whatever node has one if there cannot be a new slab.
-    fn alloc_new<P: Platform>(
+    /// Takes one object straight from a slab: a partial one, a new one, and as the last resort one of another node.
+    pub(super) fn alloc_direct<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
-        id: usize,
         slabs: &Slabs<'_>,
         gfp: GfpFlags,
+        node: Option<NodeId>,
     ) -> Result<PhysAddr, AllocError> {
-        let head = match self.grow(pages, id, slabs, gfp) {
-            Ok(head) => head,
-            Err(refused) => return self.take_anywhere(pages, id, slabs).ok_or(refused),
-        };
-        let object = slabs.take_one(head);
-        self.attach(pages, id, slabs, head);
+        if let Some(inspector) = self.inspector(pages, slabs.id, slabs) {
+            return self.alloc_debug(&inspector, gfp, node);
+        }
+        let mut object = None;
+        let mut put = |taken| object = Some(taken);
+        if let (_, Some(refused)) = self.take_from_slabs(pages, slabs, gfp, node, 1, &mut put)
+            && self.take_anywhere(pages, slabs, 1, &mut put) == 0
+        {
+            return Err(refused);
+        }
+        pages.base.event(Event::SlabDirectAlloc);
         object.ok_or(AllocError::NoPages { order: slabs.shape.orders.min })
     }
 
-    /// Takes one object from a partial slab of any node, however few it keeps.
-    fn take_anywhere<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>) -> Option<PhysAddr> {
-        let object = self.nodes_of(id).find_map(|node| node.lock().take_one(slabs))?;
-        pages.base.event(Event::PartialLastResort);
-        Some(object)
-    }
-
     /// Puts a new slab on the lists of the node that its frames belong to.
-    pub(super) fn attach<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, slabs: &Slabs<'_>, head: Pfn) {
-        if let Some(node) = self.node(id, super::node_of(pages, head)) {
+    pub(super) fn attach<P: Platform>(&self, pages: &PageAllocator<P>, slabs: &Slabs<'_>, head: Pfn) {
+        if let Some(node) = self.node(slabs.id, super::node_of(pages, head)) {
             node.lock().attach(slabs, head);
         }
     }

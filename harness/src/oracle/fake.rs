@@ -99,6 +99,7 @@ impl FakeSubject {
             num_objs: free_in_slabs + in_sheaves,
             in_sheaves,
             lost: 0,
+            reserved: 0,
             free_in_slabs,
             object_size: size,
             size,

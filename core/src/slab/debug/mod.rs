@@ -42,11 +42,11 @@ mod validate;
 pub(super) use layout::{Layout, Wish};
 pub(super) use track::Sites;
 
+use super::SlabFlags;
 use super::SlabLayer;
 use super::live::LiveMap;
 use super::node::Slabs;
 use super::shape::Shape;
-use super::SlabFlags;
 use crate::buddy::PageAllocator;
 use crate::hardening::SlubDebug;
 use crate::inspect::CacheName;
@@ -76,7 +76,9 @@ pub(super) fn flags(wanted: SlubDebug) -> SlabFlags {
         (SlubDebug::STORE_USER, SlabFlags::STORE_USER),
         (SlubDebug::TRACE, SlabFlags::TRACE),
     ];
-    each.into_iter().filter(|&(option, _)| wanted.contains(option)).fold(SlabFlags::empty(), |all, (_, flag)| all | flag)
+    each.into_iter()
+        .filter(|&(option, _)| wanted.contains(option))
+        .fold(SlabFlags::empty(), |all, (_, flag)| all | flag)
 }
 
 /// In whose hands an object is.

@@ -80,8 +80,7 @@ impl<P: Platform> Inspector<'_, P> {
 
     fn check_padding(&self, head: Pfn, object: PhysAddr) -> bool {
         let padding = (object.saturating_add(self.layout.info_end), self.layout.end - self.layout.info_end);
-        !self.has(SlabFlags::POISON)
-            || self.intact(head, Some(object), DebugZone::ObjectPadding, padding, POISON_INUSE)
+        !self.has(SlabFlags::POISON) || self.intact(head, Some(object), DebugZone::ObjectPadding, padding, POISON_INUSE)
     }
 
     /// The free pointer, where its bytes are not the user's. A wrong one is cut off: what it led to is lost.

@@ -4,10 +4,11 @@
 use super::track::Use;
 use super::{Inspector, Site, State};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
-use crate::bug::SlabFinding;
 use crate::buddy::PageAllocator;
+use crate::bug::SlabFinding;
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::page::PageList;
 use crate::platform::{Event, Platform};
 use crate::slab::free::{KmallocBlock, slab_object};
@@ -41,7 +42,8 @@ impl SlabLayer {
         self.inspector(pages, id, slabs).into_iter().for_each(|inspector| inspector.link_all(head));
     }
 
-    /// Takes an object of a debug cache from its slabs, from a new one, and as the last resort from those of any node.
+    /// Takes an object of a debug cache from its slabs, from a new one, near the node if one is named, and as the last resort
+    /// from those of any node.
     ///
     /// # Errors
     ///
@@ -50,12 +52,13 @@ impl SlabLayer {
         &self,
         inspector: &Inspector<'_, P>,
         gfp: GfpFlags,
+        near: Option<NodeId>,
     ) -> Result<PhysAddr, AllocError> {
         let &Inspector { pages, id, slabs, .. } = inspector;
         let mut refused = AllocError::NoPages { order: slabs.shape.orders.min };
         for _ in 0..NEW_SLABS {
             let mut object = None;
-            self.take_partial(pages, id, slabs, |node| {
+            self.take_partial(pages, slabs, |node| {
                 object = inspector.take_from(node);
                 object.is_some()
             });
@@ -63,8 +66,8 @@ impl SlabLayer {
                 pages.base.event(Event::SlabDirectAlloc);
                 return Ok(object);
             }
-            match self.grow(pages, id, slabs, gfp) {
-                Ok(head) => self.attach(pages, id, slabs, head),
+            match self.grow(pages, slabs, gfp, near) {
+                Ok(head) => self.attach(pages, slabs, head),
                 Err(error) => {
                     refused = error;
                     break;
@@ -74,6 +77,15 @@ impl SlabLayer {
         let object = self.nodes_of(id).find_map(|node| inspector.take_from(&mut node.lock())).ok_or(refused)?;
         pages.base.event(Event::PartialLastResort);
         Ok(object)
+    }
+
+    /// Takes an object of a debug cache from the partial slabs of a node.
+    pub(in crate::slab) fn take_debug_on<P: Platform>(
+        &self,
+        inspector: &Inspector<'_, P>,
+        node: usize,
+    ) -> Option<PhysAddr> {
+        self.node(inspector.id, node).and_then(|node| inspector.take_from(&mut node.lock()))
     }
 
     /// Finds the live block that starts at an address; what a debug cache knows about one that was freed before is told.
@@ -108,7 +120,8 @@ impl SlabLayer {
     ) -> Result<(), FreeError> {
         let mut discard = PageList::EMPTY;
         let addr = pages.base.virt(object);
-        let freed = self.inspect(pages, addr, |inspector, node, object| inspector.free(node, object, site, &mut discard));
+        let freed =
+            self.inspect(pages, addr, |inspector, node, object| inspector.free(node, object, site, &mut discard));
         self.release_slabs(pages, discard);
         freed.unwrap_or(Err(FreeError::Foreign(addr)))
     }
@@ -203,13 +216,7 @@ impl<P: Platform> Inspector<'_, P> {
         self.paint_object(object, State::Live);
     }
 
-    fn free(
-        &self,
-        node: &mut Node,
-        object: PhysAddr,
-        site: Site,
-        discard: &mut PageList,
-    ) -> Result<(), FreeError> {
+    fn free(&self, node: &mut Node, object: PhysAddr, site: Site, discard: &mut PageList) -> Result<(), FreeError> {
         let addr = self.pages.base.virt(object);
         let (head, index) = self.slabs.locate(object);
         let is_aside = self.slabs.frames.list(head) == LIST_ASIDE;

@@ -97,7 +97,11 @@ fn a_free_with_damage_is_refused_once_and_names_the_damage() {
     let bugs = m.pages.base.platform.bugs.borrow();
     let text: Vec<_> = bugs.iter().map(|bug| std::format!("{bug}")).collect();
     assert!(text[0].starts_with("BUG test: Right Redzone overwritten"), "{}", text[0]);
-    assert!(text[0].contains("allocated at") && text[0].contains("seq=") && !text[0].contains("freed at"), "{}", text[0]);
+    assert!(
+        text[0].contains("allocated at") && text[0].contains("seq=") && !text[0].contains("freed at"),
+        "{}",
+        text[0]
+    );
     assert!(text[1].starts_with("FIX test: Restoring Right Redzone") && text[1].ends_with("=0xcc"), "{}", text[1]);
     assert_eq!(text[2], "FIX test: Object not freed");
     drop(bugs);

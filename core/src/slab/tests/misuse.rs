@@ -3,8 +3,8 @@
 use super::{CacheArgs, Machine};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::error::{BlockKind, CacheId, FreeError};
-use crate::hardening::Hardening;
 use crate::gfp::GfpFlags;
+use crate::hardening::Hardening;
 use crate::order::Order;
 use crate::testing;
 

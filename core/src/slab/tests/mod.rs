@@ -1,11 +1,14 @@
 //! Tests of the whole layer on the test machine, over the real page allocator.
 
+mod bulk;
 mod caches;
 mod corruption;
 mod debug;
 mod faults;
 mod kmalloc;
 mod misuse;
+mod nodes;
+mod prefill;
 mod random;
 mod sheaves;
 
