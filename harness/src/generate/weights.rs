@@ -66,7 +66,7 @@ impl Target {
 }
 
 /// The groups that belong to no tier.
-const COMMON: [OpGroup; 9] = [
+const COMMON: [OpGroup; 10] = [
     OpGroup::Free,
     OpGroup::Query,
     OpGroup::Access,
@@ -76,13 +76,18 @@ const COMMON: [OpGroup; 9] = [
     OpGroup::Fault,
     OpGroup::Burst,
     OpGroup::Fragment,
+    OpGroup::Misuse,
 ];
 
 /// Switches each group that the target may use on with probability two thirds; the tier's own call is always on.
 pub(crate) fn draw_swarm(rng: &mut TraceRng, target: Target) -> Swarm {
     let core = target.core();
     let all = rng.random_ratio(1, 10);
-    let drawn = OpGroup::ALL.into_iter().filter(|&group| target.uses(group)).filter(|_| all || rng.random_ratio(2, 3));
+    let drawn = OpGroup::ALL.into_iter().filter(|&group| target.uses(group)).filter(|&group| {
+        // Callers are mostly right.
+        let chance = if group == OpGroup::Misuse { 1 } else { 4 };
+        all || rng.random_ratio(chance, 6)
+    });
     let swarm = drawn.fold(Swarm::NONE, Swarm::with);
     let anchors = [OpGroup::Kmalloc, OpGroup::Kvmalloc, OpGroup::Pages, OpGroup::Vmalloc];
     let anchor = core.first().or_else(|| anchors.get(rng.random_range(0..anchors.len())));
@@ -137,7 +142,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::AllocPagesExact | K::CacheCreate => 40,
         K::KvmallocArray | K::Vrealloc => 40,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
-        K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth => 20,
+        K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,
         K::KmallocSizeRoundup | K::CacheShrink | K::CacheDestroy | K::Burst => 10,
         K::DrainPages | K::Purge | K::FreeEvery | K::Interleave => 6,
         K::Reclaim | K::Audit => 3,

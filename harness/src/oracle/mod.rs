@@ -19,6 +19,7 @@ mod o10_tier;
 mod o11_atomic;
 mod o12_quiescence;
 mod o15_translation;
+mod o16_misuse;
 mod o18_warnings;
 mod pattern;
 mod scene;
@@ -49,6 +50,8 @@ pub(crate) struct Notes {
     pub(crate) sample: usize,
     /// Warnings that come once only and came.
     pub(crate) warned: u32,
+    /// The free that was done by the last step, if it was one.
+    pub(crate) freed: Option<Call>,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
 }
@@ -70,6 +73,7 @@ pub enum OracleId {
     O11FailureAtomic,
     O12Quiescence,
     O15Translation,
+    O16Misuse,
     O18Warnings,
     /// Not a question of ours: the subject panicked.
     Panic,
@@ -203,6 +207,7 @@ const ALL: &[&dyn Oracle] = &[
     &o11_atomic::FailureAtomic,
     &o12_quiescence::Quiescence,
     &o15_translation::Translation,
+    &o16_misuse::MisuseNamed,
     &o18_warnings::Warnings,
 ];
 
@@ -219,6 +224,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o06_realloc::Realloc,
     &o09_refusal::RefusalJustified,
     &o10_tier::RightTier,
+    &o16_misuse::MisuseNamed,
     &o18_warnings::Warnings,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[

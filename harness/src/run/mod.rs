@@ -13,6 +13,7 @@ mod contract;
 mod coverage;
 mod hash;
 mod macros;
+mod misuse;
 mod panics;
 mod resolve;
 mod score;

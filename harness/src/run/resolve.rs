@@ -8,7 +8,7 @@ use crate::trace::Op;
 use kmem::PAGE_SIZE;
 
 /// The call that frees a block in its own tier.
-fn free_call(block: &Block) -> Call {
+pub(super) fn free_call(block: &Block) -> Call {
     let addr = block.addr;
     match (block.tier, block.cache) {
         (Tier::Pages, _) => Call::FreePages { addr, order: block.order },
@@ -40,6 +40,7 @@ impl Session {
             }
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
             Op::Audit => self.audit(),
+            Op::Wrong { pick, how } => self.misuse(pick, how),
             Op::Interleave { cpu } => {
                 self.interleave(cpu);
                 Ok(())

@@ -3,8 +3,8 @@
 use super::{RunOptions, Runner};
 use crate::generate::{Generator, Target};
 use crate::oracle::OracleId;
-use crate::subjects::{DEGENERATES, Degenerate, SubjectKind};
-use crate::trace::Trace;
+use crate::subjects::{DEGENERATES, Degenerate};
+use crate::trace::{BurstTier, Gfp, Misuse, Op, OpGroup, Trace};
 
 /// Operations within which each degenerate subject must be caught.
 pub const SCORE_OPS: usize = 2_000;
@@ -31,9 +31,29 @@ impl Kill {
     }
 }
 
+/// Whether the callers of a trace make mistakes. A subject that keeps wrong books is wrong about mistakes too, which would
+/// hide the mistake that it is there for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Callers {
+    Right,
+    Wrong,
+}
+
 /// The fixed traces for a target: the same for every subject and every day.
-fn traces(target: Target) -> impl Iterator<Item = Trace> {
-    (0..TRACES).map(move |seed| Generator::new(seed).trace(target, SCORE_OPS / TRACES as usize))
+fn traces(target: Target, callers: Callers) -> impl Iterator<Item = Trace> {
+    (0..TRACES).map(move |seed| {
+        let mut trace = Generator::new(seed).trace(target, SCORE_OPS / TRACES as usize);
+        trace.ops.retain(|op| op.kind().group() != OpGroup::Misuse);
+        if callers == Callers::Wrong {
+            let mistakes = Misuse::ALL.into_iter().zip(1..).map(|(how, pick)| Op::Wrong { pick, how });
+            let middle = trace.ops.len() / 2;
+            trace.ops.splice(middle..middle, mistakes);
+        }
+        // Memory runs out at the end, so that what was freed and is not given again is missed.
+        let burst = Op::Burst { count: 256, tier: BurstTier::Pages, size: 4096, gfp: Gfp::KERNEL };
+        trace.ops.extend([burst; 5]);
+        trace
+    })
 }
 
 /// Runs all degenerate subjects.
@@ -43,15 +63,16 @@ pub fn degenerate_score() -> Vec<Kill> {
 }
 
 fn hunt(runner: &mut Runner, degenerate: &Degenerate) -> Kill {
-    let (killed_by, ops) = first_objection(runner, degenerate.kind, degenerate.target);
+    let (killed_by, ops) = first_objection(runner, degenerate);
     Kill { name: degenerate.kind.name(), intended: degenerate.intended, killed_by, ops }
 }
 
 /// Runs the fixed traces until an oracle objects.
-fn first_objection(runner: &mut Runner, kind: SubjectKind, target: Target) -> (Option<OracleId>, usize) {
+fn first_objection(runner: &mut Runner, degenerate: &Degenerate) -> (Option<OracleId>, usize) {
+    let callers = if degenerate.intended == OracleId::O16Misuse { Callers::Wrong } else { Callers::Right };
     let mut ops = 0;
-    for trace in traces(target) {
-        let report = runner.run(&trace, kind, &RunOptions::default());
+    for trace in traces(degenerate.target, callers) {
+        let report = runner.run(&trace, degenerate.kind, &RunOptions::default());
         ops += report.ops;
         if report.violation.is_some() {
             return (report.killer(), ops);
@@ -63,6 +84,7 @@ fn first_objection(runner: &mut Runner, kind: SubjectKind, target: Target) -> (O
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::subjects::SubjectKind;
 
     #[test]
     fn every_degenerate_subject_is_caught_by_the_oracle_meant_for_it() {
@@ -76,7 +98,8 @@ mod tests {
         let mut runner = Runner::new();
         for kind in [SubjectKind::KMEM, SubjectKind::LOOSE] {
             for target in Target::ALL {
-                for trace in traces(target) {
+                let all = traces(target, Callers::Right).chain(traces(target, Callers::Wrong));
+                for trace in all {
                     let report = runner.run(&trace, kind, &RunOptions::default());
                     assert_eq!(report.violation, None, "{} on {trace:?}", kind.name());
                 }

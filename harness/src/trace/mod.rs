@@ -16,7 +16,7 @@ mod text;
 pub use bytes::{HEADER_BYTES, MAGIC, RECORD_BYTES};
 pub use geometry::{GeometrySpec, MAX_FRAMES, MAX_TRACE_CPUS, MAX_VMALLOC_PAGES, MIN_FRAMES};
 pub use gfp::{Gfp, UnknownGfp};
-pub use op::{BurstTier, Number, Op, OpKind, Role};
+pub use op::{BurstTier, Misuse, Number, Op, OpKind, Role};
 pub use swarm::{OpGroup, Swarm, UnknownGroup};
 pub use text::{LoadError, MAX_FILE_BYTES, TextError, TextErrorKind, leading_comment};
 

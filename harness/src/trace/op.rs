@@ -40,7 +40,7 @@ pub enum Role {
     Point,
     /// Which question about a fault point fails; 0 is the next one.
     Nth,
-    /// Which tier a macro operation allocates from.
+    /// Which tier a macro operation allocates from, or which mistake a misuse makes.
     Tier,
     /// Every how many blocks; 0 counts as 1.
     Step,
@@ -98,6 +98,45 @@ impl BurstTier {
     pub const ALL: [Self; 5] = [Self::Pages, Self::Kmalloc, Self::Cache, Self::Vmalloc, Self::Kvmalloc];
 }
 
+/// What a caller does wrong with a live block.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Misuse {
+    /// Frees it twice.
+    #[default]
+    Again,
+    /// Frees an address in its middle.
+    Inside,
+    /// Frees it by a call for another kind of block.
+    OtherCall,
+    /// Frees an object to a cache that it is not of.
+    OtherCache,
+    /// Frees a page block of another order.
+    OtherOrder,
+    /// Reallocates an address in its middle.
+    ReallocInside,
+    /// Frees or reallocates an address that nobody ever gave.
+    Nowhere,
+    /// Destroys one of the allocator's own caches.
+    BuiltInCache,
+    /// Shrinks a cache that does not exist.
+    UnknownCache,
+}
+
+impl Misuse {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Again,
+        Self::Inside,
+        Self::OtherCall,
+        Self::OtherCache,
+        Self::OtherOrder,
+        Self::ReallocInside,
+        Self::Nowhere,
+        Self::BuiltInCache,
+        Self::UnknownCache,
+    ];
+}
+
 /// A number of an operation, whatever its type: what codec, mutators and shrinker see.
 pub trait Number: Copy {
     /// The value as a plain number.
@@ -145,6 +184,15 @@ fn entry<T: Copy, const N: usize>(table: [T; N], number: u64) -> T {
 }
 
 impl Number for BurstTier {
+    fn to_number(self) -> u64 {
+        self as u64
+    }
+    fn from_number(number: u64) -> Self {
+        entry(Self::ALL, number)
+    }
+}
+
+impl Number for Misuse {
     fn to_number(self) -> u64 {
         self as u64
     }
@@ -331,6 +379,8 @@ operations! {
     Audit in Audit;
     /// A fault point fails once.
     FailNth in Fault { #[serde(with = "FaultPointName")] point: FaultPoint as Point, nth: u16 as Nth };
+    /// A caller's mistake with the picked block, of a subject that promises to notice; it has to be named and harmless.
+    Wrong in Misuse { pick: u16 as Pick, how: Misuse as Tier };
     /// Allocates `count` blocks of one size.
     Burst in Burst { count: u16 as Count, tier: BurstTier as Tier, size: u64 as Size, gfp: Gfp as Gfp };
     /// Frees every `step`-th live block, from the `phase`-th on, in the order of allocation.

@@ -82,6 +82,8 @@ groups! {
     Burst,
     /// Macro operations that fragment memory.
     Fragment,
+    /// Mistakes of the caller.
+    Misuse,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

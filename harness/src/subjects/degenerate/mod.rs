@@ -1,5 +1,6 @@
 //! Subjects that are wrong on purpose, each in one way, and the oracle that is meant to notice.
 
+mod believes_callers;
 mod byte_short;
 mod dirty_zero;
 mod forgets_tlb_flush;
@@ -45,7 +46,7 @@ const fn twisted<T: Twist + Default + 'static>(name: &'static str, intended: Ora
 }
 
 /// All of them.
-pub const DEGENERATES: [Degenerate; 13] = [
+pub const DEGENERATES: [Degenerate; 14] = [
     flawed::<same_block::SameBlock>("same-block", OracleId::O1Overlap, Target::Trace),
     flawed::<overlap::Overlap>("overlap-8-every-7th", OracleId::O1Overlap, Target::Trace),
     flawed::<ignores_alignment::IgnoresAlignment>("ignores-alignment", OracleId::O2Alignment, Target::Trace),
@@ -58,6 +59,7 @@ pub const DEGENERATES: [Degenerate; 13] = [
     twisted::<forgets_tlb_flush::ForgetsTlbFlush>("forgets-tlb-flush", OracleId::O15Translation, Target::Vmalloc),
     twisted::<refuses::RefusesAlthoughItFits>("refuses-although-it-fits", OracleId::O9RefusalJustified, Target::Trace),
     twisted::<wrong_tier::WrongTier>("wrong-tier", OracleId::O10RightTier, Target::Kvmalloc),
+    twisted::<believes_callers::BelievesCallers>("believes-callers", OracleId::O16Misuse, Target::Trace),
     twisted::<leaks_on_failure::LeaksOnFailure>("leaks-on-failure", OracleId::O11FailureAtomic, Target::Trace),
 ];
 

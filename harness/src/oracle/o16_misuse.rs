@@ -1,0 +1,178 @@
+//! O16: is every right free accepted, and every wrong one named and harmless?
+//!
+//! Contract: I6. A free by the right call of the start of a live block is done. Anything else is rejected, and the reason is
+//! what the model knows: inside a live block, with its start; a live block of another kind; an object of another cache; a
+//! block of another order. What is not live may be rejected for any reason, but for a block that was freed just before by
+//! the same call: that is a double free. That a rejected free changes nothing is asked by O11, of the contents by O4.
+//! Exact, for subjects that verify each free.
+
+use super::{Context, Oracle, OracleId, Step, Violation};
+use crate::model::{Block, Tier, freed_address};
+use crate::subject::{Call, Reply};
+use kmem::{BlockKind, FreeError, Hardening, VirtAddr};
+
+/// See the module.
+pub(super) struct MisuseNamed;
+
+impl Oracle for MisuseNamed {
+    fn id(&self) -> OracleId {
+        OracleId::O16Misuse
+    }
+
+    fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let Some(step) = cx.step else { return Ok(()) };
+        let addr = freed_address(&step.call).filter(|&addr| addr > VirtAddr::ZERO_SIZE.as_u64());
+        let freed_before = std::mem::take(&mut cx.model.notes.freed);
+        let Some(addr) = addr.filter(|_| is_free(&step.call) && verifies(cx)) else { return Ok(()) };
+        if step.reply == Reply::Done {
+            cx.model.notes.freed = Some(step.call.clone());
+        }
+        let block = cx.model.overlapping(addr, addr + 1, None);
+        let again = block.is_none() && freed_before.as_ref() == Some(&step.call);
+        judge(step, addr, block, again).map_err(|message| {
+            let blocks: Vec<u64> = block.map(|block| block.handle).into_iter().collect();
+            cx.violation(OracleId::O16Misuse, &blocks, message)
+        })
+    }
+}
+
+fn verifies(cx: &Context<'_>) -> bool {
+    cx.model.is_tight() && cx.model.geometry().hardening != Hardening::Off
+}
+
+/// Reallocations to nothing free too, but answer otherwise.
+fn is_free(call: &Call) -> bool {
+    !matches!(call, Call::Krealloc { .. } | Call::Vrealloc { .. } | Call::Kvrealloc { .. })
+}
+
+fn judge(step: &Step, addr: u64, block: Option<&Block>, again: bool) -> Result<(), String> {
+    let right = block.is_some_and(|block| accepts(&step.call, addr, block));
+    match (&step.reply, block) {
+        (Reply::Unsupported, _) => Ok(()),
+        (Reply::Rejected(error), Some(_)) if right => Err(format!("a right free of {addr:#x} is rejected: {error}")),
+        (Reply::Rejected(error), Some(block)) => named(&step.call, addr, block, error),
+        (Reply::Rejected(error), None) if again && !is_double(error, &step.call) => {
+            Err(format!("{addr:#x} was freed just before, but is rejected because {error}"))
+        }
+        (Reply::Rejected(_), None) => Ok(()),
+        _ if right => Ok(()),
+        (_, Some(block)) => Err(format!("a wrong free of {addr:#x} in {:?} at {:#x} is done", block.tier, block.addr)),
+        (_, None) => Err(format!("{addr:#x} is no live block, but is freed")),
+    }
+}
+
+/// Address space that was freed may be flushed and forgotten at once.
+fn is_double(error: &FreeError, call: &Call) -> bool {
+    let window = matches!(call, Call::Vfree { .. } | Call::Vunmap { .. } | Call::Kvfree { .. });
+    matches!(error, FreeError::DoubleFree(_)) || window && matches!(error, FreeError::Foreign(_))
+}
+
+/// Tells whether the call frees this block.
+fn accepts(call: &Call, addr: u64, block: &Block) -> bool {
+    if let (Tier::PagesExact, Call::FreePages { order: 0, .. }) = (block.tier, call) {
+        return addr.is_multiple_of(kmem::PAGE_SIZE as u64);
+    }
+    addr == block.addr
+        && match call {
+            Call::FreePages { order, .. } => block.tier == Tier::Pages && *order == block.order,
+            Call::FreePagesExact { size, .. } => {
+                block.tier == Tier::PagesExact && size.div_ceil(kmem::PAGE_SIZE) as u64 <= block.pages()
+            }
+            Call::CacheFree { cache, .. } => block.tier == Tier::Cache && block.cache == Some(*cache),
+            Call::Vunmap { .. } => block.tier == Tier::Vmap,
+            Call::Vfree { .. } => block.tier.is_virtual(),
+            Call::Kfree { .. } | Call::KfreeSensitive { .. } => is_slab(block.tier) || block.tier == Tier::LargeKmalloc,
+            _ => !matches!(block.tier, Tier::Pages | Tier::PagesExact),
+        }
+}
+
+fn is_slab(tier: Tier) -> bool {
+    matches!(tier, Tier::Kmalloc | Tier::Cache)
+}
+
+fn kind_of(tier: Tier) -> BlockKind {
+    match tier {
+        Tier::Pages | Tier::PagesExact => BlockKind::Pages,
+        Tier::Kmalloc | Tier::Cache => BlockKind::Slab,
+        Tier::LargeKmalloc => BlockKind::LargeKmalloc,
+        Tier::Vmalloc => BlockKind::Vmalloc,
+        Tier::Vmap => BlockKind::Vmap,
+    }
+}
+
+/// Compares the reason of a rejection with what is at the address.
+fn named(call: &Call, addr: u64, block: &Block, error: &FreeError) -> Result<(), String> {
+    let kind = kind_of(block.tier);
+    // From outside the window its two kinds look the same.
+    let is_kind = |found: BlockKind| found == kind || (kind == BlockKind::Vmap && found == BlockKind::Vmalloc);
+    let fits = match error {
+        FreeError::Interior { start, .. } => addr != block.addr && start.as_u64() == block.addr,
+        FreeError::WrongKind { found, .. } => is_kind(*found) && !accepts(call, block.addr, block),
+        FreeError::WrongCache { owner, .. } => {
+            is_slab(block.tier) && addr == block.addr && block.cache.is_none_or(|cache| cache == *owner)
+        }
+        FreeError::WrongOrder { found } => matches!(call, Call::FreePages { .. }) && found.get() == block.order,
+        // A call for page blocks sees frames, and an address that is no frame's start is foreign to it.
+        FreeError::Foreign(_) => {
+            matches!(call, Call::FreePages { .. } | Call::FreePagesExact { .. })
+                && (block.tier.is_virtual() || !addr.is_multiple_of(kmem::PAGE_SIZE as u64))
+        }
+        _ => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    let place = format!("{addr:#x} is in {:?} of {:#x}..+{:#x}", block.tier, block.addr, block.usable);
+    Err(format!("{place}, but {call:?} is rejected because {error} ({error:?})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::tests::block;
+    use crate::oracle::fake::step;
+    use kmem::{CacheId, Order};
+
+    fn verdict(call: Call, reply: Reply, block: Option<&Block>) -> bool {
+        let addr = freed_address(&call).unwrap();
+        judge(&step(call, reply), addr, block, false).is_ok()
+    }
+
+    #[test]
+    fn a_right_free_is_done_and_a_wrong_one_is_not() {
+        let live = block(Tier::Kmalloc, 0x9000, 64);
+        let (start, middle) = (Call::Kfree { addr: 0x9000 }, Call::Kfree { addr: 0x9020 });
+        let interior =
+            Reply::Rejected(FreeError::Interior { addr: VirtAddr::new(0x9020), start: VirtAddr::new(0x9000) });
+        assert!(
+            verdict(start.clone(), Reply::Done, Some(&live)) && verdict(middle.clone(), interior.clone(), Some(&live))
+        );
+        assert!(!verdict(start.clone(), interior, Some(&live)) && !verdict(middle.clone(), Reply::Done, Some(&live)));
+        let foreign = Reply::Rejected(FreeError::Foreign(VirtAddr::new(0x9020)));
+        assert!(!verdict(middle.clone(), foreign.clone(), Some(&live)), "the model knows better");
+        assert!(verdict(middle, foreign, None) && !verdict(start, Reply::Done, None));
+    }
+
+    #[test]
+    fn the_reason_must_be_the_right_one() {
+        let mut pages = block(Tier::Pages, 0x8000, 0x4000);
+        pages.order = 2;
+        let free = |order| Call::FreePages { addr: 0x8000, order };
+        let wrong_order = |order| Reply::Rejected(FreeError::WrongOrder { found: Order::new(order).unwrap() });
+        assert!(verdict(free(2), Reply::Done, Some(&pages)) && verdict(free(1), wrong_order(2), Some(&pages)));
+        assert!(!verdict(free(1), wrong_order(3), Some(&pages)) && !verdict(free(2), wrong_order(2), Some(&pages)));
+        let mut object = block(Tier::Cache, 0x9000, 64);
+        object.cache = Some(CacheId::new(7));
+        let other = Call::CacheFree { cache: CacheId::new(8), addr: 0x9000 };
+        let owner = |n| FreeError::WrongCache { addr: VirtAddr::new(0x9000), owner: CacheId::new(n) };
+        assert!(verdict(other.clone(), Reply::Rejected(owner(7)), Some(&object)));
+        assert!(!verdict(other, Reply::Rejected(owner(6)), Some(&object)));
+    }
+
+    #[test]
+    fn a_second_free_is_a_double_free() {
+        let (addr, call) = (VirtAddr::new(0x9000), Call::Kfree { addr: 0x9000 });
+        let again = |error| judge(&step(call.clone(), Reply::Rejected(error)), 0x9000, None, true).is_ok();
+        assert!(again(FreeError::DoubleFree(addr)) && !again(FreeError::Foreign(addr)));
+    }
+}

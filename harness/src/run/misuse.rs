@@ -1,0 +1,100 @@
+//! Mistakes of a caller, made on purpose: wrong frees and reallocations of what is live, and calls on caches that nobody
+//! made. They are made only of a subject that promises to notice all of them.
+
+use super::resolve::free_call;
+use super::session::{Session, Verdict};
+use crate::model::{Block, Tier, Tiers};
+use crate::subject::Call;
+use crate::trace::Misuse;
+use kmem::{CacheId, GfpFlags, Hardening, PAGE_SIZE};
+
+/// An address that no allocator gives: in the lower half, not null and not the address of size 0.
+const NOWHERE: u64 = 0x2000;
+
+impl Session {
+    /// Makes a mistake with the picked block, or none if the mistake has no meaning for it.
+    pub(super) fn misuse(&mut self, pick: u16, how: Misuse) -> Verdict {
+        if !self.model.is_tight() || self.model.geometry().hardening == Hardening::Off {
+            return Ok(());
+        }
+        if how == Misuse::Again {
+            return self.free_twice(pick);
+        }
+        let block = self.model.pick(Tiers::ALL, usize::from(pick));
+        let wrong = match how {
+            Misuse::Nowhere => Some(nowhere(pick)),
+            Misuse::BuiltInCache => Some(Call::CacheDestroy { cache: CacheId::new(0) }),
+            Misuse::UnknownCache => Some(Call::CacheShrink { cache: CacheId::new(u16::MAX) }),
+            Misuse::Again => None,
+            Misuse::Inside => block.and_then(|block| inside(block, free_call)),
+            Misuse::ReallocInside => block.and_then(|block| inside(block, realloc)),
+            Misuse::OtherCall => block.and_then(|block| other_call(block, pick)),
+            Misuse::OtherCache => block.and_then(|block| self.other_cache(block)),
+            Misuse::OtherOrder => block.and_then(other_order),
+        };
+        wrong.map_or(Ok(()), |call| self.call(call).map(drop))
+    }
+
+    /// Frees a block by its own call, and again.
+    fn free_twice(&mut self, pick: u16) -> Verdict {
+        let Some(block) = self.model.pick(Tiers::ALL, usize::from(pick)) else { return Ok(()) };
+        let (addr, call) = (block.addr, free_call(block));
+        self.free(addr, call.clone())?;
+        if self.block(addr).is_some() {
+            return Ok(());
+        }
+        self.call(call).map(drop)
+    }
+
+    fn other_cache(&self, block: &Block) -> Option<Call> {
+        let own = (block.tier == Tier::Cache).then_some(block.cache).flatten();
+        let slab = matches!(block.tier, Tier::Cache | Tier::Kmalloc);
+        let other = self.model.caches().iter().find(|cache| slab && Some(cache.id) != own)?;
+        Some(Call::CacheFree { cache: other.id, addr: block.addr })
+    }
+}
+
+fn nowhere(pick: u16) -> Call {
+    match pick % 4 {
+        0 => Call::Kfree { addr: NOWHERE },
+        1 => Call::Vfree { addr: NOWHERE },
+        2 => Call::FreePages { addr: NOWHERE, order: 0 },
+        _ => Call::Kvrealloc { addr: NOWHERE, size: 64, gfp: GfpFlags::KERNEL },
+    }
+}
+
+/// The call with an address in the middle of the block; of blocks of single pages each page has a call of its own.
+fn inside(block: &Block, call: impl Fn(&Block) -> Call) -> Option<Call> {
+    let middle = match block.tier {
+        Tier::PagesExact => return None,
+        Tier::Pages => (block.usable / 2) & !(PAGE_SIZE - 1),
+        _ => block.usable.min(block.requested) / 2,
+    };
+    (middle > 0).then(|| call(&Block { addr: block.addr + middle as u64, ..block.clone() }))
+}
+
+fn realloc(block: &Block) -> Call {
+    let (addr, size, gfp) = (block.addr, 64, GfpFlags::KERNEL);
+    match block.tier {
+        Tier::Vmalloc | Tier::Vmap => Call::Vrealloc { addr, size, gfp },
+        Tier::Kmalloc | Tier::LargeKmalloc => Call::Krealloc { addr, size, gfp },
+        _ => Call::Kvrealloc { addr, size, gfp },
+    }
+}
+
+fn other_call(block: &Block, pick: u16) -> Option<Call> {
+    let addr = block.addr;
+    let calls = match block.tier {
+        Tier::Pages | Tier::PagesExact => [Call::Kfree { addr }, Call::Vunmap { addr }],
+        Tier::Kmalloc | Tier::Cache => [Call::Vfree { addr }, Call::FreePages { addr: addr & !0xfff, order: 0 }],
+        Tier::LargeKmalloc => [Call::FreePages { addr, order: block.order }, Call::Vfree { addr }],
+        Tier::Vmalloc => [Call::Kfree { addr }, Call::Vunmap { addr }],
+        Tier::Vmap => [Call::Kfree { addr }, Call::FreePages { addr, order: 0 }],
+    };
+    calls.into_iter().nth(usize::from(pick % 2))
+}
+
+fn other_order(block: &Block) -> Option<Call> {
+    let order = if block.order > 0 { block.order - 1 } else { 1 };
+    (block.tier == Tier::Pages).then_some(Call::FreePages { addr: block.addr, order })
+}

@@ -1,0 +1,21 @@
+//! Says that a wrong free was done.
+
+use crate::subject::{Call, Reply, Subject};
+use crate::subjects::{KmemSubject, Twist};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct BelievesCallers;
+
+impl Twist for BelievesCallers {
+    fn name(&self) -> &'static str {
+        "believes-callers"
+    }
+
+    fn call(&mut self, inner: &mut KmemSubject, call: &Call) -> Reply {
+        match inner.call(call) {
+            Reply::Rejected(_) => Reply::Done,
+            reply => reply,
+        }
+    }
+}
