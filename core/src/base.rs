@@ -2,7 +2,7 @@
 
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::fault::FaultSite;
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, MAX_CPUS};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::page::{DirectMap, FrameTable};
@@ -31,11 +31,12 @@ impl<P: Platform> Base<P> {
         }
     }
 
-    /// The CPU that runs this call; 0 if the platform names one that the geometry does not have.
+    /// The CPU that runs this call; one that the geometry has, whatever the platform names.
     #[inline(always)]
     pub(crate) fn cpu(&self) -> CpuId {
-        let cpu = self.platform.cpu();
-        if cpu.get() < self.geometry.cpus { cpu } else { CpuId::new(0) }
+        // Cut as `PerCpu` cuts it.
+        let cpu = self.platform.cpu().get() % MAX_CPUS;
+        CpuId::new(if cpu < self.geometry.cpus { cpu } else { 0 })
     }
 
     /// The node of the CPU that runs this call.

@@ -90,6 +90,12 @@ impl FrameKind {
         }
     }
 
+    /// The number of the cache that a kind byte names; beyond the number of every cache if it names none.
+    #[inline(always)]
+    pub(crate) const fn cache_number(byte: u8) -> usize {
+        byte.wrapping_sub(SLAB_BASE) as usize
+    }
+
     /// The kind of the frames after the first of a block with this kind.
     pub(crate) const fn tail(self) -> Self {
         match self {
@@ -206,6 +212,11 @@ impl FrameTable {
         });
         let kinds = carver.carve(frames, |_| AtomicU8::new(FrameKind::Absent.to_byte()));
         Self { pages, kinds }
+    }
+
+    /// The kind bytes, for a map that is looked into together with them.
+    pub(crate) fn share_kinds(&self) -> MetaSlice<AtomicU8> {
+        self.kinds.share()
     }
 
     /// How many frames have a descriptor.

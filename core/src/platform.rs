@@ -266,7 +266,7 @@ pub trait Platform {
     /// The window through which physical memory is reached: at least as many frames as the zones span.
     fn memory(&self) -> &PhysMem;
 
-    /// The CPU that executes this call. A number that the geometry does not have is treated as CPU 0.
+    /// The CPU that executes this call. A number that the geometry does not have is treated as one that it has.
     fn cpu(&self) -> CpuId;
 
     /// Makes translations of `pages` pages from `start` on unusable on every CPU, before it returns.

@@ -106,6 +106,11 @@ impl<T> MetaSlice<T> {
     fn empty() -> Self {
         Self { first: NonNull::dangling(), len: 0, _backing: None, _owns: PhantomData }
     }
+
+    /// Another handle on the same values.
+    pub(crate) fn share(&self) -> Self {
+        Self { first: self.first, len: self.len, _backing: self._backing.clone(), _owns: PhantomData }
+    }
 }
 
 impl<T> Deref for MetaSlice<T> {

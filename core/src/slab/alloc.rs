@@ -1,7 +1,8 @@
 //! Handing objects out: this CPU's main sheaf first, then the steps of the per-CPU layer down to a new slab.
 
-use super::classes::{self, KmallocType};
+use super::classes::{self, Class, KmallocType};
 use super::debug::Site;
+use super::sheaf::CpuCell;
 use super::{SlabLayer, cache_id};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
@@ -50,15 +51,22 @@ impl SlabLayer {
         size: usize,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, Missed> {
+        let cpu = pages.base.platform.cpu();
         let class = classes::class_of(size).ok_or(Missed::Empty)?;
-        if pages.base.fault(slab_site(self.kmalloc_cache(class, gfp), gfp)) {
+        if pages.base.fault(slab_site(self.kmalloc_cache(class.get(), gfp), gfp)) {
             return Err(Missed::Fault);
         }
         if gfp.intersects(KmallocType::SPECIAL.union(GfpFlags::ZERO)) {
             return Err(Missed::Empty);
         }
-        let object = self.alloc_fast(pages, class, class < classes::FIRST_LINE_CLASS);
-        object.map(|object| pages.base.virt(object)).ok_or(Missed::Empty)
+        let object = self.cells.known(cpu, class).pop().ok_or(Missed::Empty)?;
+        if class.get() < classes::FIRST_LINE_CLASS {
+            self.live.mark_shared(object);
+        } else {
+            self.live.mark_line(object);
+        }
+        pages.base.event(Event::SheafHit);
+        Ok(pages.base.virt(object))
     }
 
     /// Serves what [`Self::kmalloc_fast`] did not.
@@ -74,7 +82,9 @@ impl SlabLayer {
         gfp: GfpFlags,
         missed: Missed,
     ) -> Result<VirtAddr, AllocError> {
-        let Some(class) = classes::class_of(size) else { return self.kmalloc_large(pages, size, gfp, None) };
+        let Some(class) = classes::class_of(size).map(Class::get) else {
+            return self.kmalloc_large(pages, size, gfp, None);
+        };
         if missed == Missed::Fault {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
@@ -137,17 +147,15 @@ impl SlabLayer {
         gfp: GfpFlags,
         site: Site,
     ) -> Result<VirtAddr, AllocError> {
+        let cpu = pages.base.platform.cpu();
         if pages.base.fault(slab_site(cache.index(), gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
-        let id = cache.index();
-        // A number beyond the last would lead to another CPU's cell.
-        let cell = self.cell(pages.base.platform.cpu(), id).filter(|_| id < self.nr_caches());
-        // Without that capacity it is a cache of small objects, an internal one, or none.
-        if cell.is_some_and(|cell| cell.line_capacity() > 0)
-            && !gfp.wants_zero()
-            && let Some(object) = self.alloc_fast(pages, id, false)
-        {
+        // Without room for such objects it is a cache of small ones, an internal one, or none.
+        let cell = self.cell(cpu, cache.index()).filter(|cell| cell.takes_lines() && !gfp.wants_zero());
+        if let Some(object) = cell.and_then(CpuCell::pop) {
+            self.live.mark_line(object);
+            pages.base.event(Event::SheafHit);
             return Ok(pages.base.virt(object));
         }
         self.cache_alloc_slow(pages, cache, gfp, site)
@@ -190,21 +198,6 @@ impl SlabLayer {
         self.alloc_any(pages, cache.index(), gfp)
     }
 
-    /// Pops this CPU's main sheaf; `shared` tells whether the cache's objects share bytes of the liveness map. A CPU
-    /// that the geometry does not have has no cell.
-    #[inline(always)]
-    fn alloc_fast<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, shared: bool) -> Option<PhysAddr> {
-        let mut sheaves = self.cell(pages.base.platform.cpu(), id)?.try_local()?;
-        let object = sheaves.main.pop()?;
-        if shared {
-            self.live.mark_shared(object);
-        } else {
-            self.live.mark_line(object);
-        }
-        pages.base.event(Event::SheafHit);
-        Some(object)
-    }
-
     /// Hands out an object of any cache, zeroed if asked.
     fn alloc_any<P: Platform>(
         &self,
@@ -225,8 +218,7 @@ impl SlabLayer {
     /// Pops this CPU's main sheaf, whatever the objects' size.
     fn alloc_cached<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Option<PhysAddr> {
         let live = self.shapes.get(id)?.live();
-        let mut sheaves = self.cell(pages.base.platform.cpu(), id)?.try_local()?;
-        let object = sheaves.main.pop()?;
+        let object = self.cell(pages.base.platform.cpu(), id)?.pop()?;
         self.live.mark(live, object);
         pages.base.event(Event::SheafHit);
         Some(object)

@@ -5,6 +5,7 @@
 
 use super::SlabFlags;
 use crate::gfp::GfpFlags;
+use crate::raw::Below;
 
 /// How many classes there are.
 pub(super) const NR_CLASSES: usize = 13;
@@ -17,38 +18,39 @@ pub(super) const FIRST_LINE_CLASS: usize = 3;
 /// Object sizes, ascending; the position is the class number.
 const CLASS_SIZES: [u16; NR_CLASSES] = [8, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, 8192];
 
-/// Up to this size the class comes from a table, because 96 and 192 are no powers of two.
-const TABLE_MAX: usize = 192;
-/// The class of request `n`, at `(n - 1) / 8`.
-const TABLE: [u8; TABLE_MAX / 8] = table();
+/// The number of a class.
+pub(super) type Class = Below<NR_CLASSES>;
 
-const fn table() -> [u8; TABLE_MAX / 8] {
-    let mut table = [0; TABLE_MAX / 8];
-    let mut class = 0;
+/// The class of request `n`, at `(n - 1) / 8`: one load, whatever the size.
+static TABLE: [Class; KMALLOC_MAX_CACHE_SIZE / 8] = table();
+
+const fn table() -> [Class; KMALLOC_MAX_CACHE_SIZE / 8] {
+    let mut table = [class(0); KMALLOC_MAX_CACHE_SIZE / 8];
+    let mut at = 0;
     let mut i = 0;
     while i < table.len() {
-        if (i + 1) * 8 > CLASS_SIZES[class] as usize {
-            class += 1;
+        if (i + 1) * 8 > CLASS_SIZES[at] as usize {
+            at += 1;
         }
-        table[i] = class as u8;
+        table[i] = class(at);
         i += 1;
     }
     table
 }
 
+/// Names a class while the table is made.
+const fn class(number: usize) -> Class {
+    match Class::new(number) {
+        Some(class) => class,
+        None => panic!("the largest class holds the largest request"),
+    }
+}
+
 /// Returns the class whose objects hold `size` bytes; `None` for zero and above [`KMALLOC_MAX_CACHE_SIZE`].
 #[inline(always)]
-pub(super) const fn class_of(size: usize) -> Option<usize> {
-    // Zero wraps to the largest number and leaves through the last branch.
-    let last = size.wrapping_sub(1);
-    if last < TABLE_MAX {
-        Some(TABLE[last / 8] as usize)
-    } else if last < KMALLOC_MAX_CACHE_SIZE {
-        // 193..=256 has 8 significant bits in `last` and is class 7.
-        Some((usize::BITS - last.leading_zeros()) as usize - 1)
-    } else {
-        None
-    }
+pub(super) fn class_of(size: usize) -> Option<Class> {
+    // Zero wraps to the largest number.
+    TABLE.get(size.wrapping_sub(1) / 8).copied()
 }
 
 /// Iterates over the object sizes, smallest first.
@@ -58,7 +60,7 @@ pub(super) fn sizes() -> impl Iterator<Item = usize> {
 
 /// Returns the bytes of an object of the class that serves `size`; `None` where [`class_of`] gives none.
 pub(super) fn class_size(size: usize) -> Option<usize> {
-    class_of(size).and_then(|class| CLASS_SIZES.get(class)).map(|&bytes| usize::from(bytes))
+    class_of(size).and_then(|class| CLASS_SIZES.get(class.get())).map(|&bytes| usize::from(bytes))
 }
 
 /// Which set of classes serves a request: each set draws its slabs from other pages.
@@ -119,7 +121,6 @@ const NAMES: [[&str; 3]; NR_CLASSES] = names!("8" "16" "32" "64" "96" "128" "192
 
 const _: () = assert!(CLASS_SIZES[FIRST_LINE_CLASS] == 64);
 const _: () = assert!(CLASS_SIZES[NR_CLASSES - 1] as usize == KMALLOC_MAX_CACHE_SIZE);
-const _: () = assert!(CLASS_SIZES[TABLE[TABLE.len() - 1] as usize] as usize == TABLE_MAX);
 
 #[cfg(test)]
 mod tests {
@@ -129,7 +130,7 @@ mod tests {
     fn every_request_gets_the_smallest_class_that_holds_it() {
         for size in 1..=KMALLOC_MAX_CACHE_SIZE {
             let expected = sizes().position(|class| class >= size);
-            assert_eq!(class_of(size), expected, "{size} bytes");
+            assert_eq!(class_of(size).map(Class::get), expected, "{size} bytes");
         }
     }
 

@@ -1,8 +1,9 @@
 //! Taking objects back: verified, then onto this CPU's main sheaf, or through the steps of the per-CPU layer to slabs.
 
 use super::SlabLayer;
+use super::live::Spot;
 use super::shape::Role;
-use super::sheaf::{CpuCell, CpuSheaves};
+use super::sheaf::CpuCell;
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{BlockKind, CacheId, FreeError};
@@ -29,10 +30,7 @@ impl SlabLayer {
     #[inline(always)]
     #[track_caller]
     pub(crate) fn kfree<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
-        match slab_object(pages, addr).and_then(|(object, id)| self.free_fast(pages, id, object)) {
-            Some(()) => Ok(()),
-            None => self.kfree_slow(pages, addr),
-        }
+        if self.free_fast(pages, addr, |_| true) { Ok(()) } else { self.kfree_slow(pages, addr) }
     }
 
     /// Takes back an object of the given cache. Null is ignored.
@@ -48,10 +46,10 @@ impl SlabLayer {
         cache: CacheId,
         addr: VirtAddr,
     ) -> Result<(), FreeError> {
-        let own = slab_object(pages, addr).filter(|&(_, id)| id == cache.index());
-        match own.and_then(|(object, id)| self.free_fast(pages, id, object)) {
-            Some(()) => Ok(()),
-            None => self.cache_free_slow(pages, cache, addr),
+        if self.free_fast(pages, addr, |id| id == cache.index()) {
+            Ok(())
+        } else {
+            self.cache_free_slow(pages, cache, addr)
         }
     }
 
@@ -74,22 +72,35 @@ impl SlabLayer {
         self.free_slow(pages, id, object)
     }
 
-    /// Pushes onto this CPU's main sheaf, if the object is live and there is room. A CPU that the geometry does not
-    /// have has no cell.
+    /// Pushes onto this CPU's main sheaf, if a live object of a cache that is `accepted` starts at the address and there is
+    /// room.
     #[inline(always)]
-    fn free_fast<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, object: PhysAddr) -> Option<()> {
-        let cell = self.cell(pages.base.platform.cpu(), id)?;
-        let mut sheaves = cell.try_local()?;
-        if sheaves.main.push_if(cell.line_capacity(), object, || self.live.unmark_line(object)) {
-            return Some(());
-        }
-        self.free_shared(cell, &mut sheaves, object).then_some(())
+    fn free_fast<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        addr: VirtAddr,
+        accepted: impl Fn(usize) -> bool,
+    ) -> bool {
+        let object = pages.base.direct.phys_unchecked(addr);
+        let Some(spot) = self.live.spot(object) else { return self.free_unmarked(pages, addr, accepted) };
+        let id = spot.cache();
+        let Some(cell) = self.cell(pages.base.platform.cpu(), id).filter(|_| accepted(id)) else { return false };
+        cell.push_line(object, || spot.unmark_line()) || free_shared(cell, spot, object)
     }
 
-    /// The same for objects that share a byte of the liveness map.
+    /// The same without hardening: whatever the address is, it belongs to a slab.
     #[inline(never)]
-    fn free_shared(&self, cell: &CpuCell, sheaves: &mut CpuSheaves, object: PhysAddr) -> bool {
-        sheaves.main.push_if(cell.shared_capacity(), object, || self.live.unmark_shared(object))
+    fn free_unmarked<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        addr: VirtAddr,
+        accepted: impl Fn(usize) -> bool,
+    ) -> bool {
+        let Some((object, id)) = slab_object(pages, addr).filter(|&(_, id)| self.live.is_off() && accepted(id)) else {
+            return false;
+        };
+        let cell = self.cell(pages.base.platform.cpu(), id);
+        cell.is_some_and(|cell| cell.push_line(object, || true))
     }
 
     #[cold]
@@ -175,6 +186,12 @@ impl SlabLayer {
             Err(FreeError::DoubleFree(addr))
         }
     }
+}
+
+/// Pushes an object that shares its byte of the liveness map.
+#[inline(never)]
+fn free_shared(cell: &CpuCell, spot: Spot<'_>, object: PhysAddr) -> bool {
+    cell.push_shared(object, || spot.unmark_shared())
 }
 
 /// The slab object that an address would be, by the kind of its frame alone: its place and the number of its cache.

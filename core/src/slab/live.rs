@@ -15,14 +15,10 @@
 //!
 //! Two CPUs that free the same object at the very same moment are told apart for small objects only.
 
-use crate::addr::{PAGE_SIZE, Pfn, PhysAddr};
-use crate::raw::{Carver, MetaSlice};
+use crate::addr::{Pfn, PhysAddr};
+use crate::page::{FrameKind, FrameTable};
+use crate::raw::{Carver, FrameMaps, GRANULE, GRANULES_PER_FRAME, MetaSlice};
 use crate::sync::{AtomicU8, Ordering::Relaxed};
-
-/// Memory that one byte of the map stands for.
-const GRANULE: usize = 64;
-/// Bytes of the map per frame.
-const BYTES_PER_FRAME: usize = PAGE_SIZE / GRANULE;
 
 /// How a cache's objects are marked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,19 +47,75 @@ impl LiveMode {
     }
 }
 
-/// The bits of all frames.
+/// The bytes of all frames, as they are carved.
+pub(super) struct LiveBytes(MetaSlice<AtomicU8>);
+
+impl LiveBytes {
+    pub(super) fn carve(frames: usize, carver: &mut Carver<'_>) -> Self {
+        Self(carver.carve(frames.saturating_mul(GRANULES_PER_FRAME), |_| AtomicU8::new(0)))
+    }
+}
+
+/// The liveness of all objects, beside the kinds of all frames.
 pub(super) struct LiveMap {
-    bytes: MetaSlice<AtomicU8>,
+    maps: FrameMaps,
+}
+
+/// Where an address is in both maps.
+#[derive(Clone, Copy)]
+pub(super) struct Spot<'l> {
+    kind: &'l AtomicU8,
+    byte: &'l AtomicU8,
+    object: PhysAddr,
+}
+
+impl Spot<'_> {
+    /// The number of the cache that owns the frame; a number that no cache has if no cache does.
+    #[inline(always)]
+    pub(super) fn cache(self) -> usize {
+        FrameKind::cache_number(self.kind.load(Relaxed))
+    }
+
+    /// Marks an object as given back, whose stride is at least 64; `false`, and nothing is changed, if no live object
+    /// starts at the address.
+    #[inline(always)]
+    pub(super) fn unmark_line(self) -> bool {
+        let live = self.byte.load(Relaxed) == mark(self.object);
+        if live {
+            self.byte.store(0, Relaxed);
+        }
+        live
+    }
+
+    /// Marks an object as given back that shares its byte; as [`Self::unmark_line`] otherwise.
+    #[inline(always)]
+    pub(super) fn unmark_shared(self) -> bool {
+        let bit = bit(self.object);
+        self.object.is_aligned(8) && self.byte.fetch_and(!bit, Relaxed) & bit != 0
+    }
 }
 
 impl LiveMap {
-    pub(super) fn carve(frames: usize, carver: &mut Carver<'_>) -> Self {
-        Self { bytes: carver.carve(frames.saturating_mul(BYTES_PER_FRAME), |_| AtomicU8::new(0)) }
+    pub(super) fn new(frames: &FrameTable, bytes: LiveBytes) -> Self {
+        Self { maps: FrameMaps::new(frames.share_kinds(), bytes.0) }
+    }
+
+    /// Looks an address up for a free; `None` outside memory, and everywhere if nothing is marked.
+    #[inline(always)]
+    pub(super) fn spot(&self, object: PhysAddr) -> Option<Spot<'_>> {
+        let (kind, byte) = self.maps.at(object)?;
+        Some(Spot { kind, byte, object })
+    }
+
+    /// Tells whether no object is marked: hardening is off.
+    #[inline(always)]
+    pub(super) fn is_off(&self) -> bool {
+        self.maps.fine().is_empty()
     }
 
     #[inline(always)]
     fn byte(&self, object: PhysAddr) -> Option<&AtomicU8> {
-        self.bytes.get((object.as_u64() / GRANULE as u64) as usize)
+        self.maps.fine().get((object.as_u64() / GRANULE as u64) as usize)
     }
 
     /// Marks an object as handed out, whose stride is at least 64.
@@ -74,36 +126,12 @@ impl LiveMap {
         }
     }
 
-    /// Marks an object as given back, whose stride is at least 64; `false`, and nothing is changed, if no live object
-    /// starts at the address. Without hardening there is no map, and every object counts as live.
-    #[inline(always)]
-    pub(super) fn unmark_line(&self, object: PhysAddr) -> bool {
-        let Some(byte) = self.byte(object) else { return self.is_off() };
-        let live = byte.load(Relaxed) == mark(object);
-        if live {
-            byte.store(0, Relaxed);
-        }
-        live
-    }
-
-    #[cold]
-    fn is_off(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
     /// Marks an object as handed out that shares its byte.
     #[inline(always)]
     pub(super) fn mark_shared(&self, object: PhysAddr) {
         if let Some(byte) = self.byte(object) {
             byte.fetch_or(bit(object), Relaxed);
         }
-    }
-
-    /// Marks an object as given back that shares its byte; as [`Self::unmark_line`] otherwise.
-    #[inline(always)]
-    pub(super) fn unmark_shared(&self, object: PhysAddr) -> bool {
-        let Some(byte) = self.byte(object) else { return self.is_off() };
-        object.is_aligned(8) && byte.fetch_and(!bit(object), Relaxed) & bit(object) != 0
     }
 
     /// Marks an object as handed out.
@@ -119,8 +147,8 @@ impl LiveMap {
     pub(super) fn unmark(&self, mode: LiveMode, object: PhysAddr) -> bool {
         match mode {
             LiveMode::Off => true,
-            LiveMode::Bytes => self.unmark_line(object),
-            LiveMode::Bits => self.unmark_shared(object),
+            LiveMode::Bytes => self.spot(object).is_some_and(Spot::unmark_line),
+            LiveMode::Bits => self.spot(object).is_some_and(Spot::unmark_shared),
         }
     }
 
@@ -136,8 +164,8 @@ impl LiveMap {
 
     /// Counts the live objects that start in a frame and share bytes.
     pub(super) fn count_bits(&self, frame: Pfn) -> u32 {
-        let from = frame.index() * BYTES_PER_FRAME;
-        let bytes = self.bytes.get(from..from + BYTES_PER_FRAME).unwrap_or_default();
+        let from = frame.index() * GRANULES_PER_FRAME;
+        let bytes = self.maps.fine().get(from..from + GRANULES_PER_FRAME).unwrap_or_default();
         bytes.iter().map(|byte| byte.load(Relaxed).count_ones()).sum()
     }
 }
@@ -146,7 +174,7 @@ impl LiveMap {
 /// No two addresses of the 64 have the same mark.
 #[inline(always)]
 const fn mark(object: PhysAddr) -> u8 {
-    object.as_u64() as u8 | 0xc0
+    object.as_u64().wrapping_mul(2).wrapping_add(1) as u8
 }
 
 /// The bit of an address in a byte that objects share.
@@ -158,10 +186,14 @@ const fn bit(object: PhysAddr) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::geometry::Geometry;
     use crate::raw::MetaRegion;
 
     fn map() -> LiveMap {
-        LiveMap::carve(2, &mut MetaRegion::heap(4096).carver().unwrap())
+        let mut region = MetaRegion::heap(4096);
+        let mut carver = region.carver().unwrap();
+        let frames = FrameTable::carve(&Geometry::flat(2), &mut carver);
+        LiveMap::new(&frames, LiveBytes::carve(2, &mut carver))
     }
 
     #[test]

@@ -64,11 +64,11 @@ use crate::hardening::Hardening;
 use crate::inspect::CacheName;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::platform::{CpuId, Platform};
-use crate::raw::{Carver, MetaSlice};
+use crate::raw::{Carver, MetaSlice, PerCpu};
 use crate::sync::{AtomicU64, SpinLock};
 use classes::{KmallocType, NR_CLASSES};
 use debug::{Layout, Sites, Wish};
-use live::{LiveMap, LiveMode};
+use live::{LiveBytes, LiveMap, LiveMode};
 use node::{Identity, Node, Slabs};
 use occupancy::Occupancy;
 use order::SlabOrders;
@@ -87,7 +87,7 @@ pub(crate) struct SlabParts {
     cells: MetaSlice<CpuCell>,
     nodes: MetaSlice<SpinLock<Node>>,
     occupancy: Occupancy,
-    live: LiveMap,
+    live: LiveBytes,
     pool: SheafPool,
     sites: Sites,
     reserved: Reserved,
@@ -103,7 +103,7 @@ impl SlabParts {
             cells: carver.carve(caches * usize::from(geometry.cpus), |_| CpuCell::vacant()),
             nodes: carver.carve(caches * nr_nodes(geometry), |_| SpinLock::new(Node::VACANT)),
             occupancy: Occupancy::carve(frames, carver),
-            live: LiveMap::carve(marked, carver),
+            live: LiveBytes::carve(marked, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
             reserved: carver.carve(caches, |_| AtomicU64::new(0)),
@@ -119,8 +119,8 @@ fn pool_buffers(geometry: &Geometry) -> usize {
 /// All caches of a machine. See the module's page.
 pub(crate) struct SlabLayer {
     shapes: MetaSlice<ShapeRecord>,
-    /// Cell of cache `c` on CPU `p`: at `p * caches + c`.
-    cells: MetaSlice<CpuCell>,
+    /// For each CPU a cell for each number of a cache.
+    cells: PerCpu<CpuCell, NR_CLASSES>,
     /// What memory node `n` has of cache `c`: at `n * caches + c`. Node 0's part also names the cache.
     nodes: MetaSlice<SpinLock<Node>>,
     occupancy: Occupancy,
@@ -144,10 +144,10 @@ impl SlabLayer {
         let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved } = parts;
         let layer = Self {
             shapes,
-            cells,
+            cells: PerCpu::new(cells, geometry.cpus),
             nodes,
             occupancy,
-            live,
+            live: LiveMap::new(&pages.base.frames, live),
             pool,
             reserved,
             nearest_memory: nearest_memory(geometry),
@@ -257,10 +257,10 @@ impl SlabLayer {
         Some(Slabs { id, frames: &pages.base.frames, occupancy: &self.occupancy, shape })
     }
 
-    /// The sheaves of a cache on a CPU; the caller has checked that the number is one of [`Self::nr_caches`].
+    /// The sheaves of a cache on a CPU.
     #[inline(always)]
     fn cell(&self, cpu: CpuId, id: usize) -> Option<&CpuCell> {
-        self.cells.get(cpu.index() * self.shapes.len() + id)
+        self.cells.get(cpu, id)
     }
 }
 

@@ -34,7 +34,7 @@ impl SlabLayer {
         node: NodeId,
     ) -> Result<VirtAddr, AllocError> {
         let Some(class) = classes::class_of(size) else { return self.kmalloc_large(pages, size, gfp, Some(node)) };
-        let id = self.kmalloc_cache(class, gfp);
+        let id = self.kmalloc_cache(class.get(), gfp);
         if pages.base.fault(slab_site(id, gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }

@@ -12,146 +12,88 @@
 
 use crate::addr::PhysAddr;
 use crate::platform::Platform;
-use crate::raw::{Carver, LocalGuard, MetaSlice, PerCpuCell, RemoteGuard};
-use crate::sync::{AtomicU32, Ordering::Relaxed, SpinLock};
+use crate::raw::{Carver, LocalStack, MetaSlice, PerCpuStack, RemoteStack, Stack, Stacked};
+use crate::sync::SpinLock;
 
 /// The most objects in a sheaf.
 pub(super) const SHEAF_MAX: usize = 60;
 
 /// A stack of free objects of one cache.
-#[repr(C)]
-pub(super) struct Sheaf {
-    count: u32,
-    objects: [PhysAddr; SHEAF_MAX],
-}
+pub(super) type Sheaf = Stack<PhysAddr, SHEAF_MAX>;
 
-impl Sheaf {
-    pub(super) const EMPTY: Self = Self { count: 0, objects: [PhysAddr::new(0); SHEAF_MAX] };
-
-    pub(super) const fn len(&self) -> u32 {
-        self.count
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        self.count == 0
-    }
+impl Stack<PhysAddr, SHEAF_MAX> {
+    pub(super) const EMPTY: Self = Self::new(PhysAddr::new(0));
 
     /// The objects, oldest first.
     pub(super) fn objects(&self) -> &[PhysAddr] {
-        self.objects.get(..self.count as usize).unwrap_or(&self.objects)
-    }
-
-    /// Takes the object that was put last.
-    #[inline(always)]
-    pub(super) fn pop(&mut self) -> Option<PhysAddr> {
-        // Empty wraps to a position beyond the end: one comparison answers both questions.
-        let top = self.count.wrapping_sub(1);
-        let object = *self.objects.get(top as usize)?;
-        self.count = top;
-        Some(object)
-    }
-
-    /// Puts an object; `false` if `capacity` objects are in already.
-    pub(super) fn push(&mut self, capacity: u32, object: PhysAddr) -> bool {
-        self.push_if(capacity, object, || true)
-    }
-
-    /// Puts an object if there is room and then `agree` says so.
-    #[inline(always)]
-    pub(super) fn push_if(&mut self, capacity: u32, object: PhysAddr, agree: impl FnOnce() -> bool) -> bool {
-        let at = self.count;
-        if at >= capacity {
-            return false;
-        }
-        let Some(slot) = self.objects.get_mut(at as usize).filter(|_| agree()) else { return false };
-        *slot = object;
-        self.count = at + 1;
-        true
-    }
-
-    /// Turns the order around, so that the object put first is popped first.
-    pub(super) fn reverse(&mut self) {
-        if let Some(objects) = self.objects.get_mut(..self.count as usize) {
-            objects.reverse();
-        }
-    }
-
-    /// Forgets the objects.
-    pub(super) fn clear(&mut self) {
-        self.count = 0;
-    }
-
-    /// Forgets all but the first `kept` objects.
-    pub(super) fn truncate(&mut self, kept: u32) {
-        self.count = self.count.min(kept);
-    }
-
-    /// Moves all objects to `to`, which is empty.
-    pub(super) fn move_to(&mut self, to: &mut Self) {
-        debug_assert!(to.is_empty(), "objects would be lost");
-        for (slot, object) in to.objects.iter_mut().zip(self.objects()) {
-            *slot = *object;
-        }
-        to.count = self.count;
-        self.count = 0;
-    }
-
-    /// Sets the count, so that a test can see the auditor find it.
-    #[cfg(test)]
-    pub(super) fn corrupt_count(&mut self, count: u32) {
-        self.count = count;
+        self.as_slice()
     }
 }
 
 /// What a CPU has of one cache.
-#[repr(C)]
-pub(super) struct CpuSheaves {
-    pub(super) main: Sheaf,
-    pub(super) spare: Option<SheafId>,
-}
+pub(super) type CpuSheaves = Stacked<PhysAddr, SHEAF_MAX, Option<SheafId>>;
+
+/// Objects that have a byte of the liveness map for themselves come back through this gate.
+const LINE: usize = 0;
+/// Objects that share a byte come back through this one.
+const SHARED: usize = 1;
 
 /// The place of a CPU's sheaves.
 #[repr(C)]
 pub(super) struct CpuCell {
-    /// How many objects the fast path may put in the main sheaf, if each has a byte of the liveness map for itself;
-    /// else 0. Both capacities are outside the lock, because a cache is made and destroyed on one CPU for all.
-    line_capacity: AtomicU32,
-    /// The same if objects share bytes; else 0.
-    shared_capacity: AtomicU32,
-    sheaves: PerCpuCell<CpuSheaves>,
+    sheaves: PerCpuStack<PhysAddr, SHEAF_MAX, Option<SheafId>, 2>,
+    _reserved: [u32; 2],
 }
+
+const _: () = assert!(size_of::<CpuCell>() == 512, "a power of two, so that a cell is found by a shift");
 
 impl CpuCell {
     pub(super) fn vacant() -> Self {
-        let sheaves = CpuSheaves { main: Sheaf::EMPTY, spare: None };
-        let none = || AtomicU32::new(0);
-        Self { line_capacity: none(), shared_capacity: none(), sheaves: PerCpuCell::new(sheaves) }
+        Self { sheaves: PerCpuStack::new(PhysAddr::new(0), None), _reserved: [0; 2] }
     }
 
+    /// Tells whether objects with a byte for themselves may be put in the main sheaf.
     #[inline(always)]
-    pub(super) fn line_capacity(&self) -> u32 {
-        self.line_capacity.load(Relaxed)
+    pub(super) fn takes_lines(&self) -> bool {
+        self.sheaves.limit(LINE) > 0
     }
 
-    #[inline(always)]
-    pub(super) fn shared_capacity(&self) -> u32 {
-        self.shared_capacity.load(Relaxed)
-    }
-
+    /// Sets how many objects the fast paths may put in the main sheaf: of those that have a byte of the liveness map for
+    /// themselves, and of those that share one. A cache has one kind, so that one of the two is 0.
     pub(super) fn set_capacities(&self, line: u32, shared: u32) {
-        self.line_capacity.store(line, Relaxed);
-        self.shared_capacity.store(shared, Relaxed);
+        self.sheaves.set_limits([line, shared]);
+    }
+
+    /// Pops the main sheaf on the CPU that owns it; `None` if it is empty or in use.
+    #[inline(always)]
+    pub(super) fn pop(&self) -> Option<PhysAddr> {
+        self.sheaves.pop()
+    }
+
+    /// Pushes onto the main sheaf on the CPU that owns it, if there is room for an object with a byte for itself and
+    /// `agree` says so.
+    #[inline(always)]
+    pub(super) fn push_line(&self, object: PhysAddr, agree: impl FnOnce() -> bool) -> bool {
+        self.sheaves.push_if::<LINE>(object, agree)
+    }
+
+    /// The same for an object that shares a byte.
+    #[inline(always)]
+    pub(super) fn push_shared(&self, object: PhysAddr, agree: impl FnOnce() -> bool) -> bool {
+        self.sheaves.push_if::<SHARED>(object, agree)
     }
 
     /// Borrows the sheaves on the CPU that owns them; `None` if they are in use.
-    #[inline(always)]
-    pub(super) fn try_local(&self) -> Option<LocalGuard<'_, CpuSheaves>> {
+    pub(super) fn try_local(&self) -> Option<LocalStack<'_, PhysAddr, SHEAF_MAX, Option<SheafId>, 2>> {
         self.sheaves.try_local()
     }
 
     /// Borrows the sheaves of another CPU; `None` if a third one has them.
-    pub(super) fn try_remote(&self, platform: &impl Platform) -> Option<RemoteGuard<'_, CpuSheaves>> {
-        self.sheaves.try_remote(platform, false)
+    pub(super) fn try_remote(
+        &self,
+        platform: &impl Platform,
+    ) -> Option<RemoteStack<'_, PhysAddr, SHEAF_MAX, Option<SheafId>, 2>> {
+        self.sheaves.try_remote(platform)
     }
 }
 
