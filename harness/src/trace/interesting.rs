@@ -35,7 +35,7 @@ pub const HUGE_BOUNDARIES: [u64; 9] =
     [16 << 20, 256 << 20, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 48, (1 << 63) - 1, u64::MAX - 4096, u64::MAX - 1];
 
 /// Flags that callers use, the usual ones several times.
-pub const USUAL_GFP: [Gfp; 16] = {
+pub const USUAL_GFP: [Gfp; 24] = {
     const fn gfp(flags: GfpFlags) -> Gfp {
         Gfp::new(flags)
     }
@@ -57,6 +57,14 @@ pub const USUAL_GFP: [Gfp; 16] = {
         gfp(GfpFlags::HIGHUSER_MOVABLE),
         gfp(KERNEL.union(GfpFlags::DMA)),
         gfp(GfpFlags::ATOMIC.union(GfpFlags::ZERO)),
+        gfp(KERNEL.union(GfpFlags::NOFAIL)),
+        gfp(KERNEL.union(GfpFlags::HIGH)),
+        gfp(KERNEL.union(GfpFlags::MEMALLOC)),
+        gfp(GfpFlags::ATOMIC.union(GfpFlags::NOMEMALLOC)),
+        gfp(GfpFlags::MEMALLOC.union(GfpFlags::NOMEMALLOC)),
+        gfp(KERNEL.union(GfpFlags::THISNODE)),
+        gfp(KERNEL.union(GfpFlags::DMA32)),
+        gfp(GfpFlags::NOFAIL.union(GfpFlags::ATOMIC)),
     ]
 };
 
