@@ -126,6 +126,8 @@ pub enum FreeError {
     /// Bytes around the object that are not its owner's were overwritten. They were repaired and the object is still live:
     /// it can be freed again.
     Corrupted(VirtAddr),
+    /// The object's cache was destroyed while the object was live.
+    Leaked(VirtAddr),
     /// The block has another order or size.
     WrongOrder {
         /// The order that the block has.
@@ -146,6 +148,7 @@ impl fmt::Display for FreeError {
             Self::Corrupted(addr) => {
                 write!(f, "bytes around {addr} were overwritten; see the report, then free it again")
             }
+            Self::Leaked(addr) => write!(f, "the cache of {addr} was destroyed before; free objects first"),
             Self::WrongOrder { found } => write!(f, "the block has order {found}; free it with that"),
         }
     }
@@ -224,8 +227,8 @@ pub enum CacheError {
     Unknown(u16),
     /// A kmalloc class or one of the allocator's own caches cannot be destroyed.
     BuiltIn,
-    /// Objects are still live; the cache stays usable.
-    LiveObjects(u64),
+    /// A CPU is inside a call on the cache; destroy it once that has returned.
+    Busy(u16),
     /// The platform's fault plan made the creation fail.
     Injected(FaultPoint),
 }
@@ -243,7 +246,7 @@ impl fmt::Display for CacheError {
             Self::TooMany(n) => write!(f, "{n} caches exist; raise max_caches in the geometry"),
             Self::Unknown(n) => write!(f, "there is no cache {n}"),
             Self::BuiltIn => f.write_str("the allocator's own caches cannot be destroyed"),
-            Self::LiveObjects(n) => write!(f, "{n} objects are still live; free them first"),
+            Self::Busy(n) => write!(f, "a CPU is inside a call on cache {n}; try again once it has returned"),
             Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
         }
     }
@@ -351,10 +354,10 @@ kinds! { AllocError:
     BadRange Busy SheafEmpty
 }
 kinds! { FreeError:
-    Foreign DoubleFree Interior WrongKind WrongCache Corrupted WrongOrder
+    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked WrongOrder
 }
 kinds! { CacheError:
-    BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn LiveObjects Injected
+    BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn Busy Injected
 }
 
 #[cfg(test)]

@@ -71,6 +71,16 @@ pub enum MinFree {
     Pages(u32),
 }
 
+/// Which new caches share the slabs of an existing one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum SlabMerge {
+    /// Those whose objects would lie exactly alike.
+    #[default]
+    Similar,
+    /// None (Linux: `slab_nomerge`).
+    Never,
+}
+
 /// The shape of a machine: memory, zones, CPUs, the vmalloc window, and how cautious to be.
 ///
 /// The defaults are Linux's for x86-64. Tests use tiny ones, so that every boundary is a few operations away.
@@ -105,6 +115,8 @@ pub struct Geometry {
     pub slub_debug: SlubDebug,
     /// How many places of calls the records of `STORE_USER` caches can name; 0 by default: they name none.
     pub track_sites: u16,
+    /// Which caches share slabs.
+    pub slab_merge: SlabMerge,
 }
 
 /// Why a [`Geometry`] cannot be used.
@@ -201,6 +213,7 @@ impl Geometry {
             hardening: Hardening::Checked,
             slub_debug: SlubDebug::empty(),
             track_sites: 0,
+            slab_merge: SlabMerge::Similar,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::error::CacheId;
 use crate::geometry::{MAX_ZONES, ZoneKind};
 use crate::numa::NodeId;
 use crate::order::{NR_PAGE_ORDERS, Order};
+use crate::slab::SlabFlags;
 use core::fmt;
 
 /// How many migrate types there are, the special ones included.
@@ -133,7 +134,15 @@ impl fmt::Display for CacheName {
     }
 }
 
-/// One object cache; its text is a line of `/proc/slabinfo`.
+/// What `/proc/slabinfo` begins with: its version, and the names of the columns.
+pub const SLABINFO_HEADER: &str = concat!(
+    "slabinfo - version: 2.1\n",
+    "# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>",
+    " : tunables <limit> <batchcount> <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>"
+);
+
+/// One object cache; its text is a line of `/proc/slabinfo`. Objects in sheaves count as active there: only those in
+/// slabs are free. There are no tunables, and every slab counts as active.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CacheInfo {
     /// The cache.
@@ -170,6 +179,10 @@ pub struct CacheInfo {
     pub nr_partial: u64,
     /// Objects in a sheaf; 0 for a cache without sheaves.
     pub sheaf_capacity: u16,
+    /// Other caches that use the same slabs.
+    pub aliases: u32,
+    /// What it was created with.
+    pub flags: SlabFlags,
 }
 
 impl fmt::Display for CacheInfo {
@@ -178,7 +191,7 @@ impl fmt::Display for CacheInfo {
             f,
             "{:<17} {:>6} {:>6} {:>6} {:>4} {:>4} : tunables {:>4} {:>4} {:>4} : slabdata {:>6} {:>6} {:>6}",
             self.name,
-            self.active_objs,
+            self.num_objs - self.free_in_slabs.min(self.num_objs),
             self.num_objs,
             self.size,
             self.objects_per_slab,
@@ -186,7 +199,7 @@ impl fmt::Display for CacheInfo {
             0,
             0,
             0,
-            self.nr_slabs - self.nr_partial.min(self.nr_slabs),
+            self.nr_slabs,
             self.nr_slabs,
             0
         )
@@ -253,6 +266,8 @@ pub struct MemInfo {
     pub vmalloc_lazy: u64,
     /// Page tables.
     pub page_tables: u64,
+    /// In slabs with live objects whose caches were destroyed.
+    pub leaked: u64,
 }
 
 impl MemInfo {
@@ -266,6 +281,7 @@ impl MemInfo {
             + self.vmalloc
             + self.vmalloc_lazy
             + self.page_tables
+            + self.leaked
     }
 }
 
@@ -282,6 +298,7 @@ impl fmt::Display for MemInfo {
             ("VmallocUsed:", self.vmalloc),
             ("VmallocLazy:", self.vmalloc_lazy),
             ("PageTables:", self.page_tables),
+            ("Leaked:", self.leaked),
         ];
         for (name, pages) in rows {
             writeln!(f, "{name:<15}{:>9} kB", kib(pages))?;

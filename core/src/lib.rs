@@ -32,17 +32,19 @@ pub use buddy::CompactResult;
 pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
-pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, ZoneKind, ZoneSpec};
+pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, SlabMerge, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
 pub use hardening::{Hardening, SlubDebug};
-pub use inspect::{AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, VmallocEntry, ZoneInfo};
+pub use inspect::{
+    AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, SLABINFO_HEADER, VmallocEntry, ZoneInfo,
+};
 pub use kmem::Kmem;
 pub use numa::{Distances, LOCAL_DISTANCE, MAX_NODES, NodeId, REMOTE_DISTANCE};
 pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
 pub use platform::{CpuId, Event, Platform};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
-pub use slab::{CacheArgs, Ctor, CtorObject, PrefilledSheaf, SlabFlags};
+pub use slab::{CacheArgs, Ctor, CtorObject, Destroyed, LeakedObject, PrefilledSheaf, SlabFlags};
 pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};
 
 /// The most bytes in the name of a cache.

@@ -13,6 +13,7 @@
 //! | `LargeKmalloc`, `LargeTail` | the caller of `kmalloc` | the same |
 //! | `Slab(cache)` | slab | first frame: counts, links; every frame: distance to it |
 //! | `Vmalloc` | vmalloc | nothing: the page table knows |
+//! | `Leaked` | nobody any more | nothing |
 //! | `PageTable` | paging | number of entries in use |
 //!
 //! ```text
@@ -48,6 +49,8 @@ pub enum FrameKind {
     Vmalloc,
     /// A page table.
     PageTable,
+    /// Of a slab with live objects whose cache was destroyed; never used again.
+    Leaked,
     /// Part of a slab of this cache.
     Slab(CacheId),
 }
@@ -69,6 +72,7 @@ impl FrameKind {
             Self::LargeTail => 6,
             Self::Vmalloc => 7,
             Self::PageTable => 8,
+            Self::Leaked => 12,
             Self::Slab(cache) => SLAB_BASE + cache.get() as u8,
         }
     }
@@ -85,6 +89,7 @@ impl FrameKind {
             6 => Self::LargeTail,
             7 => Self::Vmalloc,
             8 => Self::PageTable,
+            12 => Self::Leaked,
             SLAB_BASE.. => Self::Slab(CacheId::new((byte - SLAB_BASE) as u16)),
             _ => Self::Absent,
         }
@@ -110,7 +115,7 @@ impl FrameKind {
         match self {
             Self::Pages | Self::PagesTail => BlockKind::Pages,
             Self::LargeKmalloc | Self::LargeTail => BlockKind::LargeKmalloc,
-            Self::Slab(_) => BlockKind::Slab,
+            Self::Slab(_) | Self::Leaked => BlockKind::Slab,
             Self::Vmalloc => BlockKind::Vmalloc,
             Self::Absent | Self::Free | Self::Pcp | Self::PageTable => BlockKind::Internal,
         }

@@ -198,6 +198,19 @@ events! {
     SlabTracedAlloc;
     /// A cache with `TRACE` took an object back.
     SlabTracedFree;
+    "caches":
+    /// A cache got slabs of its own.
+    CacheCreated;
+    /// A cache was made on the slabs of a similar one.
+    CacheMerged;
+    /// A cache was made under a name that another one has.
+    CacheNameTaken;
+    /// A cache was destroyed whose slabs others use.
+    CacheShared;
+    /// A cache was destroyed and gave all slabs back.
+    CacheReleased;
+    /// A cache was destroyed with live objects.
+    CacheLeaked;
 
     "kvmalloc and vmalloc":
     /// kvmalloc was served physically contiguous.

@@ -5,7 +5,7 @@ use crate::base::Base;
 use crate::buddy::{PageAllocator, PageParts};
 use crate::bug::SlabBug;
 use crate::fault::{FaultPoint, FaultSite};
-use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
+use crate::geometry::{Geometry, MinFree, SlabMerge, ZoneKind, ZoneSpec};
 use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameTable;
@@ -133,10 +133,11 @@ pub(crate) fn page_allocator(geometry: &Geometry) -> PageAllocator<TestPlatform>
     PageAllocator::new(base(geometry), carve(geometry, PageParts::carve))
 }
 
-/// One Normal zone of `frames` frames that may be used to the last page.
+/// One Normal zone of `frames` frames that may be used to the last page; caches do not share slabs.
 pub(crate) fn flat(frames: u32) -> Geometry {
     let mut geometry = Geometry::flat(frames);
     geometry.min_free = MinFree::Pages(0);
+    geometry.slab_merge = SlabMerge::Never;
     geometry
 }
 

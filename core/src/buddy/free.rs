@@ -40,6 +40,17 @@ impl<P: Platform> PageAllocator<P> {
         true
     }
 
+    /// Passes a block that is in use on to another owner: the kind of all its frames, and the ledger.
+    pub(crate) fn change_owner(&self, first: Pfn, order: Order, kind: FrameKind) {
+        let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(first))) else { return };
+        let before = self.base.frames.kind(first);
+        self.locked(zone, |_| {
+            zone.ledger.take_back(before, order.pages());
+            zone.ledger.hand_out(kind, order.pages());
+        });
+        self.base.frames.set_block_kind(first, order, kind);
+    }
+
     #[cold]
     #[inline(never)]
     fn free_slow(&self, first: Pfn, order: Order, kind: FrameKind) {

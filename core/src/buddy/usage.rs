@@ -21,15 +21,25 @@ pub(crate) enum OwnerClass {
     Vmalloc,
     /// Page tables.
     PageTable,
+    /// Live objects of destroyed caches.
+    Leaked,
 }
 
 /// How many owners there are.
-pub(crate) const OWNER_CLASSES: usize = OwnerClass::PageTable as usize + 1;
+pub(crate) const OWNER_CLASSES: usize = OwnerClass::Leaked as usize + 1;
 
 impl OwnerClass {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; OWNER_CLASSES] =
-        [Self::Free, Self::Pcp, Self::Pages, Self::LargeKmalloc, Self::Slab, Self::Vmalloc, Self::PageTable];
+    pub(crate) const ALL: [Self; OWNER_CLASSES] = [
+        Self::Free,
+        Self::Pcp,
+        Self::Pages,
+        Self::LargeKmalloc,
+        Self::Slab,
+        Self::Vmalloc,
+        Self::PageTable,
+        Self::Leaked,
+    ];
 
     /// The owner of a frame of this kind; `None` outside every zone.
     #[inline(always)]
@@ -43,6 +53,7 @@ impl OwnerClass {
             FrameKind::Vmalloc => Self::Vmalloc,
             FrameKind::PageTable => Self::PageTable,
             FrameKind::Slab(_) => Self::Slab,
+            FrameKind::Leaked => Self::Leaked,
         })
     }
 }

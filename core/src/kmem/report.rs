@@ -21,7 +21,7 @@ impl<P: Platform> Kmem<P> {
     /// Checks each layer, and the layers against each other: what one says it gave, the other says it has.
     ///
     /// ```text
-    /// I7.1  free + pcp + pages + large kmalloc + slab + vmalloc + lazy + page tables == managed
+    /// I7.1  free + pcp + pages + large kmalloc + slab + vmalloc + lazy + page tables + leaked == managed
     /// I7.2  slab pages == sum over caches of slabs * pages per slab
     /// I7.3  vmalloc pages + lazy pages == frames that the vmalloc layer owns
     /// I7.4  page-table pages == tables that the paging layer uses
@@ -73,6 +73,7 @@ impl<P: Platform> Kmem<P> {
             vmalloc: owned(OwnerClass::Vmalloc).saturating_sub(lazy),
             vmalloc_lazy: lazy,
             page_tables: owned(OwnerClass::PageTable),
+            leaked: owned(OwnerClass::Leaked),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{AllocError, CacheError, CacheId, FreeError};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::platform::Platform;
-use crate::slab::{CacheArgs, Missed, PrefilledSheaf};
+use crate::slab::{CacheArgs, Destroyed, LeakedObject, Missed, PrefilledSheaf};
 use core::panic::Location;
 
 impl<P: Platform> Kmem<P> {
@@ -285,12 +285,29 @@ impl<P: Platform> Kmem<P> {
         self.slab.cache_shrink(&self.pages, cache)
     }
 
-    /// Destroys a cache. Linux leaks the memory of a cache with live objects; here it stays as it was.
+    /// Destroys a cache. A cache that shares its slabs with others only loses its name.
+    ///
+    /// Objects that are still live are a mistake of the caller: the cache goes all the same, and its number and name are
+    /// free; the objects stay where they are, and their memory is lost. [`Self::kmem_cache_destroy_with`] names them.
     ///
     /// # Errors
     ///
-    /// [`CacheError::LiveObjects`], [`CacheError::BuiltIn`], [`CacheError::Unknown`].
-    pub fn kmem_cache_destroy(&self, cache: CacheId) -> Result<(), CacheError> {
-        self.slab.cache_destroy(&self.pages, cache)
+    /// [`CacheError::Unknown`], also for a cache that was destroyed before; [`CacheError::BuiltIn`];
+    /// [`CacheError::Busy`] while a CPU is inside a call on the cache.
+    pub fn kmem_cache_destroy(&self, cache: CacheId) -> Result<Destroyed, CacheError> {
+        self.kmem_cache_destroy_with(cache, |_| ())
+    }
+
+    /// [`Self::kmem_cache_destroy`], calling `report` for each object that is lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kmem_cache_destroy`].
+    pub fn kmem_cache_destroy_with(
+        &self,
+        cache: CacheId,
+        mut report: impl FnMut(LeakedObject),
+    ) -> Result<Destroyed, CacheError> {
+        self.slab.cache_destroy(&self.pages, cache, &mut report)
     }
 }

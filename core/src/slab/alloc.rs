@@ -169,7 +169,7 @@ impl SlabLayer {
         gfp: GfpFlags,
         site: Site,
     ) -> Result<VirtAddr, AllocError> {
-        let id = cache.index();
+        let id = self.root(cache.index());
         self.check_request(id, gfp)?;
         let object = self.alloc_any(pages, id, gfp)?;
         self.stamp(pages, object, None, site);

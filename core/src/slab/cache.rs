@@ -2,17 +2,19 @@
 
 use super::node::Identity;
 use super::shape::{Role, Shape};
-use super::{CacheArgs, SlabFlags, SlabLayer, cache_id, order};
+use super::{CacheArgs, SlabFlags, SlabLayer, order};
 use crate::addr::PAGE_SIZE;
 use crate::buddy::PageAllocator;
 use crate::error::{CacheError, CacheId};
 use crate::fault::{FaultPoint, FaultSite};
+use crate::geometry::SlabMerge;
 use crate::gfp::GfpFlags;
 use crate::inspect::{CacheInfo, CacheName};
-use crate::platform::Platform;
+use crate::platform::{Event, Platform};
 
 impl SlabLayer {
-    /// Makes a cache. Names need not be unique, and similar caches are not merged.
+    /// Makes a cache, on slabs of its own or on those of a similar one. Names need not be unique; an event tells of a
+    /// name that another cache has already.
     ///
     /// # Errors
     ///
@@ -27,7 +29,12 @@ impl SlabLayer {
         if pages.base.fault(FaultSite::new(FaultPoint::Cache, GfpFlags::KERNEL)) {
             return Err(CacheError::Injected(FaultPoint::Cache));
         }
-        self.install_anywhere(&shape, identity)
+        let installed = self.install_or_merge(pages.base.geometry.slab_merge, args, &shape, identity)?;
+        if installed.known_name {
+            pages.base.event(Event::CacheNameTaken);
+        }
+        pages.base.event(if installed.is_alias { Event::CacheMerged } else { Event::CacheCreated });
+        Ok(installed.cache)
     }
 
     /// Makes a cache for the descriptors of a layer above. It has no sheaves, so that whatever that layer does not use
@@ -43,19 +50,15 @@ impl SlabLayer {
         args: &CacheArgs,
     ) -> Result<CacheId, CacheError> {
         let (identity, shape) = plan(pages, name, args, Role::Internal)?;
-        self.install_anywhere(&shape, identity)
+        self.install_or_merge(SlabMerge::Never, args, &shape, identity).map(|installed| installed.cache)
     }
 
-    /// Takes the first vacant number that is not set aside for kmalloc.
-    fn install_anywhere(&self, shape: &Shape, identity: Identity) -> Result<CacheId, CacheError> {
-        let first = super::KmallocType::ALL.len() * super::NR_CLASSES;
-        let id = (first..self.nr_caches()).find(|&id| self.install(id, shape, identity));
-        id.map(cache_id).ok_or(CacheError::TooMany(self.nr_caches() as u16))
-    }
-
-    /// Returns the shape of a cache that a user may name.
-    fn known(&self, cache: CacheId) -> Result<Shape, CacheError> {
-        self.shape(cache.index()).ok_or(CacheError::Unknown(cache.get()))
+    /// Returns the number that has the slabs of a cache which a user may name.
+    pub(super) fn known(&self, cache: CacheId) -> Result<usize, CacheError> {
+        match self.role(cache.index()) {
+            Role::Vacant | Role::Orphan => Err(CacheError::Unknown(cache.get())),
+            Role::Kmalloc | Role::User | Role::Internal | Role::Alias => Ok(self.root(cache.index())),
+        }
     }
 
     /// Gives empty slabs back and sorts the rest; `true` if no slab is left.
@@ -68,48 +71,17 @@ impl SlabLayer {
         pages: &PageAllocator<P>,
         cache: CacheId,
     ) -> Result<bool, CacheError> {
-        self.known(cache)?;
-        self.trim(pages, cache.index());
-        let slabs = self.slabs(pages, cache.index()).ok_or(CacheError::Unknown(cache.get()))?;
-        self.nodes_of(cache.index()).for_each(|node| node.lock().sort_partial(&slabs));
-        Ok(self.nr_slabs(cache.index()) == 0)
-    }
-
-    /// Destroys a cache without live objects. Linux drops the cache and leaks the objects; here it stays usable.
-    ///
-    /// # Errors
-    ///
-    /// `Unknown`, `BuiltIn`, `LiveObjects`.
-    pub(crate) fn cache_destroy<P: Platform>(
-        &self,
-        pages: &PageAllocator<P>,
-        cache: CacheId,
-    ) -> Result<(), CacheError> {
-        if self.known(cache)?.role != Role::User {
-            return Err(CacheError::BuiltIn);
-        }
-        let id = cache.index();
+        let id = self.known(cache)?;
         self.trim(pages, id);
-        let (Some(slabs), Some(node), Some(record)) = (self.slabs(pages, id), self.node(id, 0), self.shapes.get(id))
-        else {
-            return Err(CacheError::Unknown(cache.get()));
-        };
-        // A CPU that was in the middle of a call kept its sheaves; what they hold counts as live.
-        let inuse: u64 = self.nodes_of(id).map(|node| node.lock().inuse).sum();
-        if inuse != 0 {
-            return Err(CacheError::LiveObjects(inuse));
-        }
-        self.release_empty(pages, id, &slabs);
-        node.lock().identity = None;
-        record.vacate();
-        self.set_capacities(id, 0, 0);
-        Ok(())
+        let slabs = self.slabs(pages, id).ok_or(CacheError::Unknown(cache.get()))?;
+        self.nodes_of(id).for_each(|node| node.lock().sort_partial(&slabs));
+        Ok(self.nr_slabs(id) == 0)
     }
 
-    /// Describes a cache; `None` if there is none with this number.
+    /// Describes a cache with slabs of its own; `None` if there is none with this number.
     pub(crate) fn cache_info<P: Platform>(&self, pages: &PageAllocator<P>, cache: CacheId) -> Option<CacheInfo> {
         let id = cache.index();
-        let shape = self.shape(id)?;
+        let shape = self.shape(id).filter(|shape| shape.role != Role::Alias)?;
         // The sheaves come first: no lock may be held while waiting for another CPU's.
         let on_cpus = self.objects_on_cpus(pages, id);
         let (mut in_sheaves, mut inuse, mut objects, mut nr_slabs, mut nr_partial) = (on_cpus, 0, 0, 0, 0);
@@ -141,6 +113,8 @@ impl SlabLayer {
             nr_slabs,
             nr_partial,
             sheaf_capacity: shape.capacity,
+            aliases: self.users(id).saturating_sub(1),
+            flags: shape.flags,
         })
     }
 }

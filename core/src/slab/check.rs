@@ -60,6 +60,7 @@ impl SlabLayer {
     /// The first invariant found broken.
     pub(crate) fn check_invariants<P: Platform>(&self, pages: &PageAllocator<P>) -> Result<(), Violation> {
         let mut buffers = 0;
+        self.check_aliases()?;
         for id in self.caches() {
             buffers += self.check_cache(pages, id)?;
         }

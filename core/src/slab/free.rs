@@ -132,7 +132,7 @@ impl SlabLayer {
             return Ok(());
         }
         match self.find_to_free(pages, addr)? {
-            KmallocBlock::Object { object, id } if id == cache.index() => self.free_slow(pages, id, object),
+            KmallocBlock::Object { object, id } if id == self.root(cache.index()) => self.free_slow(pages, id, object),
             KmallocBlock::Object { id, .. } => Err(FreeError::WrongCache { addr, owner: super::cache_id(id) }),
             KmallocBlock::Large { .. } => Err(wrong_kind(addr, BlockKind::LargeKmalloc)),
         }
@@ -158,6 +158,7 @@ impl SlabLayer {
             }
             FrameKind::LargeKmalloc | FrameKind::LargeTail => large_block(pages, addr, frame),
             FrameKind::Absent => Err(FreeError::Foreign(addr)),
+            FrameKind::Leaked => Err(FreeError::Leaked(addr)),
             FrameKind::Free | FrameKind::Pcp => Err(FreeError::DoubleFree(addr)),
             other => Err(wrong_kind(addr, other.block_kind())),
         }

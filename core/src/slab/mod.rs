@@ -37,7 +37,9 @@ mod debug;
 mod flush;
 mod free;
 mod grow;
+mod leak;
 mod live;
+mod merge;
 mod node;
 mod occupancy;
 mod order;
@@ -53,6 +55,7 @@ mod tests;
 
 pub(crate) use alloc::Missed;
 pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
+pub use leak::{Destroyed, LeakedObject};
 pub use prefill::PrefilledSheaf;
 
 use crate::addr::{PAGE_SIZE, Pfn};
@@ -69,6 +72,8 @@ use crate::sync::{AtomicU64, SpinLock};
 use classes::{KmallocType, NR_CLASSES};
 use debug::{Layout, Sites, Wish};
 use live::{LiveBytes, LiveMap, LiveMode};
+use live::{LiveMap, LiveMode};
+use merge::Numbers;
 use node::{Identity, Node, Slabs};
 use occupancy::Occupancy;
 use order::SlabOrders;
@@ -131,6 +136,7 @@ pub(crate) struct SlabLayer {
     /// For each node the nearest one that has memory.
     nearest_memory: [usize; MAX_NODES],
     sites: Sites,
+    numbers: SpinLock<Numbers>,
     /// The largest request that `kmalloc` serves.
     kmalloc_max: usize,
     /// Whether DMA requests have caches of their own.
@@ -152,6 +158,7 @@ impl SlabLayer {
             reserved,
             nearest_memory: nearest_memory(geometry),
             sites,
+            numbers: SpinLock::new(Numbers::new()),
             kmalloc_max: PAGE_SIZE << geometry.max_order.get(),
             has_dma: geometry.zones().iter().any(|zone| zone.kind == ZoneKind::Dma),
         };
@@ -236,15 +243,29 @@ impl SlabLayer {
         self.nodes.len().checked_div(self.nr_caches()).unwrap_or(0)
     }
 
+    /// The numbers of all caches that have slabs of their own.
+    fn caches(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.nr_caches()).filter(|&id| !matches!(self.role(id), Role::Vacant | Role::Alias))
+    }
+
+    fn role(&self, id: usize) -> Role {
+        self.shapes.get(id).map_or(Role::Vacant, ShapeRecord::role)
+    }
+
     /// What names a cache; `None` if no cache has the number.
     fn identity(&self, id: usize) -> Option<Identity> {
         self.node(id, 0)?.lock().identity
     }
 
-    /// The numbers of all caches that exist.
-    fn caches(&self) -> impl Iterator<Item = usize> + '_ {
-        let used = |&id: &usize| self.shapes.get(id).is_some_and(|record| record.role() != Role::Vacant);
-        (0..self.nr_caches()).filter(used)
+    /// Names a vacant number, or takes the name of one away; `false` if there is nothing to name.
+    fn set_identity(&self, id: usize, identity: Option<Identity>) -> bool {
+        let Some(node) = self.node(id, 0) else { return false };
+        let mut node = node.lock();
+        let free = identity.is_none() || node.identity.is_none();
+        if free {
+            node.identity = identity;
+        }
+        free
     }
 
     fn shape(&self, id: usize) -> Option<Shape> {
@@ -319,6 +340,7 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         freeptr_offset: args.freeptr_offset.map(|offset| offset as u32),
         left: layout.map_or(0, |layout| layout.left as u32),
         has_ctor: args.ctor.is_some(),
+        mergeable: role == Role::User && merge::may_merge(args),
     })
 }
 

@@ -221,12 +221,25 @@ impl Node {
 
     /// Takes an empty slab off its list, onto `discard`.
     fn detach(&mut self, slabs: &Slabs<'_>, head: Pfn, discard: &mut PageList) {
-        let list = if slabs.frames.list(head) == LIST_FULL { &mut self.full } else { &mut self.partial };
+        let list = match slabs.frames.list(head) {
+            LIST_FULL => &mut self.full,
+            LIST_ASIDE => &mut self.aside,
+            _ => &mut self.partial,
+        };
         list.remove(slabs.frames, head);
         slabs.frames.set_list(head, LIST_NONE);
         self.objects = self.objects.saturating_sub(u64::from(slabs.objects(head)));
         self.pages = self.pages.saturating_sub(slabs.frames.order(head).pages());
         discard.push_tail(slabs.frames, head);
+    }
+
+    /// Moves all slabs to `to`, with whatever is out of them.
+    pub(super) fn detach_all(&mut self, slabs: &Slabs<'_>, to: &mut PageList) {
+        while let Some(head) = self.partial.head().or_else(|| self.full.head()).or_else(|| self.aside.head()) {
+            self.inuse = self.inuse.saturating_sub(u64::from(slabs.inuse(head)));
+            self.detach(slabs, head, to);
+        }
+        self.lost = 0;
     }
 
     /// Moves all empty slabs to `discard`.

@@ -39,7 +39,7 @@ impl SlabLayer {
         self.nodes_of(id).map(|node| node.lock().nr_slabs()).sum()
     }
 
-    fn cpus<P: Platform>(&self, pages: &PageAllocator<P>) -> impl Iterator<Item = CpuId> + use<P> {
+    pub(super) fn cpus<P: Platform>(&self, pages: &PageAllocator<P>) -> impl Iterator<Item = CpuId> + use<P> {
         (0..pages.base.geometry.cpus).map(CpuId::new)
     }
 

@@ -5,7 +5,7 @@ use super::order::{self, SlabOrders};
 use super::{CacheArgs, SlabFlags};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
-use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 /// Whose cache it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +19,10 @@ pub(super) enum Role {
     User,
     /// Created by a layer above for its own descriptors; users neither free into it nor destroy it.
     Internal,
+    /// Created by a user, on the slabs of another cache.
+    Alias,
+    /// Destroyed by its user; aliases still use its slabs, or it is being taken down.
+    Orphan,
 }
 
 impl Role {
@@ -27,6 +31,8 @@ impl Role {
             1 => Self::Kmalloc,
             2 => Self::User,
             3 => Self::Internal,
+            4 => Self::Alias,
+            5 => Self::Orphan,
             _ => Self::Vacant,
         }
     }
@@ -87,6 +93,8 @@ pub(super) struct Shape {
     pub(super) left: u32,
     /// Whether objects are constructed.
     pub(super) has_ctor: bool,
+    /// Whether similar caches may use the slabs.
+    pub(super) mergeable: bool,
 }
 
 /// A part of each object. Empty: no byte.
@@ -144,6 +152,9 @@ pub(super) struct ShapeRecord {
     user_size: AtomicU32,
     /// One more than the offset; 0 for none.
     freeptr: AtomicU32,
+    mergeable: AtomicBool,
+    /// Of an alias: the number of the cache whose slabs it uses.
+    root: AtomicU8,
 }
 
 const _: () = assert!(size_of::<ShapeRecord>() == 64);
@@ -167,6 +178,8 @@ impl ShapeRecord {
             user_offset: AtomicU32::new(0),
             user_size: AtomicU32::new(0),
             freeptr: AtomicU32::new(0),
+            mergeable: AtomicBool::new(false),
+            root: AtomicU8::new(0),
         }
     }
 
@@ -186,12 +199,28 @@ impl ShapeRecord {
         self.user_offset.store(shape.user.offset, Relaxed);
         self.user_size.store(shape.user.size, Relaxed);
         self.freeptr.store(shape.freeptr_offset.map_or(0, |offset| offset.saturating_add(1)), Relaxed);
-        self.role.store(shape.role as u8, Relaxed);
+        self.mergeable.store(shape.mergeable, Relaxed);
+        self.set_role(shape.role);
     }
 
-    /// Makes the number vacant.
-    pub(super) fn vacate(&self) {
-        self.role.store(Role::Vacant as u8, Relaxed);
+    pub(super) fn set_role(&self, role: Role) {
+        self.role.store(role as u8, Relaxed);
+    }
+
+    /// Makes the number that of an alias.
+    pub(super) fn make_alias(&self, root: usize) {
+        self.root.store(root as u8, Relaxed);
+        self.set_role(Role::Alias);
+    }
+
+    /// The number of the cache whose slabs an alias uses; `None` for any other role.
+    pub(super) fn root(&self) -> Option<usize> {
+        (self.role() == Role::Alias).then(|| usize::from(self.root.load(Relaxed)))
+    }
+
+    /// Makes sure that objects have at least this size: an alias may ask for a few bytes more than its root.
+    pub(super) fn grow_object(&self, size: usize) {
+        self.object_size.fetch_max(size as u32, Relaxed);
     }
 
     /// Reads all fields; `None` if no cache has the number.
@@ -213,6 +242,7 @@ impl ShapeRecord {
             freeptr_offset: self.freeptr.load(Relaxed).checked_sub(1),
             left: self.left.load(Relaxed),
             has_ctor: self.has_ctor.load(Relaxed) != 0,
+            mergeable: self.mergeable.load(Relaxed),
         })
     }
 
@@ -272,13 +302,14 @@ mod tests {
             freeptr_offset: Some(0),
             left: 32,
             has_ctor: true,
+            mergeable: true,
         };
         record.store(&shape);
         let loaded = record.load().unwrap();
         assert_eq!((loaded.object_size, loaded.stride, loaded.align), (90, 96, 32));
         assert_eq!((loaded.orders, loaded.capacity, loaded.alloc_gfp), (orders, 60, GfpFlags::DMA));
         assert_eq!((loaded.flags, loaded.user, loaded.freeptr_offset), (shape.flags, shape.user, Some(0)));
-        record.vacate();
+        record.set_role(Role::Vacant);
         assert!(record.load().is_none());
     }
 }

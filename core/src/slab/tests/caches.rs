@@ -115,36 +115,8 @@ fn there_is_room_for_as_many_caches_as_the_geometry_says() {
     };
     assert_eq!(refused, CacheError::TooMany(64));
     assert_eq!(ids.len(), 64 - 39);
-    m.slab.cache_destroy(&m.pages, ids[3]).unwrap();
+    m.destroy(ids[3]).unwrap();
     assert_eq!(m.slab.cache_create(&m.pages, "again", &CacheArgs::new(8)), Ok(ids[3]));
-}
-
-#[test]
-fn a_cache_is_destroyed_only_when_no_object_is_live() {
-    let m = Machine::with_cpus(2);
-    let before = m.use_of_pages();
-    let cache = m.cache(&CacheArgs::new(1024));
-    let objects = m.objects(cache, 20);
-    m.run_on(1);
-    m.free_all(cache, objects[1..].iter().copied());
-    assert_eq!(m.slab.cache_destroy(&m.pages, cache), Err(CacheError::LiveObjects(1)));
-    m.check();
-    m.free_all(cache, [objects[0]]);
-    assert_eq!(m.slab.cache_destroy(&m.pages, cache), Ok(()));
-    assert_eq!(m.use_of_pages(), before);
-    assert_eq!(m.slab.cache_destroy(&m.pages, cache), Err(CacheError::Unknown(cache.get())));
-    assert!(m.slab.cache_info(&m.pages, cache).is_none());
-    m.check();
-}
-
-#[test]
-fn built_in_caches_are_not_destroyed() {
-    let m = Machine::with_cpus(1);
-    let internal = m.slab.internal_create(&m.pages, "vmap_area", &CacheArgs::new(64)).unwrap();
-    for cache in [Machine::class(0), internal] {
-        assert_eq!(m.slab.cache_destroy(&m.pages, cache), Err(CacheError::BuiltIn));
-    }
-    assert_eq!(m.slab.cache_destroy(&m.pages, CacheId::new(500)), Err(CacheError::Unknown(500)));
 }
 
 #[test]

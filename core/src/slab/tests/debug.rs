@@ -54,7 +54,7 @@ fn legal_use_of_every_kind_of_debug_cache_finds_nothing() {
             m.run_on(1);
             m.free_all(cache, objects);
             assert_eq!(validate(&m, cache), 0, "{size} bytes, {flags:?}");
-            m.slab.cache_destroy(&m.pages, cache).unwrap();
+            m.destroy(cache).unwrap();
         }
     }
 }

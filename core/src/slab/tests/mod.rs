@@ -4,18 +4,20 @@ mod bulk;
 mod caches;
 mod corruption;
 mod debug;
+mod destroy;
 mod faults;
 mod kmalloc;
+mod merge;
 mod misuse;
 mod nodes;
 mod prefill;
 mod random;
 mod sheaves;
 
-use super::{CacheArgs, SlabLayer, SlabParts};
+use super::{CacheArgs, Destroyed, SlabLayer, SlabParts};
 use crate::addr::{PhysAddr, VirtAddr};
 use crate::buddy::{OwnerClass, PageAllocator, PageParts};
-use crate::error::{AllocError, CacheId, FreeError};
+use crate::error::{AllocError, CacheError, CacheId, FreeError};
 use crate::geometry::Geometry;
 use crate::gfp::GfpFlags;
 use crate::inspect::CacheInfo;
@@ -66,6 +68,10 @@ impl Machine {
     #[track_caller]
     pub(super) fn alloc(&self, cache: CacheId, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         self.slab.cache_alloc(&self.pages, cache, gfp, std::panic::Location::caller())
+    }
+
+    pub(super) fn destroy(&self, cache: CacheId) -> Result<Destroyed, CacheError> {
+        self.slab.cache_destroy(&self.pages, cache, &mut |_| ())
     }
 
     pub(super) fn objects(&self, cache: CacheId, n: usize) -> Vec<VirtAddr> {
