@@ -3,7 +3,8 @@
 //! A subject chooses addresses and the harness checks that the choice was allowed. A subject that cannot do something
 //! answers [`Reply::Unsupported`]; the step is then skipped, not failed.
 
-use kmem::{AllocError, CacheError, CacheId, FaultPoint, FreeError, GfpFlags};
+use crate::model::caches::CacheSpec;
+use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags};
 
 /// One resolved call: picks have become addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -34,7 +35,7 @@ pub enum Call {
     /// `kmalloc_size_roundup`.
     KmallocSizeRoundup { size: usize },
     /// `kmem_cache_create`.
-    CacheCreate { size: usize, align: usize, hwcache_align: bool, ctor: bool },
+    CacheCreate { spec: CacheSpec },
     /// `kmem_cache_alloc`.
     CacheAlloc { cache: CacheId, gfp: GfpFlags },
     /// `kmem_cache_free`.
@@ -119,6 +120,13 @@ pub enum Reply {
     Frame(Option<u32>),
     /// The new cache.
     Cache(CacheId),
+    /// The cache is gone.
+    Destroyed {
+        /// What became of its slabs.
+        what: Destroyed,
+        /// The objects that were reported as still live.
+        named: Vec<u64>,
+    },
     /// The allocation was refused.
     Refused(AllocError),
     /// The free was rejected as misuse.

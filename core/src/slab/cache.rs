@@ -7,7 +7,7 @@ use crate::addr::PAGE_SIZE;
 use crate::buddy::PageAllocator;
 use crate::error::{CacheError, CacheId};
 use crate::fault::{FaultPoint, FaultSite};
-use crate::geometry::SlabMerge;
+use crate::geometry::{Geometry, SlabMerge, ZoneKind};
 use crate::gfp::GfpFlags;
 use crate::inspect::{CacheInfo, CacheName};
 use crate::platform::{Event, Platform};
@@ -133,7 +133,7 @@ fn plan<P: Platform>(
     check_flags(args)?;
     let hwcache = args.flags.contains(SlabFlags::HWCACHE_ALIGN);
     let align = order::object_align(args.size, args.align, hwcache);
-    let shape = super::shape(&pages.base.geometry, role, args, align, alloc_gfp(args.flags));
+    let shape = super::shape(&pages.base.geometry, role, args, align, alloc_gfp(&pages.base.geometry, args.flags));
     Ok((Identity { name, ctor: args.ctor }, shape.ok_or(CacheError::BadSize(args.size))?))
 }
 
@@ -150,13 +150,14 @@ fn check_flags(args: &CacheArgs) -> Result<(), CacheError> {
     if kept && inside { Ok(()) } else { Err(CacheError::BadFreePointer(offset)) }
 }
 
-/// The flags that a cache adds to each request for frames.
-fn alloc_gfp(flags: SlabFlags) -> GfpFlags {
+/// The flags that a cache adds to each request for frames. A machine without the zone has nothing that is too high.
+fn alloc_gfp(geometry: &Geometry, flags: SlabFlags) -> GfpFlags {
+    let has = |kind| geometry.zones().iter().any(|zone| zone.kind == kind);
     let each = [
-        (SlabFlags::CACHE_DMA, GfpFlags::DMA),
-        (SlabFlags::CACHE_DMA32, GfpFlags::DMA32),
-        (SlabFlags::RECLAIM_ACCOUNT, GfpFlags::RECLAIMABLE),
+        (SlabFlags::CACHE_DMA, GfpFlags::DMA, has(ZoneKind::Dma)),
+        (SlabFlags::CACHE_DMA32, GfpFlags::DMA32, has(ZoneKind::Dma32)),
+        (SlabFlags::RECLAIM_ACCOUNT, GfpFlags::RECLAIMABLE, true),
     ];
-    let wanted = each.into_iter().filter(|&(flag, _)| flags.contains(flag));
-    wanted.fold(GfpFlags::empty(), |gfp, (_, bit)| gfp | bit)
+    let wanted = each.into_iter().filter(|&(flag, _, useful)| useful && flags.contains(flag));
+    wanted.fold(GfpFlags::empty(), |gfp, (_, bit, _)| gfp | bit)
 }

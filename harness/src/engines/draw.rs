@@ -4,7 +4,7 @@
 //! engines do not share one blind spot.
 
 use crate::generate::Target;
-use crate::trace::{OpGroup, Role, Swarm, interesting};
+use crate::trace::{CacheFlags, OpGroup, Role, Swarm, interesting};
 
 /// The groups of operations that a target aims at.
 pub(super) fn groups(target: Target) -> Swarm {
@@ -25,6 +25,10 @@ pub(super) fn number(role: Role, raw: u64) -> u64 {
         Role::Percent => raw % 101,
         Role::Spare => raw % 32,
         Role::Page => raw % 600,
+        Role::CacheFlags => u64::from(CacheFlags::useful(raw).bits()),
+        Role::Offset | Role::Length => raw % 80,
+        Role::FreePointer => (raw % 16).saturating_sub(8),
+        Role::Capacity => (raw % 96).saturating_sub(64),
         _ => raw,
     }
 }

@@ -106,7 +106,7 @@ fn effect(kind: OpKind) -> (Option<usize>, Change) {
         K::FreePages => (Some(0), Change::Shrink),
         K::Kmalloc | K::KmallocArray => (Some(1), Change::Grow),
         K::Kfree | K::KfreeSensitive => (Some(1), Change::Shrink),
-        K::CacheCreate | K::CacheAlloc => (Some(2), Change::Grow),
+        K::CacheCreate | K::CacheCreateWith | K::CacheAlloc => (Some(2), Change::Grow),
         K::CacheFree | K::CacheDestroy => (Some(2), Change::Shrink),
         K::Vmalloc | K::Vmap => (Some(3), Change::Grow),
         K::Vfree | K::Vunmap => (Some(3), Change::Shrink),

@@ -94,7 +94,8 @@ fn first_caches(rng: &mut TraceRng, ops: &mut Vec<Op>) {
     let numbers = Numbers::draw(rng);
     let live = Live::new(rng);
     for _ in 0..rng.random_range(1..=3u8) {
-        ops.push(numbers.op(rng, OpKind::CacheCreate, &live));
+        let kind = if rng.random() { OpKind::CacheCreate } else { OpKind::CacheCreateWith };
+        ops.push(numbers.op(rng, kind, &live));
     }
 }
 

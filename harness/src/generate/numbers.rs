@@ -2,7 +2,7 @@
 
 use super::TraceRng;
 use super::weights::{Effect, effect_of};
-use crate::trace::{Gfp, Op, OpKind, Role, interesting};
+use crate::trace::{CacheFlags, Gfp, Op, OpKind, Role, interesting};
 use kmem::PAGE_SIZE;
 use rand::{Rng, RngExt};
 
@@ -121,6 +121,12 @@ impl Numbers {
             Role::Align if rng.random_ratio(1, 32) => log(rng, 16),
             Role::Align => (1 << rng.random_range(2..=9u32)) & !7,
             Role::Nth => log(rng, 5),
+            Role::CacheFlags => u64::from(CacheFlags::useful(rng.next_u64()).bits()),
+            Role::Offset | Role::Length if rng.random_ratio(3, 4) => 0,
+            Role::Offset | Role::Length => log(rng, 8),
+            Role::FreePointer | Role::Capacity if rng.random_ratio(7, 8) => 0,
+            Role::FreePointer => rng.random_range(1..=9),
+            Role::Capacity => rng.random_range(1..=70),
             Role::Percent => rng.random_range(0..=100),
             Role::Step => rng.random_range(1..=6),
             Role::Spare => log(rng, 8),
@@ -185,6 +191,8 @@ fn usual_size(rng: &mut TraceRng, kind: OpKind) -> u64 {
             interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n >> 2)
         }
         OpKind::CacheCreate => interesting::log_uniform(n, 11),
+        // Few sizes, so that caches are alike.
+        OpKind::CacheCreateWith => interesting::pick(&[64, 61, 60, 40, 192, 200, 512, 1000], n),
         OpKind::Steer => 1 << rng.random_range(5..=14u32),
         _ => interesting::log_uniform(n, 12),
     }

@@ -139,7 +139,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::Krealloc => 100,
         K::Vmalloc | K::Vfree => 80,
         K::KmallocArray | K::Kvrealloc | K::Write | K::Read | K::SetCpu => 60,
-        K::AllocPagesExact | K::CacheCreate => 40,
+        K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith => 40,
         K::KvmallocArray | K::Vrealloc => 40,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,

@@ -5,36 +5,25 @@
 
 pub mod areas;
 mod block;
+pub mod caches;
 pub mod classes;
 mod frames;
+mod limbo;
 mod live;
 pub mod zones;
 
 pub use block::{Block, Tier, Tiers};
+pub use caches::{CacheModel, RootModel};
+pub use limbo::{Ghost, Why};
 
 use crate::oracle::Step;
 use crate::subject::{Call, Reply, Strength, Subject};
+use caches::Caches;
 use classes::{KMALLOC_MAX_CACHE, get_order};
 use frames::FrameMap;
 use kmem::{CacheId, Geometry, GfpFlags, MemInfo, PAGE_SIZE};
+use limbo::Limbo;
 use live::LiveSet;
-
-/// A cache that a trace made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CacheModel {
-    /// Its name for calls.
-    pub id: CacheId,
-    /// Bytes that the user asked for per object.
-    pub object_size: usize,
-    /// Alignment that the user may rely on.
-    pub align: usize,
-    /// Bytes from one object to the next.
-    pub stride: usize,
-    /// Whether objects are constructed.
-    pub ctor: bool,
-    /// Objects that are live.
-    pub live: usize,
-}
 
 /// What the model expects the owner counters to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +56,8 @@ pub struct Model {
     strength: Strength,
     live: LiveSet,
     frames: FrameMap,
-    caches: Vec<CacheModel>,
+    caches: Caches,
+    limbo: Limbo,
     expected: ExpectedUse,
     freed_areas: Vec<FreedArea>,
     next_handle: u64,
@@ -86,7 +76,8 @@ impl Model {
             strength,
             live: LiveSet::default(),
             frames: FrameMap::new(geometry.frames(), geometry.direct_map.as_u64()),
-            caches: Vec::new(),
+            caches: Caches::default(),
+            limbo: Limbo::new(FrameMap::new(geometry.frames(), geometry.direct_map.as_u64())),
             expected: ExpectedUse::default(),
             freed_areas: Vec::new(),
             next_handle: 0,
@@ -138,7 +129,8 @@ impl Model {
 
     /// The cache number `n`, modulo their count; `None` if there is none.
     pub fn pick_cache(&self, n: usize) -> Option<&CacheModel> {
-        self.caches.get(n.checked_rem(self.caches.len())?)
+        let caches = self.caches.all();
+        caches.get(n.checked_rem(caches.len())?)
     }
 
     /// The live block that starts at `addr`.
@@ -158,12 +150,42 @@ impl Model {
 
     /// The caches that were made and not destroyed.
     pub fn caches(&self) -> &[CacheModel] {
-        &self.caches
+        self.caches.all()
     }
 
     /// The cache with this name for calls.
     pub fn cache(&self, id: CacheId) -> Option<&CacheModel> {
-        self.caches.iter().find(|c| c.id == id)
+        self.caches.get(id)
+    }
+
+    /// The slabs that caches use, with what is known of them.
+    pub fn roots(&self) -> &[RootModel] {
+        self.caches.roots()
+    }
+
+    /// The cache in whose slabs the objects of a cache are.
+    pub fn root_of(&self, id: CacheId) -> CacheId {
+        self.cache(id).map_or(id, |cache| cache.root)
+    }
+
+    /// Tells whether memory that was given up still belongs to somebody.
+    pub fn has_ghosts(&self) -> bool {
+        !self.limbo.is_empty()
+    }
+
+    /// Memory that was given up and still belongs to somebody.
+    pub fn ghosts(&self) -> impl Iterator<Item = &Ghost> {
+        self.limbo.iter()
+    }
+
+    /// Such memory with a byte in `[start, end)`.
+    pub fn ghost_overlapping(&self, start: u64, end: u64) -> Option<&Ghost> {
+        self.limbo.overlapping(start, end)
+    }
+
+    /// Such memory in a frame that somebody wants for himself.
+    pub fn ghost_on_frame(&self, frame: u32) -> Option<&Ghost> {
+        self.limbo.on_frame(frame)
     }
 
     /// What the owner counters must say.
@@ -231,14 +253,29 @@ impl Model {
 
     fn follow_cache(&mut self, step: &Step) {
         match (&step.call, &step.reply) {
-            (Call::CacheCreate { size, align, hwcache_align, ctor }, Reply::Cache(id)) => {
-                let align = classes::cache_align(*size, *align, *hwcache_align);
-                let stride = classes::cache_stride(*size, align);
-                let cache = CacheModel { id: *id, object_size: *size, align, stride, ctor: *ctor, live: 0 };
-                self.caches.push(cache);
-            }
-            (Call::CacheDestroy { cache }, Reply::Done) => self.caches.retain(|c| c.id != *cache),
+            (Call::CacheCreate { spec }, Reply::Cache(id)) => self.caches.add(self.geometry.slab_merge, *id, *spec),
+            (Call::CacheDestroy { cache }, Reply::Destroyed { .. }) => self.forget_cache(*cache),
             _ => {}
+        }
+    }
+
+    /// The objects of a cache that is gone belong to another one in the same slabs, or to nobody any more.
+    fn forget_cache(&mut self, cache: CacheId) {
+        let heir = self.caches.remove(cache);
+        let orphans = self.live.iter(Tiers::CACHE).filter(|block| block.cache == Some(cache)).map(|block| block.addr);
+        for addr in orphans.collect::<Vec<u64>>() {
+            match heir {
+                Some(_) => {
+                    if let Some(block) = self.live.get_mut(addr) {
+                        block.cache = heir;
+                    }
+                }
+                None => {
+                    if let Some(block) = self.remove(addr) {
+                        self.limbo.add(block, Why::Leaked);
+                    }
+                }
+            }
         }
     }
 
@@ -340,7 +377,7 @@ impl Model {
             Tier::LargeKmalloc => &mut self.expected.large_kmalloc,
             Tier::Vmalloc => &mut self.expected.vmalloc,
             Tier::Kmalloc | Tier::Cache | Tier::Vmap => {
-                if let Some(cache) = self.caches.iter_mut().find(|c| Some(c.id) == block.cache) {
+                if let Some(cache) = block.cache.and_then(|id| self.caches.get_mut(id)) {
                     cache.live = apply(cache.live as u64, 1) as usize;
                 }
                 return;

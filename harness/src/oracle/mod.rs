@@ -21,6 +21,7 @@ mod o12_quiescence;
 mod o15_translation;
 mod o16_misuse;
 mod o18_warnings;
+mod o20_caches;
 mod pattern;
 mod scene;
 
@@ -75,6 +76,7 @@ pub enum OracleId {
     O15Translation,
     O16Misuse,
     O18Warnings,
+    O20Caches,
     /// Not a question of ours: the subject panicked.
     Panic,
     /// Not a question about a subject: the two encodings of a trace disagree.
@@ -209,6 +211,7 @@ const ALL: &[&dyn Oracle] = &[
     &o15_translation::Translation,
     &o16_misuse::MisuseNamed,
     &o18_warnings::Warnings,
+    &o20_caches::Caches,
 ];
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
@@ -226,6 +229,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o10_tier::RightTier,
     &o16_misuse::MisuseNamed,
     &o18_warnings::Warnings,
+    &o20_caches::Caches,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o04_content::Content,
@@ -239,6 +243,7 @@ const AUDIT: &[&dyn Oracle] = &[
     &o08_audit::Audit,
     &o09_refusal::RefusalJustified,
     &o15_translation::Translation,
+    &o20_caches::Caches,
 ];
 const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence];
 

@@ -103,7 +103,9 @@ fn allowed_zone(cx: &Context<'_>, call: &Call, usable: usize, gfp: GfpFlags) -> 
         Call::AllocPagesExact { .. } => highest_zone(gfp.difference(GfpFlags::HIGHMEM)),
         // A block that grew in place keeps its zone although the flags are new.
         Call::Krealloc { addr, .. } | Call::Kvrealloc { addr, .. } if *addr > 16 => Some(ZoneKind::Normal),
-        Call::CacheAlloc { .. } => Some(ZoneKind::Normal),
+        Call::CacheAlloc { cache, .. } => {
+            Some(cx.model.cache(*cache).map_or(ZoneKind::Normal, |c| c.spec.highest_zone(cx.model.geometry())))
+        }
         _ if usable > KMALLOC_MAX_CACHE => highest_zone(large_page_flags(gfp)),
         _ if gfp.contains(GfpFlags::DMA) && has_dma(cx) => Some(ZoneKind::Dma),
         _ => Some(ZoneKind::Normal),

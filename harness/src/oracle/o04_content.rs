@@ -107,6 +107,7 @@ fn check_constructed(cx: &mut Context<'_>, block: &Block) -> Result<(), Violatio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::caches::CacheSpec;
     use crate::oracle::constructed_byte;
     use crate::oracle::fake::{FakeSubject, ask, context, step};
     use kmem::{CacheId, GfpFlags};
@@ -142,7 +143,7 @@ mod tests {
         let mut subject = FakeSubject::new(64);
         let mut model = subject.model();
         let (addr, cache) = (subject.direct(3), CacheId::new(5));
-        let create = Call::CacheCreate { size: 24, align: 0, hwcache_align: false, ctor: true };
+        let create = Call::CacheCreate { spec: CacheSpec::own(24, 0, false, true) };
         ask(&Content, &mut model, &mut subject, &step(create, Reply::Cache(cache))).unwrap();
         let alloc = step(Call::CacheAlloc { cache, gfp: GfpFlags::KERNEL }, Reply::Block { addr, usable: 24 });
         assert!(ask(&Content, &mut model, &mut subject, &alloc).is_err());

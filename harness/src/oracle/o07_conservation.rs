@@ -35,8 +35,8 @@ impl Oracle for Conservation {
 
 /// Compares the counters with each other and with the model.
 pub(super) fn check_use(cx: &Context<'_>, found: &MemInfo) -> Result<(), String> {
-    let MemInfo { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, page_tables } = *found;
-    let sum = free + pcp + pages + large_kmalloc + slab + vmalloc + vmalloc_lazy + page_tables;
+    let MemInfo { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, page_tables, leaked } = *found;
+    let sum = free + pcp + pages + large_kmalloc + slab + vmalloc + vmalloc_lazy + page_tables + leaked;
     if managed != cx.model.geometry().managed().get() || sum != managed {
         return Err(format!("the owners have {sum} of {managed} pages: {found:?}"));
     }
@@ -49,15 +49,17 @@ pub(super) fn check_use(cx: &Context<'_>, found: &MemInfo) -> Result<(), String>
 fn check_objects(cx: &Context<'_>) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box().filter(|_| !cx.model.caches().is_empty()) else { return Ok(()) };
     let listed = inside.slabinfo();
-    for cache in cx.model.caches() {
-        let Some(info) = listed.iter().find(|info| info.id == cache.id) else {
-            return Err(format!("slabinfo does not list the live cache {:?}", cache.id));
+    for root in cx.model.roots() {
+        let Some(info) = listed.iter().find(|info| info.id == root.id) else {
+            return Err(format!("slabinfo does not list the live cache {:?}", root.id));
         };
-        if info.active_objs != cache.live as u64 {
-            return Err(format!("{:?} says {} active objects, {} are live", cache.id, info.active_objs, cache.live));
+        let live: usize = cx.model.caches().iter().filter(|c| c.root == root.id).map(|c| c.live).sum();
+        if info.active_objs != live as u64 {
+            return Err(format!("{:?} says {} active objects, {live} are live", root.id, info.active_objs));
         }
-        if (info.size, info.align) != (cache.stride, cache.align) {
-            return Err(format!("{info:?} should have stride {} and alignment {}", cache.stride, cache.align));
+        let (stride, align) = (root.spec.stride(), root.spec.object_align());
+        if !root.spec.is_debugged() && (info.size, info.align) != (stride, align) {
+            return Err(format!("{info:?} should have stride {stride} and alignment {align}"));
         }
     }
     Ok(())
@@ -74,6 +76,7 @@ fn check_areas(cx: &Context<'_>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::caches::CacheSpec;
     use crate::oracle::fake::{FakeSubject, ask, context, step};
     use crate::subject::Call;
     use kmem::{GfpFlags, PAGE_SIZE};
@@ -111,7 +114,7 @@ mod tests {
         let mut subject = FakeSubject::new(64);
         let mut model = subject.model();
         let cache = subject.add_cache("mine", 64, 3, 0);
-        let create = Call::CacheCreate { size: 64, align: 64, hwcache_align: false, ctor: false };
+        let create = Call::CacheCreate { spec: CacheSpec::own(64, 64, false, false) };
         model.update(&step(create, Reply::Cache(cache)), &subject);
         assert_eq!(Conservation.audit(&mut context(&mut model, &mut subject)), Ok(()));
         let reply = Reply::Block { addr: subject.direct(4), usable: 64 };

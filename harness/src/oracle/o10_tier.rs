@@ -156,7 +156,7 @@ fn check_owner(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), String> {
         Call::Vmap { .. } => true,
         _ if cx.model.in_vmalloc_window(addr) => kind == FrameKind::Vmalloc,
         Call::AllocPages { .. } | Call::AllocPagesExact { .. } => kind == FrameKind::Pages,
-        Call::CacheAlloc { cache, .. } => kind == FrameKind::Slab(*cache),
+        Call::CacheAlloc { cache, .. } => kind == FrameKind::Slab(cx.model.root_of(*cache)),
         call => match (cx.model.block(addr).filter(|_| old_address(call) == Some(addr)), request(call)) {
             (Some(block), _) => is_kmalloc_kind(kind, block.tier == Tier::LargeKmalloc),
             (None, Some((size, _))) => is_kmalloc_kind(kind, size > KMALLOC_MAX_CACHE),

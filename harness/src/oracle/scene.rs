@@ -128,9 +128,15 @@ impl Snapshot {
 
     /// Must `kmem_cache_alloc` serve an object of this cache, whose objects are `stride` bytes apart?
     pub(crate) fn serves_object(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags) -> bool {
-        let at_hand = self.caches.iter().find(|c| c.id == id).is_some_and(|cache| self.has_object(model, cache));
+        let root = model.root_of(id);
+        let at_hand = self.caches.iter().find(|c| c.id == root).is_some_and(|cache| self.has_object(model, cache));
         // The zone is the cache's, whatever the caller's flags say.
         let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
+        let flags = match model.cache(id).map(|cache| cache.spec.highest_zone(model.geometry())) {
+            Some(ZoneKind::Dma) => flags | GfpFlags::DMA,
+            Some(ZoneKind::Dma32) => flags | GfpFlags::DMA32,
+            _ => flags,
+        };
         at_hand || self.serves_pages(model, get_order(stride), flags)
     }
 
@@ -238,7 +244,7 @@ impl Pins<'_> {
             }
             FrameKind::Vmalloc => self.model.vmalloc_owner(pfn).is_some(),
             FrameKind::Slab(cache) => self.is_slab_pinned(pfn, cache),
-            FrameKind::Absent | FrameKind::PageTable => true,
+            FrameKind::Absent | FrameKind::PageTable | FrameKind::Leaked => true,
         }
     }
 

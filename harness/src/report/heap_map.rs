@@ -67,6 +67,7 @@ fn symbol(kind: FrameKind) -> char {
         FrameKind::Vmalloc => 'V',
         FrameKind::PageTable => 'T',
         FrameKind::Slab(_) => 'S',
+        FrameKind::Leaked => 'x',
     }
 }
 

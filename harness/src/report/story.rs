@@ -6,7 +6,7 @@ use crate::oracle::Step;
 use crate::run::{RunOptions, RunReport, Runner, StepRecord};
 use crate::subject::{Call, Reply, Subject};
 use crate::subjects::{Spare, SubjectKind};
-use crate::trace::{Gfp, Op, OpGroup, Trace};
+use crate::trace::{CacheFlags, Gfp, Op, OpGroup, Trace};
 use comfy_table::ContentArrangement;
 use kmem::{Event, GfpFlags, VirtAddr};
 
@@ -229,6 +229,7 @@ fn reply_text(reply: &Reply) -> String {
         Reply::Frame(Some(pfn)) => format!("frame {pfn}"),
         Reply::Frame(None) => "not mapped".to_owned(),
         Reply::Cache(id) => format!("{id:?}"),
+        Reply::Destroyed { what, .. } => what.to_string(),
         Reply::Refused(_) | Reply::CacheRefused(_) => "refused".to_owned(),
         Reply::Rejected(_) => "rejected".to_owned(),
         Reply::Unsupported => "unsupported".to_owned(),
@@ -267,7 +268,10 @@ pub fn call_text(call: &Call) -> String {
 /// The calls on caches and on the machine.
 fn other_text(call: &Call) -> String {
     match call {
-        Call::CacheCreate { size, align, .. } => format!("kmem_cache_create({size}, align {align})"),
+        Call::CacheCreate { spec } => {
+            let flags = CacheFlags::new(spec.flags);
+            format!("kmem_cache_create({}, align {}, {flags})", spec.size, spec.align)
+        }
         Call::CacheAlloc { cache, gfp } => format!("kmem_cache_alloc({cache:?}, {})", flags(*gfp)),
         Call::CacheFree { cache, addr } => format!("kmem_cache_free({cache:?}, {addr:#x})"),
         Call::CacheShrink { cache } => format!("kmem_cache_shrink({cache:?})"),

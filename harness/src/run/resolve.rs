@@ -1,6 +1,7 @@
 //! From operations to calls: picks are resolved among the live blocks of the tiers that the operation works on.
 
 use super::session::{Session, Verdict};
+use crate::model::caches::CacheSpec;
 use crate::model::{Block, Tier, Tiers};
 use crate::oracle;
 use crate::subject::Call;
@@ -192,7 +193,20 @@ impl Session {
         Some(match *op {
             Op::KmallocSizeRoundup { size } => Call::KmallocSizeRoundup { size: size as usize },
             Op::CacheCreate { size, align, hwcache, ctor } => {
-                Call::CacheCreate { size: size as usize, align: usize::from(align), hwcache_align: hwcache, ctor }
+                Call::CacheCreate { spec: CacheSpec::own(size as usize, usize::from(align), hwcache, ctor) }
+            }
+            Op::CacheCreateWith { size, align, flags, ctor, useroffset, usersize, freeptr, sheaf } => {
+                let spec = CacheSpec {
+                    size: size as usize,
+                    align: usize::from(align),
+                    flags: flags.to_flags(),
+                    ctor,
+                    useroffset: useroffset as usize,
+                    usersize: usize::from(usersize),
+                    freeptr_offset: freeptr.checked_sub(1).map(|halves| usize::from(halves) * 4),
+                    sheaf_capacity: sheaf,
+                };
+                Call::CacheCreate { spec }
             }
             Op::CacheShrink { cache: n } => Call::CacheShrink { cache: cache(n)? },
             Op::CacheDestroy { cache: n } => Call::CacheDestroy { cache: cache(n)? },

@@ -2,12 +2,12 @@
 
 use super::{Guest, Spare};
 use crate::machine::{SimMachine, SimPlatform, TlbFlushes};
+use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
 use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
 use kmem::{
     AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FrameKind, FreeError,
-    Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, Pfn, SlabFlags, Violation, VirtAddr, VmallocEntry,
-    Warning,
+    Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, Pfn, Violation, VirtAddr, VmallocEntry, Warning,
 };
 use std::rc::Rc;
 
@@ -94,10 +94,10 @@ impl KmemSubject {
         done(self.kmem.virt_to_pfn(addr).map_or(Err(FreeError::Foreign(addr)), free))
     }
 
-    fn cache_create(&mut self, size: usize, align: usize, hwcache_align: bool, constructed: bool) -> Reply {
-        let flags = if hwcache_align { SlabFlags::HWCACHE_ALIGN } else { SlabFlags::empty() };
-        let ctor = constructed.then_some(construct as kmem::Ctor);
-        let args = CacheArgs { align, flags, ctor, ..CacheArgs::new(size) };
+    fn cache_create(&mut self, spec: &CacheSpec) -> Reply {
+        let &CacheSpec { size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity } = spec;
+        let ctor = ctor.then_some(construct as kmem::Ctor);
+        let args = CacheArgs { size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity };
         let name = format!("test-{}", self.caches_made);
         self.caches_made += 1;
         match self.kmem.kmem_cache_create(&name, &args) {
@@ -150,9 +150,7 @@ impl KmemSubject {
         Some(match *call {
             Call::CacheAlloc { cache, gfp } => self.block(kmem.kmem_cache_alloc(cache, gfp)),
             Call::CacheFree { cache, addr } => done(kmem.kmem_cache_free(cache, VirtAddr::new(addr))),
-            Call::CacheCreate { size, align, hwcache_align, ctor } => {
-                self.cache_create(size, align, hwcache_align, ctor)
-            }
+            Call::CacheCreate { spec } => self.cache_create(&spec),
             Call::CacheShrink { cache } => shrunk(kmem.kmem_cache_shrink(cache)),
             Call::CacheDestroy { cache } => destroyed(kmem, cache),
             _ => return None,
@@ -222,8 +220,9 @@ fn shrunk(answer: Result<bool, CacheError>) -> Reply {
 }
 
 fn destroyed(kmem: &Kmem<SimPlatform>, cache: CacheId) -> Reply {
-    match kmem.kmem_cache_destroy(cache) {
-        Ok(()) => Reply::Done,
+    let mut named = Vec::new();
+    match kmem.kmem_cache_destroy_with(cache, |object| named.push(object.addr.as_u64())) {
+        Ok(what) => Reply::Destroyed { what, named },
         Err(error) => Reply::CacheRefused(error),
     }
 }

@@ -13,6 +13,7 @@
 //! other mode they select from the tables of interesting numbers, so that random bytes are useful requests too: an
 //! engine that knows nothing of this format still gets small sizes, boundaries and usual flags.
 
+use super::cache_flags::CacheFlags;
 use super::geometry::GeometrySpec;
 use super::op::{Op, OpKind, Role};
 use super::swarm::Swarm;
@@ -152,6 +153,11 @@ const fn place(role: Role) -> (usize, usize) {
         Role::Tier | Role::Step | Role::Percent | Role::Flag => (10, 1),
         Role::Order | Role::Phase | Role::Flag2 => (11, 1),
         Role::Size => (16, 8),
+        Role::Length => (2, 2),
+        Role::CacheFlags => (4, 2),
+        Role::Capacity => (6, 2),
+        Role::FreePointer => (10, 1),
+        Role::Offset => (12, 4),
     }
 }
 
@@ -194,8 +200,16 @@ fn useful_number(role: Role, mode: u8, raw: u64) -> u64 {
         Role::Percent => raw % 101,
         Role::Step => raw % 9,
         Role::Spare => raw % 256,
+        Role::CacheFlags => u64::from(CacheFlags::useful(raw).bits()),
+        Role::Offset | Role::Length => interesting::log_uniform(raw, 8),
+        Role::FreePointer | Role::Capacity => rarely(raw),
         _ => raw,
     }
+}
+
+/// Zero for three numbers of four.
+fn rarely(raw: u64) -> u64 {
+    if raw.is_multiple_of(4) { raw / 4 % 64 } else { 0 }
 }
 
 fn useful_size(mode: u8, raw: u64) -> u64 {

@@ -5,6 +5,7 @@
 //! line). Neither needs the generator that made the trace, so a stored trace outlives every change of the generators.
 
 mod bytes;
+mod cache_flags;
 mod geometry;
 mod gfp;
 pub mod interesting;
@@ -14,6 +15,7 @@ mod swarm;
 mod text;
 
 pub use bytes::{HEADER_BYTES, MAGIC, RECORD_BYTES};
+pub use cache_flags::{CacheFlags, UnknownCacheFlag};
 pub use geometry::{GeometrySpec, MAX_FRAMES, MAX_TRACE_CPUS, MAX_VMALLOC_PAGES, MIN_FRAMES};
 pub use gfp::{Gfp, UnknownGfp};
 pub use op::{BurstTier, Misuse, Number, Op, OpKind, Role};

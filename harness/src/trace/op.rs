@@ -4,6 +4,7 @@
 //! codec, the generator, the mutators and the shrinker all work from that table through [`Op::each_number`] and
 //! [`Op::from_numbers`], so that a new operation is one line.
 
+use super::cache_flags::CacheFlags;
 use super::gfp::Gfp;
 use super::swarm::OpGroup;
 use kmem::FaultPoint;
@@ -50,11 +51,21 @@ pub enum Role {
     Percent,
     /// How many blocks stay unallocated.
     Spare,
+    /// Flags of a cache, as bits.
+    CacheFlags,
+    /// A byte's place in an object.
+    Offset,
+    /// Bytes of a part of an object.
+    Length,
+    /// Where the free pointer of a cache lies, in halves of a word from 1 on; 0 leaves it to the allocator.
+    FreePointer,
+    /// Objects in a sheaf of a cache; 0 leaves it to the allocator.
+    Capacity,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 24] = [
         Self::Order,
         Self::Gfp,
         Self::Pick,
@@ -74,6 +85,11 @@ impl Role {
         Self::Phase,
         Self::Percent,
         Self::Spare,
+        Self::CacheFlags,
+        Self::Offset,
+        Self::Length,
+        Self::FreePointer,
+        Self::Capacity,
     ];
 }
 
@@ -389,6 +405,19 @@ operations! {
     Steer in Fragment { percent: u8 as Percent, size: u64 as Size };
     /// Takes page blocks of `order` until all but `spare` are taken or one is refused, then frees every second.
     Checkerboard in Fragment { order: u8 as Order, spare: u16 as Spare };
+
+    // Caches.
+    /// `kmem_cache_create` with everything that can be said; may share slabs with a similar cache.
+    CacheCreateWith in Cache {
+        size: u32 as Size,
+        align: u16 as Align,
+        flags: CacheFlags as CacheFlags,
+        ctor: bool as Flag2,
+        useroffset: u32 as Offset,
+        usersize: u16 as Length,
+        freeptr: u8 as FreePointer,
+        sheaf: u16 as Capacity
+    };
 }
 
 impl Op {

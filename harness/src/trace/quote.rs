@@ -1,6 +1,9 @@
-//! Puts quotes around the names after `gfp:` and `swarm:`, which RON wants and people do not.
+//! Puts quotes around the names after `gfp:`, `flags:` and `swarm:`, which RON wants and people do not.
 
 use std::ops::Range;
+
+/// The fields whose values are names joined by `|`.
+const NAMED: [&str; 3] = ["gfp", "flags", "swarm"];
 
 /// A text with the quotes added, and where they are.
 pub(super) struct Quoted {
@@ -47,10 +50,10 @@ impl Quoted {
     }
 }
 
-/// Where the bare names stand that follow a colon; `None` if no `gfp` or `swarm` precedes it or no name follows.
+/// Where the bare names stand that follow a colon; `None` if none of [`NAMED`] precedes it or no name follows.
 fn names_after(code: &str, colon: usize) -> Option<Range<usize>> {
     let before = code.get(..colon)?.trim_end();
-    let stem = before.strip_suffix("gfp").or_else(|| before.strip_suffix("swarm"))?;
+    let stem = NAMED.iter().find_map(|field| before.strip_suffix(field))?;
     if stem.ends_with(|c: char| c.is_alphanumeric() || c == '_') {
         return None;
     }

@@ -1,8 +1,8 @@
-//! Loses a page whenever an allocation is refused for want of memory.
+//! Loses a page whenever an allocation fails because the fault plan says so.
 
 use crate::subject::{Call, Reply, Subject};
 use crate::subjects::{KmemSubject, Twist};
-use kmem::GfpFlags;
+use kmem::{AllocError, GfpFlags};
 
 /// See the module.
 #[derive(Default)]
@@ -15,7 +15,8 @@ impl Twist for LeaksOnFailure {
 
     fn call(&mut self, inner: &mut KmemSubject, call: &Call) -> Reply {
         let reply = inner.call(call);
-        if matches!(&reply, Reply::Refused(error) if error.is_exhaustion()) {
+        // A failure that nobody injected is warned of, and the second call would hide the warning.
+        if matches!(&reply, Reply::Refused(AllocError::Injected(_))) {
             inner.call(&Call::AllocPages { order: 0, gfp: GfpFlags::KERNEL });
         }
         reply
