@@ -32,7 +32,7 @@ impl SlabLayer {
         gfp: GfpFlags,
         objects: &mut [VirtAddr],
     ) -> Result<(), AllocError> {
-        let id = cache.index();
+        let id = self.root(cache.index());
         if objects.is_empty() {
             return Err(AllocError::ZeroSize);
         }
@@ -217,7 +217,7 @@ impl SlabLayer {
             return Ok(());
         }
         match (self.find_to_free(pages, addr)?, cache) {
-            (KmallocBlock::Object { id, .. }, Some(cache)) if id != cache.index() => {
+            (KmallocBlock::Object { id, .. }, Some(cache)) if id != self.root(cache.index()) => {
                 Err(FreeError::WrongCache { addr, owner: cache_id(id) })
             }
             (KmallocBlock::Object { id, .. }, _) if self.is_debug(id) => {

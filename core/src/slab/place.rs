@@ -56,7 +56,7 @@ impl SlabLayer {
         gfp: GfpFlags,
         node: NodeId,
     ) -> Result<VirtAddr, AllocError> {
-        let id = cache.index();
+        let id = self.root(cache.index());
         if pages.base.fault(slab_site(id, gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }

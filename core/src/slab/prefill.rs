@@ -105,7 +105,7 @@ impl SlabLayer {
         gfp: GfpFlags,
         count: usize,
     ) -> Result<(), AllocError> {
-        let id = sheaf.cache.index();
+        let id = self.root(sheaf.cache.index());
         self.check_request(id, gfp.difference(GfpFlags::ZERO))?;
         let slabs = self.slabs(pages, id).ok_or(AllocError::BadFlags)?;
         let too_large = AllocError::TooLarge { requested: count, limit: N };
@@ -138,7 +138,7 @@ impl SlabLayer {
         sheaf: &mut PrefilledSheaf<N>,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
-        let id = sheaf.cache.index();
+        let id = self.root(sheaf.cache.index());
         self.check_request(id, gfp)?;
         let &addr = sheaf.left().last().ok_or(AllocError::SheafEmpty)?;
         let object = pages.base.phys(addr).ok_or(AllocError::BadAddress(addr))?;
@@ -156,7 +156,7 @@ impl SlabLayer {
     /// Gives what is left in a sheaf back: to this CPU's sheaves, or from an oversize one to the slabs.
     #[track_caller]
     pub(crate) fn return_sheaf<const N: usize, P: Platform>(&self, pages: &PageAllocator<P>, sheaf: PrefilledSheaf<N>) {
-        let id = sheaf.cache.index();
+        let id = self.root(sheaf.cache.index());
         let is_whole = |slabs: &Slabs<'_>| {
             let holds = |&addr: &VirtAddr| pages.base.phys(addr).is_some_and(|object| slabs.holds(object));
             sheaf.left().iter().all(holds)

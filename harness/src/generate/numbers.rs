@@ -121,6 +121,8 @@ impl Numbers {
             Role::Align if rng.random_ratio(1, 32) => log(rng, 16),
             Role::Align => (1 << rng.random_range(2..=9u32)) & !7,
             Role::Nth => log(rng, 5),
+            // Caches with a constructor share nothing.
+            Role::Flag2 if kind == OpKind::CacheCreateWith => u64::from(rng.random_ratio(1, 8)),
             Role::CacheFlags => u64::from(CacheFlags::useful(rng.next_u64()).bits()),
             Role::Offset | Role::Length if rng.random_ratio(3, 4) => 0,
             Role::Offset | Role::Length => log(rng, 8),
