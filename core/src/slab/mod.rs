@@ -72,7 +72,6 @@ use crate::sync::{AtomicU64, SpinLock};
 use classes::{KmallocType, NR_CLASSES};
 use debug::{Layout, Sites, Wish};
 use live::{LiveBytes, LiveMap, LiveMode};
-use live::{LiveMap, LiveMode};
 use merge::Numbers;
 use node::{Identity, Node, Slabs};
 use occupancy::Occupancy;
