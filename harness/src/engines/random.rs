@@ -27,7 +27,7 @@ impl Engine for Random {
         while !judge.is_over() && !job.budget.is_spent(judge.executions()) {
             let trace = source.next(job);
             if let Some(report) = judge.judge(&trace)
-                && source.novelty.observe(report.coverage.counts())
+                && source.novelty.observe(report.coverage.answers())
             {
                 source.keep(trace);
             }

@@ -184,9 +184,9 @@ impl Coverage {
         self.counts.iter_mut().zip(counts).for_each(|(count, n)| *count = *n);
     }
 
-    /// What happened inside, by [`Event::index`].
-    pub fn events(&self) -> &[u64] {
-        self.counts.get(..Event::COUNT).unwrap_or_default()
+    /// What a guided engine is guided by: events and answers. Which flags were passed follows from the trace alone.
+    pub fn answers(&self) -> &[u64] {
+        self.counts.get(..Section::Flags.start()).unwrap_or_default()
     }
 
     /// All counters, in the order of [`rows`].
