@@ -5,6 +5,9 @@ use crate::trace::{BurstTier, GeometrySpec, Gfp, Op, interesting};
 use kmem::{FaultPoint, GfpFlags};
 use rand::{Rng, RngExt};
 
+/// More caches than fit beside the allocator's own.
+const MANY_CACHES: usize = 112;
+
 /// Appends a scene.
 type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);
 
@@ -83,6 +86,11 @@ fn narrow_window(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<
 /// Caches of many shapes, each with live objects, some shrunk or destroyed under load.
 fn many_caches(rng: &mut TraceRng, _: &mut GeometrySpec, ops: &mut Vec<Op>) {
     let caches = rng.random_range(2..=12u16);
+    if rng.random_ratio(1, 8) {
+        // As many as the allocator has room for, and more.
+        let tiny = Op::CacheCreate { size: 8, align: 0, hwcache: false, ctor: true };
+        ops.extend([tiny; MANY_CACHES]);
+    }
     for cache in 0..caches {
         let size = interesting::log_uniform(rng.next_u64(), 12) as u32;
         let align = interesting::pick(&[0, 8, 16, 64, 256], rng.next_u64());
@@ -159,7 +167,7 @@ mod tests {
                 let mut geometry = GeometrySpec::preset(n);
                 let mut ops = Vec::new();
                 scene(&mut rng, target, &mut geometry, &mut ops);
-                assert!((1..=64).contains(&ops.len()), "{} operations", ops.len());
+                assert!((1..=64 + MANY_CACHES).contains(&ops.len()), "{} operations", ops.len());
                 assert_eq!(geometry.out_of_range(), None);
             }
         }

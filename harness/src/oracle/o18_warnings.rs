@@ -76,7 +76,7 @@ fn check_given(cx: &mut Context<'_>, step: &Step, gfp: GfpFlags, warning: &Warni
         Warning::TooLarge { .. } => !silent && is_too_large(step),
         Warning::KvmallocTooLarge { .. } => !silent && is_kvmalloc(&step.call) && refused_as(step, is_size),
         Warning::AllocFailed { .. } => !silent && (lacks_pages(step) || tries_twice(&step.call)),
-        Warning::VmallocFailed { .. } => !silent && lacks_room(step),
+        Warning::VmallocFailed { .. } => !silent && (lacks_room(step) || may_lack_room(step)),
         Warning::NofailOrder { order } => gfp.contains(GfpFlags::NOFAIL) && order.get() > 1,
         Warning::NofailCannotWait => gfp.contains(GfpFlags::NOFAIL) && !gfp.contains(GfpFlags::DIRECT_RECLAIM),
         Warning::FlagsRemoved { by, flags } => {
@@ -169,6 +169,11 @@ fn lacks_pages(step: &Step) -> bool {
 fn lacks_room(step: &Step) -> bool {
     refused_as(step, |e| matches!(e, AllocError::NoVirtualSpace { .. }))
         || (is_virtual(&step.call) && !beyond_int_max(step) && in_vmalloc(step) && refused_as(step, is_size))
+}
+
+/// `kvrealloc` of a contiguous block may have asked `vmalloc` for a new one.
+fn may_lack_room(step: &Step) -> bool {
+    matches!(step.call, Call::Kvrealloc { .. }) && refused_as(step, is_size)
 }
 
 /// Whether the refusal for size came from `vmalloc`: `vrealloc` of a live area refuses without a word.
