@@ -15,6 +15,7 @@
 //! | `Vmalloc` | vmalloc | nothing: the page table knows |
 //! | `Leaked` | nobody any more | nothing |
 //! | `PageTable` | paging | number of entries in use |
+//! | `Deferred` | a zone's stack of late frees | first frame: order, link |
 //!
 //! ```text
 //! I10.1  kind(f) == Absent  <=>  f is in no zone
@@ -26,7 +27,10 @@ use crate::error::{BlockKind, CacheId};
 use crate::geometry::Geometry;
 use crate::order::Order;
 use crate::raw::{Carver, MetaSlice};
-use crate::sync::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
+use crate::sync::{
+    AtomicU8, AtomicU16, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 /// Who owns a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -51,6 +55,8 @@ pub enum FrameKind {
     PageTable,
     /// Of a slab with live objects whose cache was destroyed; never used again.
     Leaked,
+    /// In a block that was freed when nobody could take the zone's lock, and that will be free when somebody does.
+    Deferred,
     /// Part of a slab of this cache.
     Slab(CacheId),
 }
@@ -73,6 +79,7 @@ impl FrameKind {
             Self::Vmalloc => 7,
             Self::PageTable => 8,
             Self::Leaked => 12,
+            Self::Deferred => 13,
             Self::Slab(cache) => SLAB_BASE + cache.get() as u8,
         }
     }
@@ -90,6 +97,7 @@ impl FrameKind {
             7 => Self::Vmalloc,
             8 => Self::PageTable,
             12 => Self::Leaked,
+            13 => Self::Deferred,
             SLAB_BASE.. => Self::Slab(CacheId::new((byte - SLAB_BASE) as u16)),
             _ => Self::Absent,
         }
@@ -117,7 +125,7 @@ impl FrameKind {
             Self::LargeKmalloc | Self::LargeTail => BlockKind::LargeKmalloc,
             Self::Slab(_) | Self::Leaked => BlockKind::Slab,
             Self::Vmalloc => BlockKind::Vmalloc,
-            Self::Absent | Self::Free | Self::Pcp | Self::PageTable => BlockKind::Internal,
+            Self::Absent | Self::Free | Self::Pcp | Self::PageTable | Self::Deferred => BlockKind::Internal,
         }
     }
 }
@@ -448,6 +456,37 @@ impl PageList {
     pub(crate) fn iter<'f>(&self, frames: &'f FrameTable) -> impl Iterator<Item = Pfn> + 'f {
         let limit = frames.frames() as usize + 1;
         core::iter::successors(self.head(), |&pfn| frames.next(pfn)).take(limit)
+    }
+}
+
+/// A stack of blocks threaded through their first frames: anybody pushes without a lock, one at a time empties it whole.
+pub(crate) struct PageStack(AtomicU32);
+
+impl PageStack {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(NIL))
+    }
+
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Relaxed) == NIL
+    }
+
+    pub(crate) fn push(&self, frames: &FrameTable, pfn: Pfn) {
+        let mut top = self.0.load(Relaxed);
+        loop {
+            frames.page(pfn).next.store(top, Relaxed);
+            // Releases the link and the block's kind to whoever empties the stack.
+            match self.0.compare_exchange_weak(top, pfn.as_u32(), Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => top = now,
+            }
+        }
+    }
+
+    /// Empties the stack; the blocks follow each other by [`FrameTable::next`], the newest first.
+    pub(crate) fn take_all(&self) -> Option<Pfn> {
+        decode(self.0.swap(NIL, Acquire))
     }
 }
 

@@ -267,6 +267,14 @@ events! {
     ContigNoRoom;
     /// A block became single pages.
     PageSplit;
+    /// A request that waits for no lock was refused.
+    NolockRefused;
+    /// A call that waits for no lock found one taken.
+    NolockContended;
+    /// A free that waits for no lock was left to the next holder of the zone's lock.
+    FreeDeferred;
+    /// A free block was reported to the host.
+    FreeReported;
     /// A movable block went to a lower zone because its own had no room.
     MovedToLowerZone;
 }
@@ -302,6 +310,13 @@ pub trait Platform {
     /// own frees. The default refuses everything: nothing ever moves.
     fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
         let _ = (from, to, order);
+        false
+    }
+
+    /// Lends a large free block to the host, which may drop its contents; touching it later takes it back. `false`: there is
+    /// no host, or it wants no more now. Called with no lock held; nobody is given the block during the call.
+    fn report_free(&self, first: Pfn, order: Order) -> bool {
+        let _ = (first, order);
         false
     }
 

@@ -31,6 +31,9 @@ pub(crate) struct TestPlatform {
     events: RefCell<[u64; Event::COUNT]>,
     /// What the checks of debug caches told.
     pub(crate) bugs: RefCell<Vec<SlabBug>>,
+    /// How many more free blocks the host takes, and those that it took.
+    pub(crate) host: Cell<u32>,
+    pub(crate) reports: RefCell<Vec<(Pfn, Order)>>,
     /// Blocks that may be moved, by first frame.
     pub(crate) movable: RefCell<BTreeMap<Pfn, Order>>,
 }
@@ -46,6 +49,8 @@ impl TestPlatform {
             root: Cell::new(None),
             events: RefCell::new([0; Event::COUNT]),
             bugs: RefCell::default(),
+            host: Cell::new(0),
+            reports: RefCell::default(),
             movable: RefCell::default(),
         }
     }
@@ -81,6 +86,15 @@ impl Platform for TestPlatform {
 
     fn set_page_table(&self, root: Pfn) {
         self.root.set(Some(root));
+    }
+
+    fn report_free(&self, first: Pfn, order: Order) -> bool {
+        let left = self.host.get();
+        self.host.set(left.saturating_sub(1));
+        if left > 0 {
+            self.reports.borrow_mut().push((first, order));
+        }
+        left > 0
     }
 
     fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {

@@ -184,7 +184,7 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Takes the newest block of a per-CPU list and tags it.
-    fn unpark(
+    pub(super) fn unpark(
         &self,
         pcp: &PerCpuPages,
         lists: &mut PcpLists,
@@ -208,7 +208,7 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     #[inline(never)]
-    fn zero(&self, first: Pfn, order: Order) {
+    pub(super) fn zero(&self, first: Pfn, order: Order) {
         let inside = self.base.mem.fill(first.addr(), order.bytes(), 0);
         debug_assert!(inside, "block {first} is not in the memory window");
     }

@@ -9,6 +9,7 @@
 //! | `alloc` `free` | the way of a block between zone, CPU and owner: fast path, slow path, refill, drain |
 //! | `compact` `relocate` | making large blocks by moving movable ones out of the way |
 //! | `isolate` `contig` | taking pageblocks out of circulation; runs of frames of any length |
+//! | `nolock` `report` | calls that wait for no lock; free blocks lent to the host |
 //! | `request` | the calls: one block, exact sizes, many pages, misuse |
 //! | `usage` `check` | who has how many pages; the auditor |
 //!
@@ -45,8 +46,10 @@ mod fallback;
 mod free;
 mod isolate;
 mod migrate;
+mod nolock;
 mod pcp;
 mod relocate;
+mod report;
 mod request;
 #[cfg(test)]
 mod tests;
@@ -130,7 +133,11 @@ impl<P: Platform> PageAllocator<P> {
     /// Runs `body` under a zone's lock.
     fn locked<R>(&self, zone: &Zone, body: impl FnOnce(&mut LockedZone<'_, P>) -> R) -> R {
         let mut areas = zone.areas.lock();
-        body(&mut LockedZone { base: &self.base, zone, blocks: &self.blocks, areas: &mut areas })
+        let mut locked = LockedZone { base: &self.base, zone, blocks: &self.blocks, areas: &mut areas };
+        if !zone.deferred.is_empty() {
+            locked.free_deferred();
+        }
+        body(&mut locked)
     }
 
     /// A CPU's pages of a zone.

@@ -63,12 +63,12 @@ impl<P: Platform> PageAllocator<P> {
     /// Names what is wrong with freeing pages at `pfn`.
     #[cold]
     #[inline(never)]
-    fn misuse(&self, pfn: Pfn) -> FreeError {
+    pub(super) fn misuse(&self, pfn: Pfn) -> FreeError {
         let frames = &self.base.frames;
         let addr = self.base.virt(pfn.addr());
         match frames.kind(pfn) {
             FrameKind::Absent => FreeError::Foreign(addr),
-            FrameKind::Free | FrameKind::Pcp => FreeError::DoubleFree(addr),
+            FrameKind::Free | FrameKind::Pcp | FrameKind::Deferred => FreeError::DoubleFree(addr),
             FrameKind::Pages => FreeError::WrongOrder { found: frames.order(pfn) },
             FrameKind::PagesTail => FreeError::Interior { addr, start: self.base.virt(frames.head_of(pfn).addr()) },
             other => FreeError::WrongKind { addr, expected: BlockKind::Pages, found: other.block_kind() },

@@ -48,7 +48,8 @@ impl OwnerClass {
             FrameKind::Absent => return None,
             FrameKind::Free => Self::Free,
             FrameKind::Pcp => Self::Pcp,
-            FrameKind::Pages | FrameKind::PagesTail => Self::Pages,
+            // A late free is booked as its owner's until it has happened.
+            FrameKind::Pages | FrameKind::PagesTail | FrameKind::Deferred => Self::Pages,
             FrameKind::LargeKmalloc | FrameKind::LargeTail => Self::LargeKmalloc,
             FrameKind::Vmalloc => Self::Vmalloc,
             FrameKind::PageTable => Self::PageTable,

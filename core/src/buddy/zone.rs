@@ -12,7 +12,7 @@ use crate::geometry::{Geometry, ZoneKind};
 use crate::inspect::MIGRATE_TYPES;
 use crate::numa::NodeId;
 use crate::order::{NR_PAGE_ORDERS, Order};
-use crate::page::{FrameKind, PageList};
+use crate::page::{FrameKind, PageList, PageStack};
 use crate::platform::{Event, Platform};
 use crate::sync::SpinLock;
 
@@ -32,6 +32,8 @@ pub(super) struct Zone {
     /// Free pages, and pages given out by way of the zone's lock; written under that lock.
     pub(super) ledger: Ledger,
     pub(super) areas: SpinLock<FreeAreas>,
+    /// Blocks that were freed while nobody could wait for the lock; freed by whoever takes it next.
+    pub(super) deferred: PageStack,
     /// Where compaction stands; held for a copy only.
     pub(super) compaction: SpinLock<CompactState>,
 }
@@ -55,6 +57,7 @@ impl Zone {
             block_base: blocks_before.wrapping_sub(spec.start.as_u32() >> order.get()),
             ledger: Ledger::new(),
             areas: SpinLock::new(FreeAreas::EMPTY),
+            deferred: PageStack::new(),
             compaction: SpinLock::new(CompactState::NEW),
         }
     }
@@ -142,6 +145,8 @@ impl<P: Platform> LockedZone<'_, P> {
         let FreeBlock { first, order } = block;
         frames.set_order(first, order);
         frames.set_migrate(first, migrate as u8);
+        // Whatever was known about the block before: it is a new one.
+        frames.set_private(first, 0);
         let list = &mut self.areas.lists[order.index()][migrate.index()];
         match place {
             Place::Head => list.push_head(frames, first),
@@ -216,11 +221,21 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// As [`Self::free`], for frames whose pageblocks belong together.
     pub(super) fn free_whole(&mut self, first: Pfn, order: Order) {
-        self.base.frames.set_block_kind(first, order, FrameKind::Free);
-        let migrate = self.block_type(first);
-        let block = self.merge(FreeBlock { first, order }, migrate);
+        let (block, migrate) = self.merge_freed(first, order);
         let place = self.place_of(&block);
         self.insert(block, migrate, place);
+    }
+
+    /// As [`Self::free_whole`], to this end of the list.
+    pub(super) fn free_to(&mut self, first: Pfn, order: Order, place: Place) {
+        let (block, migrate) = self.merge_freed(first, order);
+        self.insert(block, migrate, place);
+    }
+
+    fn merge_freed(&mut self, first: Pfn, order: Order) -> (FreeBlock, MigrateType) {
+        self.base.frames.set_block_kind(first, order, FrameKind::Free);
+        let migrate = self.block_type(first);
+        (self.merge(FreeBlock { first, order }, migrate), migrate)
     }
 
     /// Joins a block with its buddy as long as that is free and of the same size, up to the largest order.

@@ -60,6 +60,31 @@ impl<P: Platform> Kmem<P> {
         self.pages.compact_everything()
     }
 
+    /// Allocates a zeroed block without waiting for any lock: in an interrupt of any kind, or inside of another call.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::OrderTooLarge`] for orders of which CPUs keep no lists; [`AllocError::NoPages`] if there is none, or
+    /// if somebody has the lock.
+    pub fn alloc_pages_nolock(&self, order: Order, node: Option<NodeId>) -> Result<Pfn, AllocError> {
+        self.pages.alloc_pages_nolock(order, node)
+    }
+
+    /// Frees a block of [`Self::alloc_pages_nolock`] or [`Self::alloc_pages`] without waiting for any lock.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been; nothing is changed then.
+    pub fn free_pages_nolock(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
+        self.pages.free_pages_nolock(first, order)
+    }
+
+    /// Lends every large free block to the host that it does not have yet, by [`Platform::report_free`]; returns how many
+    /// pages these were. Linux does this two seconds after memory was freed; here it is the caller's timer.
+    pub fn report_free_pages(&self) -> u64 {
+        self.pages.report_free_pages()
+    }
+
     /// Runs one attempt and, if something was in the way and the caller may wait, another one after reclaim.
     fn with_way_cleared<T>(&self, gfp: GfpFlags, attempt: impl Fn() -> Result<T, AllocError>) -> Result<T, AllocError> {
         match attempt() {

@@ -4,6 +4,7 @@ mod blocks;
 mod contig;
 mod corrupt;
 mod moving;
+mod nolock;
 mod policy;
 mod random;
 mod requests;
