@@ -66,6 +66,28 @@ pub enum Call {
     Kvfree { addr: u64 },
     /// `kvfree_sensitive` of a block of `len` bytes.
     KvfreeSensitive { addr: u64, len: usize },
+    // Moving pages.
+    /// `split_page` of a block that `alloc_pages` gave.
+    SplitPage { addr: u64, order: u8 },
+    /// `alloc_contig_range`.
+    AllocContigRange { start: u32, pages: usize, gfp: GfpFlags },
+    /// `alloc_contig_pages`.
+    AllocContigPages { pages: usize, gfp: GfpFlags },
+    /// `free_contig_range` of all that one of the two gave.
+    FreeContigRange { addr: u64, pages: usize },
+    /// `compact_memory`.
+    CompactMemory,
+    /// `alloc_pages_nolock`.
+    AllocPagesNolock { order: u8 },
+    /// `free_pages_nolock`.
+    FreePagesNolock { addr: u64, order: u8 },
+    /// `report_free_pages` to a host that takes this many blocks.
+    ReportFree { blocks: u32 },
+    /// The program pins a page block: it must not be moved.
+    Pin { addr: u64 },
+    /// The program takes one pin back.
+    Unpin { addr: u64 },
+
     /// Per-CPU pages of all CPUs go back to the buddy.
     DrainPages,
     /// `vm_unmap_aliases`: lazily freed ranges are flushed and reusable.
@@ -137,6 +159,17 @@ pub enum Reply {
     Unsupported,
 }
 
+/// A page block that moved during a call: its owner uses another address from then on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Moved {
+    /// Where it was.
+    pub from: u64,
+    /// Where it is.
+    pub to: u64,
+    /// log2 of its pages.
+    pub order: u8,
+}
+
 /// Why an access by the simulated processor failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessFault {
@@ -165,6 +198,16 @@ pub trait Subject {
 
     /// Executes a call.
     fn call(&mut self, call: &Call) -> Reply;
+
+    /// The blocks that moved since the last call of this function, in order.
+    fn take_moved(&mut self) -> Vec<Moved> {
+        Vec::new()
+    }
+
+    /// The free blocks lent to the host since the last call of this function: address, and log2 of the pages.
+    fn take_lent(&mut self) -> Vec<(u64, u8)> {
+        Vec::new()
+    }
 
     /// Reads through the simulated processor: direct map or TLB and page walk.
     ///

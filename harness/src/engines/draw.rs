@@ -29,6 +29,7 @@ pub(super) fn number(role: Role, raw: u64) -> u64 {
         Role::Offset | Role::Length => raw % 80,
         Role::FreePointer => (raw % 16).saturating_sub(8),
         Role::Capacity => (raw % 96).saturating_sub(64),
+        Role::Frame => raw % 4200,
         _ => raw,
     }
 }

@@ -15,13 +15,14 @@ pub(crate) enum Family {
     Vmalloc,
     Vmap,
     Kvmalloc,
+    Contig,
     /// Freed by whatever call fits.
     Any,
 }
 
 /// A rough count of live blocks, by family, and how many there should be.
 pub(crate) struct Live {
-    counts: [u32; 7],
+    counts: [u32; 8],
     target: u32,
 }
 
@@ -29,7 +30,7 @@ impl Live {
     /// Nothing is live; the target is drawn between 8 and 500, every magnitude equally likely.
     pub(crate) fn new(rng: &mut TraceRng) -> Self {
         let target = 8 << rng.random_range(0..6u32);
-        Self { counts: [0; 7], target: target + rng.random_range(0..target) }
+        Self { counts: [0; 8], target: target + rng.random_range(0..target) }
     }
 
     fn total(&self) -> u32 {
@@ -117,6 +118,7 @@ impl Numbers {
             Role::Order => u64::from(rng.next_u32() & rng.next_u32() & rng.next_u32() & 15),
             Role::N => log(rng, 10),
             Role::Count if kind == OpKind::Burst => rng.random_range(1..=64),
+            Role::Count if matches!(kind, OpKind::AllocContigRange | OpKind::AllocContigPages) => log(rng, 9),
             Role::Count => rng.random_range(0..=24),
             Role::Align if rng.random_ratio(1, 32) => log(rng, 16),
             Role::Align => (1 << rng.random_range(2..=9u32)) & !7,
@@ -133,6 +135,7 @@ impl Numbers {
             Role::Step => rng.random_range(1..=6),
             Role::Spare => log(rng, 8),
             Role::Page => log(rng, 10),
+            Role::Frame => rng.random_range(0..=0xffff),
             Role::Cache => log(rng, 4),
             Role::Cpu | Role::Phase => u64::from(rng.next_u32() & 7),
             Role::Flag | Role::Flag2 | Role::Point | Role::Tier => u64::from(rng.next_u32() & 0xff),

@@ -49,7 +49,7 @@ impl Target {
         match self {
             Self::Trace | Self::Codec => &[],
             Self::Kvmalloc => &[G::Kvmalloc, G::KvmallocArray, G::Kvrealloc],
-            Self::Pages => &[G::Pages, G::PagesExact, G::PagesBulk],
+            Self::Pages => &[G::Pages, G::PagesExact, G::PagesBulk, G::Contig, G::Moving, G::Nolock],
             Self::Slab => {
                 &[G::Kmalloc, G::Cache, G::KmallocArray, G::Krealloc, G::CacheShrink, G::CacheDestroy, G::Sensitive]
             }
@@ -111,17 +111,21 @@ pub(crate) enum Effect {
 pub(crate) const fn effect_of(kind: OpKind) -> Effect {
     use OpKind as K;
     match kind {
-        K::AllocPages | K::AllocPagesExact | K::AllocPagesBulk => Effect::Allocates(Family::Pages),
+        K::AllocPages | K::AllocPagesExact | K::AllocPagesBulk | K::AllocPagesNolock => {
+            Effect::Allocates(Family::Pages)
+        }
         K::Kmalloc | K::KmallocArray => Effect::Allocates(Family::Kmalloc),
         K::CacheAlloc => Effect::Allocates(Family::Cache),
         K::Vmalloc => Effect::Allocates(Family::Vmalloc),
         K::Vmap => Effect::Allocates(Family::Vmap),
+        K::AllocContigRange | K::AllocContigPages => Effect::Allocates(Family::Contig),
         K::Kvmalloc | K::KvmallocArray => Effect::Allocates(Family::Kvmalloc),
-        K::FreePages => Effect::Frees(Family::Pages),
+        K::FreePages | K::FreePagesNolock => Effect::Frees(Family::Pages),
         K::Kfree | K::KfreeSensitive => Effect::Frees(Family::Kmalloc),
         K::CacheFree => Effect::Frees(Family::Cache),
         K::Vfree => Effect::Frees(Family::Vmalloc),
         K::Vunmap => Effect::Frees(Family::Vmap),
+        K::FreeContigRange => Effect::Frees(Family::Contig),
         K::Kvfree | K::KvfreeSensitive => Effect::Frees(Family::Kvmalloc),
         K::Free => Effect::Frees(Family::Any),
         _ => Effect::Neutral,
@@ -146,7 +150,10 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::KmallocSizeRoundup | K::CacheShrink | K::CacheDestroy | K::Burst => 10,
         K::DrainPages | K::Purge | K::FreeEvery | K::Interleave => 6,
         K::Reclaim | K::Audit => 3,
-        K::Steer | K::Checkerboard => 1,
+        K::Steer | K::Checkerboard | K::MovableBoard => 1,
+        K::AllocContigRange | K::FreeContigRange | K::SplitPage | K::Pin | K::Unpin => 20,
+        K::AllocPagesNolock | K::FreePagesNolock => 20,
+        K::AllocContigPages | K::CompactMemory | K::ReportFree => 6,
     }
 }
 

@@ -13,19 +13,23 @@
 
 mod faults;
 mod mmu;
+mod owners;
 mod platform;
 mod tlb;
 
 pub use faults::FaultPlan;
+pub use owners::Owners;
 pub use platform::SimPlatform;
 
 use crate::subject::AccessFault;
-use kmem::{Event, Geometry, PAGE_SIZE, Pfn, PhysAddr, PhysMem, VirtAddr, Vpn, Warning};
+use kmem::{Event, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, VirtAddr, Vpn, Warning};
 use std::cell::{Cell, RefCell};
 use tlb::Tlb;
 
 /// What memory holds before anybody writes it: not zero, so that a missing zeroing shows.
 const JUNK: u8 = 0xa5;
+/// What a block that moved leaves behind.
+const LEFT_BEHIND: u8 = 0x6b;
 const JUNK_WORD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
 /// Whether the machine executes the flushes that it is asked for.
@@ -56,6 +60,10 @@ pub struct SimMachine {
     dirty: Vec<Cell<bool>>,
     flushes: TlbFlushes,
     faults: FaultPlan,
+    owners: Owners,
+    /// How many more free blocks the host takes.
+    lendable: Cell<u32>,
+    lent: RefCell<Vec<(u64, u8)>>,
     events: [Cell<u64>; Event::COUNT],
     warnings: RefCell<Vec<Warning>>,
 }
@@ -76,6 +84,9 @@ impl SimMachine {
             dirty: vec![Cell::new(false); frames as usize],
             flushes: TlbFlushes::Obeyed,
             faults: FaultPlan::default(),
+            owners: Owners::default(),
+            lendable: Cell::new(0),
+            lent: RefCell::default(),
             events: [const { Cell::new(0) }; Event::COUNT],
             warnings: RefCell::default(),
         };
@@ -91,6 +102,8 @@ impl SimMachine {
         self.restore_junk();
         self.tlbs.iter().for_each(Tlb::clear);
         self.faults.reset();
+        self.owners.reset();
+        self.lent.take();
         self.events.iter().for_each(|n| n.set(0));
         self.warnings.borrow_mut().clear();
         self.root.set(None);
@@ -136,6 +149,46 @@ impl SimMachine {
     /// The plan of failures.
     pub fn faults(&self) -> &FaultPlan {
         &self.faults
+    }
+
+    /// The owners of the blocks that may be moved.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// Makes the host take so many free blocks, and no more.
+    pub fn open_to_lending(&self, blocks: u32) {
+        self.lendable.set(blocks);
+    }
+
+    /// The blocks lent since the last call, by address and log2 of the pages.
+    pub fn take_lent(&self) -> Vec<(u64, u8)> {
+        self.lent.take()
+    }
+
+    /// Lends a free block to the host, who drops its contents.
+    fn report_free(&self, first: Pfn, order: Order) -> bool {
+        let left = self.lendable.get();
+        self.lendable.set(left.saturating_sub(1));
+        if left > 0 {
+            self.mark_dirty(first.addr(), order.bytes());
+            let filled = self.memory.fill(first.addr(), order.bytes(), LEFT_BEHIND);
+            debug_assert!(filled, "the block is in memory");
+            self.lent.borrow_mut().push((self.direct_map + first.addr().as_u64(), order.get()));
+        }
+        left > 0
+    }
+
+    /// Moves a block on behalf of its owner, if he lets it go, and leaves junk behind.
+    fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
+        let moved = self.owners.migrate(&self.memory, from, to, order);
+        if moved {
+            self.mark_dirty(from.addr(), order.bytes());
+            self.mark_dirty(to.addr(), order.bytes());
+            let filled = self.memory.fill(from.addr(), order.bytes(), LEFT_BEHIND);
+            debug_assert!(filled, "the block is in memory");
+        }
+        moved
     }
 
     /// How often each event happened.

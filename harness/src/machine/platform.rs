@@ -1,7 +1,7 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultSite, Pfn, PhysMem, Platform, Vpn, Warning};
+use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, Vpn, Warning};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for.
@@ -32,6 +32,14 @@ impl Platform for SimPlatform {
 
     fn set_page_table(&self, root: Pfn) {
         self.machine.root.set(Some(root));
+    }
+
+    fn report_free(&self, first: Pfn, order: Order) -> bool {
+        self.machine.report_free(first, order)
+    }
+
+    fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
+        self.machine.migrate(from, to, order)
     }
 
     #[inline(always)]

@@ -10,6 +10,8 @@ pub enum Tier {
     Pages,
     /// `alloc_pages_exact`.
     PagesExact,
+    /// `alloc_contig_range` and `alloc_contig_pages`.
+    Contig,
     /// A `kmalloc` class.
     Kmalloc,
     /// `kmalloc` above the largest class.
@@ -26,14 +28,23 @@ impl Tier {
     /// How many tiers there are.
     pub const COUNT: usize = Self::Vmap as usize + 1;
     /// All tiers, in order.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::Pages, Self::PagesExact, Self::Kmalloc, Self::LargeKmalloc, Self::Cache, Self::Vmalloc, Self::Vmap];
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Pages,
+        Self::PagesExact,
+        Self::Contig,
+        Self::Kmalloc,
+        Self::LargeKmalloc,
+        Self::Cache,
+        Self::Vmalloc,
+        Self::Vmap,
+    ];
 
     /// Returns the name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pages => "Pages",
             Self::PagesExact => "PagesExact",
+            Self::Contig => "Contig",
             Self::Kmalloc => "Kmalloc",
             Self::LargeKmalloc => "LargeKmalloc",
             Self::Cache => "Cache",
@@ -50,15 +61,17 @@ impl Tier {
 
 /// A set of tiers: what an operation may pick from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Tiers(u8);
+pub struct Tiers(u16);
 
 impl Tiers {
     /// Blocks for `free_pages`.
     pub const PAGES: Self = Self(1 << Tier::Pages as u8);
     /// Blocks for `free_pages_exact`.
     pub const PAGES_EXACT: Self = Self(1 << Tier::PagesExact as u8);
+    /// Blocks for `free_contig_range`.
+    pub const CONTIG: Self = Self(1 << Tier::Contig as u8);
     /// Blocks of whole pages, which `vmap` can map a second time.
-    pub const PAGE_BLOCKS: Self = Self(Self::PAGES.0 | Self::PAGES_EXACT.0);
+    pub const PAGE_BLOCKS: Self = Self(Self::PAGES.0 | Self::PAGES_EXACT.0 | Self::CONTIG.0);
     /// Blocks for `kfree`, `krealloc` and `ksize`.
     pub const KMALLOC: Self = Self(1 << Tier::Kmalloc as u8 | 1 << Tier::LargeKmalloc as u8);
     /// Blocks for `kmem_cache_free`.
@@ -109,6 +122,8 @@ pub struct Block {
     pub written: bool,
     /// Pages of address space without the guard, for virtual tiers of tight subjects; a shrink keeps them.
     pub area_pages: usize,
+    /// How often the program has pinned it, for [`Tier::Pages`].
+    pub pins: u32,
     /// The frames behind the pages that are mapped, for virtual tiers.
     pub frames: Vec<u32>,
 }
@@ -134,7 +149,7 @@ impl Block {
     pub fn pages(&self) -> u64 {
         match self.tier {
             Tier::Pages | Tier::LargeKmalloc => 1 << self.order,
-            Tier::PagesExact => self.requested.div_ceil(PAGE_SIZE) as u64,
+            Tier::PagesExact | Tier::Contig => self.requested.div_ceil(PAGE_SIZE) as u64,
             Tier::Vmalloc => self.frames.len() as u64,
             Tier::Kmalloc | Tier::Cache | Tier::Vmap => 0,
         }
@@ -152,7 +167,15 @@ mod tests {
 
     #[test]
     fn the_sets_partition_the_tiers_by_who_frees_them() {
-        let families = [Tiers::PAGES, Tiers::PAGES_EXACT, Tiers::KMALLOC, Tiers::CACHE, Tiers::VMALLOC, Tiers::VMAP];
+        let families = [
+            Tiers::PAGES,
+            Tiers::PAGES_EXACT,
+            Tiers::CONTIG,
+            Tiers::KMALLOC,
+            Tiers::CACHE,
+            Tiers::VMALLOC,
+            Tiers::VMAP,
+        ];
         for tier in Tier::ALL {
             assert_eq!(families.iter().filter(|f| f.contains(tier)).count(), 1, "{tier:?}");
             assert!(Tiers::ALL.contains(tier));

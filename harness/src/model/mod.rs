@@ -10,6 +10,7 @@ pub mod classes;
 mod frames;
 mod limbo;
 mod live;
+mod moving;
 pub mod zones;
 
 pub use block::{Block, Tier, Tiers};
@@ -235,6 +236,9 @@ impl Model {
     pub fn update(&mut self, step: &Step, subject: &dyn Subject) {
         match (&step.call, &step.reply) {
             (Call::SetCpu { cpu }, Reply::Done) => self.cpu = *cpu,
+            (Call::SplitPage { addr, order }, Reply::Done) => self.split(*addr, *order),
+            (Call::Pin { addr }, Reply::Done) => self.pin(*addr, 1),
+            (Call::Unpin { addr }, Reply::Done) => self.pin(*addr, -1),
             (Call::CacheCreate { .. } | Call::CacheDestroy { .. }, _) => self.follow_cache(step),
             (_, Reply::Block { addr, usable }) => self.follow_block(&step.call, *addr, *usable, subject),
             (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) => {
@@ -337,6 +341,7 @@ impl Model {
             zero_chain: gfp.wants_zero(),
             written: false,
             area_pages,
+            pins: 0,
             frames: Vec::new(),
         }
     }
@@ -344,8 +349,9 @@ impl Model {
     /// Which tier serves a new block: by the call, and for `kvmalloc` by the window that the address lies in.
     fn tier_of(&self, call: &Call, addr: u64, requested: usize) -> Tier {
         match call {
-            Call::AllocPages { .. } => Tier::Pages,
+            Call::AllocPages { .. } | Call::AllocPagesNolock { .. } => Tier::Pages,
             Call::AllocPagesExact { .. } => Tier::PagesExact,
+            Call::AllocContigRange { .. } | Call::AllocContigPages { .. } => Tier::Contig,
             Call::CacheAlloc { .. } => Tier::Cache,
             Call::Vmalloc { .. } | Call::Vrealloc { .. } => Tier::Vmalloc,
             Call::Vmap { .. } => Tier::Vmap,
@@ -373,7 +379,7 @@ impl Model {
 
     fn account(&mut self, block: &Block, apply: fn(u64, u64) -> u64) {
         let counter = match block.tier {
-            Tier::Pages | Tier::PagesExact => &mut self.expected.pages,
+            Tier::Pages | Tier::PagesExact | Tier::Contig => &mut self.expected.pages,
             Tier::LargeKmalloc => &mut self.expected.large_kmalloc,
             Tier::Vmalloc => &mut self.expected.vmalloc,
             Tier::Kmalloc | Tier::Cache | Tier::Vmap => {
@@ -421,6 +427,8 @@ pub fn freed_address(call: &Call) -> Option<u64> {
     match call {
         Call::FreePages { addr, .. }
         | Call::FreePagesExact { addr, .. }
+        | Call::FreeContigRange { addr, .. }
+        | Call::FreePagesNolock { addr, .. }
         | Call::Kfree { addr }
         | Call::KfreeSensitive { addr }
         | Call::CacheFree { addr, .. }
@@ -449,7 +457,11 @@ pub fn old_address(call: &Call) -> Option<u64> {
 pub fn request(call: &Call) -> Option<(usize, GfpFlags)> {
     match call {
         Call::AllocPages { order, gfp } => Some((PAGE_SIZE.checked_shl(u32::from(*order))?, *gfp)),
+        Call::AllocPagesNolock { order } => Some((PAGE_SIZE.checked_shl(u32::from(*order))?, moving::NOLOCK)),
         Call::AllocPagesBulk { gfp, .. } => Some((PAGE_SIZE, *gfp)),
+        Call::AllocContigRange { pages, gfp, .. } | Call::AllocContigPages { pages, gfp } => {
+            Some((pages.checked_mul(PAGE_SIZE)?, *gfp))
+        }
         Call::AllocPagesExact { size, gfp }
         | Call::Kmalloc { size, gfp }
         | Call::Krealloc { size, gfp, .. }
@@ -485,6 +497,7 @@ pub(crate) mod tests {
             zero_chain: false,
             written: false,
             area_pages: if tier.is_virtual() { bytes.div_ceil(PAGE_SIZE) } else { 0 },
+            pins: 0,
             frames: Vec::new(),
         }
     }

@@ -4,8 +4,10 @@ use crate::model::Model;
 use crate::subject::{Call, Reply, Subject};
 use std::fmt;
 
+mod contig;
 #[cfg(test)]
 pub(crate) mod fake;
+mod moves;
 mod o01_overlap;
 mod o02_alignment;
 mod o03_bounds;
@@ -25,6 +27,7 @@ mod o20_caches;
 mod pattern;
 mod scene;
 
+pub use moves::{on_lent, on_move};
 pub use o04_content::{read_block, write_block};
 pub use o15_translation::touch_guard;
 pub use pattern::{CONSTRUCTED, constructed_byte};
@@ -53,6 +56,8 @@ pub(crate) struct Notes {
     pub(crate) warned: u32,
     /// The free that was done by the last step, if it was one.
     pub(crate) freed: Option<Call>,
+    /// Blocks lent to the host by the calls before this one, as long as these did nothing else.
+    pub(crate) lent: Vec<(u64, u8)>,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
 }
@@ -223,6 +228,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o01_overlap::Overlap,
     &o02_alignment::Alignment,
     &o03_bounds::Bounds,
+    &o04_content::Content,
     &o05_zero::Zero,
     &o06_realloc::Realloc,
     &o09_refusal::RefusalJustified,
@@ -254,6 +260,9 @@ const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence]
 ///
 /// The first violation found.
 pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+    if !matches!(call, Call::ReportFree { .. }) {
+        cx.model.notes.lent.clear();
+    }
     BEFORE_CALL.iter().try_for_each(|oracle| oracle.before_call(cx, call))
 }
 

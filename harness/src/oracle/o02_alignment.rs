@@ -44,7 +44,15 @@ fn check(cx: &Context<'_>, addr: u64, align: usize) -> Result<(), Violation> {
 fn promise(cx: &Context<'_>, step: &Step, addr: u64) -> usize {
     let requested = cx.model.promised(&step.call).map_or(1, |(n, _)| n);
     match &step.call {
-        Call::AllocPages { .. } => PAGE_SIZE << get_order(requested),
+        Call::AllocPages { .. } | Call::AllocPagesNolock { .. } => PAGE_SIZE << get_order(requested),
+        Call::AllocContigRange { .. } => PAGE_SIZE,
+        Call::AllocContigPages { pages, .. } => {
+            if pages.is_power_of_two() {
+                requested
+            } else {
+                PAGE_SIZE
+            }
+        }
         // They are the head of a block of the order that holds them, but only `kmem` promises to do it that way.
         Call::AllocPagesExact { .. } => PAGE_SIZE << if cx.model.is_tight() { get_order(requested) } else { 0 },
         Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } => PAGE_SIZE,

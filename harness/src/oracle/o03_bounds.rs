@@ -68,7 +68,13 @@ fn check_usable(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usab
     let in_place = old_address(call).filter(|&old| old == addr).and_then(|old| cx.model.block(old));
     let (least, most) = match (call, in_place) {
         (_, Some(old)) => (old.usable, old.usable),
-        (Call::AllocPages { .. }, _) => (requested, requested),
+        (
+            Call::AllocPages { .. }
+            | Call::AllocPagesNolock { .. }
+            | Call::AllocContigRange { .. }
+            | Call::AllocContigPages { .. },
+            _,
+        ) => (requested, requested),
         (Call::AllocPagesExact { .. }, _) => (requested, requested.next_multiple_of(PAGE_SIZE)),
         (Call::CacheAlloc { cache, .. }, _) => (requested, cx.model.cache(*cache).map_or(requested, |c| c.stride)),
         _ => (kmalloc_usable(requested), kmalloc_usable(requested)),
@@ -100,7 +106,11 @@ fn check_zone(cx: &Context<'_>, addr: u64, usable: usize, call: &Call, gfp: GfpF
 fn allowed_zone(cx: &Context<'_>, call: &Call, usable: usize, gfp: GfpFlags) -> Option<ZoneKind> {
     match call {
         Call::AllocPages { .. } | Call::AllocPagesBulk { .. } => highest_zone(gfp),
+        Call::AllocPagesNolock { .. } => Some(ZoneKind::Normal),
         Call::AllocPagesExact { .. } => highest_zone(gfp.difference(GfpFlags::HIGHMEM)),
+        // The range says where; flags that would say it as well are ignored.
+        Call::AllocContigRange { .. } => Some(ZoneKind::Movable),
+        Call::AllocContigPages { .. } => highest_zone(gfp),
         // A block that grew in place keeps its zone although the flags are new.
         Call::Krealloc { addr, .. } | Call::Kvrealloc { addr, .. } if *addr > 16 => Some(ZoneKind::Normal),
         Call::CacheAlloc { cache, .. } => {

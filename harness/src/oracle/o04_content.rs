@@ -29,8 +29,20 @@ impl Oracle for Content {
         }
     }
 
+    /// A block that becomes single pages keeps its contents over the call; then each page gets its own.
+    fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        match cx.step.map(|step| (&step.call, &step.reply)) {
+            Some((Call::SplitPage { addr, .. }, Reply::Done)) => read_block(cx, *addr),
+            _ => Ok(()),
+        }
+    }
+
     fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        if let (Call::SplitPage { addr, order }, Reply::Done) = (&step.call, &step.reply) {
+            let mut pages = (0..1 << order).map(|n| addr + n * kmem::PAGE_SIZE as u64);
+            return pages.try_for_each(|page| write_block(cx, page));
+        }
         match &step.reply {
             Reply::Block { addr, .. } => write_block(cx, *addr),
             Reply::Pages(pages) => pages.iter().try_for_each(|&addr| write_block(cx, addr)),

@@ -14,6 +14,7 @@
 //!
 //! At the first audit the zones' marks are compared with those of section 3.5.
 
+use super::contig;
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
@@ -59,27 +60,28 @@ impl Oracle for RefusalJustified {
 }
 
 /// Why the contract forbids a request.
-struct Reason {
-    what: &'static str,
-    accepts: fn(&AllocError) -> bool,
+pub(super) struct Reason {
+    pub(super) what: &'static str,
+    pub(super) accepts: fn(&AllocError) -> bool,
     /// Whether the request must be refused; otherwise the contract leaves it open.
-    must: bool,
+    pub(super) must: bool,
 }
 
 const OVERFLOW: Reason =
     Reason { what: "n * size overflows", accepts: |e| matches!(e, AllocError::Overflow), must: true };
-const ZERO_SIZE: Reason = Reason { what: "size 0", accepts: |e| matches!(e, AllocError::ZeroSize), must: true };
+pub(super) const ZERO_SIZE: Reason =
+    Reason { what: "size 0", accepts: |e| matches!(e, AllocError::ZeroSize), must: true };
 const TOO_LARGE: Reason = Reason {
     what: "more than the call ever gives",
     accepts: |e| matches!(e, AllocError::TooLarge { .. } | AllocError::Overflow),
     must: true,
 };
-const ORDER: Reason = Reason {
+pub(super) const ORDER: Reason = Reason {
     what: "an order above the largest",
     accepts: |e| matches!(e, AllocError::OrderTooLarge { .. } | AllocError::TooLarge { .. }),
     must: true,
 };
-const FLAGS: Reason =
+pub(super) const FLAGS: Reason =
     Reason { what: "flags that contradict each other", accepts: |e| matches!(e, AllocError::BadFlags), must: true };
 const FLAGS_OPEN: Reason = Reason { must: false, ..FLAGS };
 const ADDRESS: Reason = Reason {
@@ -88,11 +90,22 @@ const ADDRESS: Reason = Reason {
     must: true,
 };
 
+pub(super) const ADDRESS_RANGE: Reason = Reason {
+    what: "frames that are not in one zone or, as a block, no aligned power of two",
+    accepts: |e| matches!(e, AllocError::BadRange { .. }),
+    must: true,
+};
+
 /// The reasons for which a request must or may be refused whatever memory there is.
 fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
     let largest = model.geometry().max_order.get();
     match *call {
         Call::AllocPages { order, gfp } => page_reasons(order > largest, gfp),
+        // Only orders of which CPUs keep lists (section 3.4).
+        Call::AllocPagesNolock { order } => {
+            let listed = order <= 3 || order == model.geometry().pageblock_order.get();
+            if listed && order <= largest { Vec::new() } else { vec![ORDER] }
+        }
         Call::AllocPagesBulk { gfp, .. } => page_reasons(false, gfp),
         Call::AllocPagesExact { size: 0, .. } => vec![ZERO_SIZE],
         Call::AllocPagesExact { size, gfp } => {
@@ -108,6 +121,8 @@ fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
         Call::Vmalloc { size, gfp } => vmalloc_reasons(model, Some(size), gfp),
         Call::Vrealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons),
         Call::Vmap { ref pfns } => vmap_reasons(model, pfns),
+        Call::AllocContigRange { start, pages, gfp } => contig::reasons(model, Some(start), pages, gfp),
+        Call::AllocContigPages { pages, gfp } => contig::reasons(model, None, pages, gfp),
         Call::Kvmalloc { size, gfp } => kvmalloc_reasons(model, Some(size), gfp),
         Call::KvmallocArray { n, size, gfp } => kvmalloc_reasons(model, n.checked_mul(size), gfp),
         Call::Kvrealloc { size, gfp, .. } => match old_block(model, call).map(|b| b.tier) {
@@ -217,6 +232,10 @@ fn judge_success(cx: &Context<'_>, call: &Call) -> Result<(), String> {
 
 /// The reserve is for those who have a right to it: without reclaim a block must come from above the watermark.
 fn judge_generosity(cx: &Context<'_>, call: &Call) -> Result<(), String> {
+    let call = match *call {
+        Call::AllocPagesNolock { order } => &Call::AllocPages { order, gfp: GfpFlags::NOMEMALLOC },
+        _ => call,
+    };
     match (call, &cx.model.notes.before) {
         (Call::AllocPages { order, gfp }, Some(before)) if !before.may_serve_pages(cx.model, *order, *gfp) => {
             Err(format!("{call:?} was served from below the watermark"))
@@ -235,6 +254,9 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<()
     }
     if let Some(reason) = reasons.iter().find(|reason| reason.must) {
         return Err(format!("{:?} has {}, but was refused with \"{error}\"", step.call, reason.what));
+    }
+    if matches!(step.call, Call::AllocContigRange { .. } | Call::AllocContigPages { .. }) {
+        return contig::judge(cx, step, error);
     }
     match error {
         AllocError::Injected(point) => Err(format!("refused with a fault at {point:?}, but none was injected")),
@@ -291,7 +313,9 @@ fn served_by(
     let block = "a free block of an allowed zone passes the watermark";
     let object = "a free object or a slab's frames are there";
     match call {
-        Call::AllocPages { order, .. } => found.serves_pages(model, *order, gfp).then_some(block),
+        Call::AllocPages { order, .. } | Call::AllocPagesNolock { order } => {
+            found.serves_pages(model, *order, gfp).then_some(block)
+        }
         Call::AllocPagesBulk { .. } => found.serves_pages(model, 0, gfp).then_some(block),
         Call::AllocPagesExact { .. } => {
             found.serves_pages(model, get_order(size), gfp.difference(GfpFlags::HIGHMEM)).then_some(block)

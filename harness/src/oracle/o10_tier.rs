@@ -61,7 +61,9 @@ fn snapshot(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
     let (size, gfp) = asked?;
     let inside = cx.subject.white_box()?;
     match call {
-        Call::AllocPages { .. } if is_short(cx, size, gfp) => Some(Snapshot::of_blocks(cx.model, inside, false)),
+        Call::AllocPages { .. } | Call::AllocPagesNolock { .. } if is_short(cx, size, gfp) => {
+            Some(Snapshot::of_blocks(cx.model, inside, false))
+        }
         _ => makes_area.then(|| Snapshot::as_is(cx.model, inside)),
     }
 }
@@ -155,7 +157,11 @@ fn check_owner(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), String> {
     let fits = match &step.call {
         Call::Vmap { .. } => true,
         _ if cx.model.in_vmalloc_window(addr) => kind == FrameKind::Vmalloc,
-        Call::AllocPages { .. } | Call::AllocPagesExact { .. } => kind == FrameKind::Pages,
+        Call::AllocPages { .. }
+        | Call::AllocPagesExact { .. }
+        | Call::AllocPagesNolock { .. }
+        | Call::AllocContigRange { .. }
+        | Call::AllocContigPages { .. } => kind == FrameKind::Pages,
         Call::CacheAlloc { cache, .. } => kind == FrameKind::Slab(cx.model.root_of(*cache)),
         call => match (cx.model.block(addr).filter(|_| old_address(call) == Some(addr)), request(call)) {
             (Some(block), _) => is_kmalloc_kind(kind, block.tier == Tier::LargeKmalloc),
@@ -172,7 +178,11 @@ fn is_kmalloc_kind(kind: FrameKind, large: bool) -> bool {
 
 /// The call that is meant to free a live block must be accepted.
 fn check_rejection(cx: &Context<'_>, call: &Call, error: &kmem::FreeError) -> Result<(), String> {
-    let Some(block) = freed_address(call).and_then(|addr| cx.model.block(addr)) else { return Ok(()) };
+    let asked = match call {
+        Call::SplitPage { addr, .. } => Some(*addr),
+        call => freed_address(call),
+    };
+    let Some(block) = asked.and_then(|addr| cx.model.block(addr)) else { return Ok(()) };
     if !frees(call, block) {
         return Ok(());
     }
@@ -181,8 +191,12 @@ fn check_rejection(cx: &Context<'_>, call: &Call, error: &kmem::FreeError) -> Re
 
 fn frees(call: &Call, block: &Block) -> bool {
     match call {
-        Call::FreePages { order, .. } => block.tier == Tier::Pages && *order == block.order,
+        Call::FreePages { order, .. } | Call::FreePagesNolock { order, .. } => {
+            block.tier == Tier::Pages && *order == block.order
+        }
         Call::FreePagesExact { size, .. } => block.tier == Tier::PagesExact && *size == block.requested,
+        Call::FreeContigRange { pages, .. } => block.tier == Tier::Contig && pages * PAGE_SIZE == block.requested,
+        Call::SplitPage { order, .. } => block.tier == Tier::Pages && *order == block.order,
         Call::Kfree { .. } => Tiers::KMALLOC.contains(block.tier),
         Call::CacheFree { cache, .. } => block.cache == Some(*cache),
         Call::Vfree { .. } => Tiers::GUARDED.contains(block.tier),

@@ -69,12 +69,16 @@ fn is_double(error: &FreeError, call: &Call) -> bool {
 
 /// Tells whether the call frees this block.
 fn accepts(call: &Call, addr: u64, block: &Block) -> bool {
-    if let (Tier::PagesExact, Call::FreePages { order: 0, .. }) = (block.tier, call) {
+    let single = matches!(call, Call::FreePages { order: 0, .. } | Call::FreePagesNolock { order: 0, .. });
+    if single && (block.tier == Tier::PagesExact || is_single_pages(block)) {
         return addr.is_multiple_of(kmem::PAGE_SIZE as u64);
     }
     addr == block.addr
         && match call {
-            Call::FreePages { order, .. } => block.tier == Tier::Pages && *order == block.order,
+            Call::FreePages { order, .. } | Call::FreePagesNolock { order, .. } => {
+                block.tier == Tier::Pages && *order == block.order
+            }
+            Call::FreeContigRange { pages, .. } => block.tier == Tier::Contig && *pages as u64 == block.pages(),
             Call::FreePagesExact { size, .. } => {
                 block.tier == Tier::PagesExact && size.div_ceil(kmem::PAGE_SIZE) as u64 <= block.pages()
             }
@@ -82,8 +86,13 @@ fn accepts(call: &Call, addr: u64, block: &Block) -> bool {
             Call::Vunmap { .. } => block.tier == Tier::Vmap,
             Call::Vfree { .. } => block.tier.is_virtual(),
             Call::Kfree { .. } | Call::KfreeSensitive { .. } => is_slab(block.tier) || block.tier == Tier::LargeKmalloc,
-            _ => !matches!(block.tier, Tier::Pages | Tier::PagesExact),
+            _ => !matches!(block.tier, Tier::Pages | Tier::PagesExact | Tier::Contig),
         }
+}
+
+/// Tells whether a run of frames was not asked for as a block.
+fn is_single_pages(block: &Block) -> bool {
+    block.tier == Tier::Contig && !block.gfp.contains(kmem::GfpFlags::COMP)
 }
 
 fn is_slab(tier: Tier) -> bool {
@@ -92,7 +101,7 @@ fn is_slab(tier: Tier) -> bool {
 
 fn kind_of(tier: Tier) -> BlockKind {
     match tier {
-        Tier::Pages | Tier::PagesExact => BlockKind::Pages,
+        Tier::Pages | Tier::PagesExact | Tier::Contig => BlockKind::Pages,
         Tier::Kmalloc | Tier::Cache => BlockKind::Slab,
         Tier::LargeKmalloc => BlockKind::LargeKmalloc,
         Tier::Vmalloc => BlockKind::Vmalloc,

@@ -229,16 +229,16 @@ fn add_run(state: &mut ZoneState, mut from: u64, to: u64, max_order: Order) {
 }
 
 /// Which frames no reclaim can free.
-struct Pins<'a> {
-    model: &'a Model,
-    inside: &'a dyn WhiteBox,
-    caches: &'a [CacheInfo],
+pub(super) struct Pins<'a> {
+    pub(super) model: &'a Model,
+    pub(super) inside: &'a dyn WhiteBox,
+    pub(super) caches: &'a [CacheInfo],
 }
 
 impl Pins<'_> {
-    fn is_pinned(&self, pfn: u32) -> bool {
+    pub(super) fn is_pinned(&self, pfn: u32) -> bool {
         match self.inside.frame_kind(pfn) {
-            FrameKind::Free | FrameKind::Pcp => false,
+            FrameKind::Free | FrameKind::Pcp | FrameKind::Deferred => false,
             FrameKind::Pages | FrameKind::PagesTail | FrameKind::LargeKmalloc | FrameKind::LargeTail => {
                 self.model.used_directly(pfn)
             }

@@ -66,6 +66,7 @@ fn symbol(kind: FrameKind) -> char {
         FrameKind::LargeTail => 'l',
         FrameKind::Vmalloc => 'V',
         FrameKind::PageTable => 'T',
+        FrameKind::Deferred => ';',
         FrameKind::Slab(_) => 'S',
         FrameKind::Leaked => 'x',
     }

@@ -101,7 +101,12 @@ fn traits() -> impl Iterator<Item = Trait> {
 fn asked_tier(call: &Call) -> Option<usize> {
     request_flags(call)?;
     Some(match call {
-        Call::AllocPages { .. } | Call::AllocPagesExact { .. } | Call::AllocPagesBulk { .. } => 0,
+        Call::AllocPages { .. }
+        | Call::AllocPagesExact { .. }
+        | Call::AllocPagesBulk { .. }
+        | Call::AllocPagesNolock { .. }
+        | Call::AllocContigRange { .. }
+        | Call::AllocContigPages { .. } => 0,
         Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } => 2,
         Call::Kvmalloc { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => 3,
         _ => 1,

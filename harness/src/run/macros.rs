@@ -23,6 +23,7 @@ impl Session {
             }
             Op::Steer { percent, size } => self.steer(u64::from(percent.min(100)), size.max(1) as usize),
             Op::Checkerboard { order, spare } => self.checkerboard(order, u64::from(spare)),
+            Op::MovableBoard { step, phase } => self.movable_board(usize::from(step).max(1), usize::from(phase)),
             _ => Ok(()),
         }
     }
@@ -86,6 +87,20 @@ impl Session {
         let mut addresses: Vec<u64> = squares.map(|block| block.addr).collect();
         addresses.sort_unstable();
         addresses.into_iter().skip(1).step_by(2).try_for_each(|addr| self.free_at(addr))
+    }
+
+    /// Fills memory with movable pages and frees every `step`-th by address: large blocks are gone until pages move.
+    fn movable_board(&mut self, step: usize, phase: usize) -> Verdict {
+        let call = Call::AllocPages { order: 0, gfp: GfpFlags::HIGHUSER_MOVABLE };
+        for _ in 0..MAX_SQUARES {
+            if !self.call(call.clone())? {
+                break;
+            }
+        }
+        let mut addresses: Vec<u64> =
+            self.model.blocks(Tiers::PAGES).filter(|b| b.order == 0).map(|b| b.addr).collect();
+        addresses.sort_unstable();
+        addresses.into_iter().skip(phase % step).step_by(step).try_for_each(|addr| self.free_at(addr))
     }
 }
 

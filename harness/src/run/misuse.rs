@@ -66,7 +66,7 @@ fn nowhere(pick: u16) -> Call {
 /// The call with an address in the middle of the block; of blocks of single pages each page has a call of its own.
 fn inside(block: &Block, call: impl Fn(&Block) -> Call) -> Option<Call> {
     let middle = match block.tier {
-        Tier::PagesExact => return None,
+        Tier::PagesExact | Tier::Contig => return None,
         Tier::Pages => (block.usable / 2) & !(PAGE_SIZE - 1),
         _ => block.usable.min(block.requested) / 2,
     };
@@ -85,7 +85,7 @@ fn realloc(block: &Block) -> Call {
 fn other_call(block: &Block, pick: u16) -> Option<Call> {
     let addr = block.addr;
     let calls = match block.tier {
-        Tier::Pages | Tier::PagesExact => [Call::Kfree { addr }, Call::Vunmap { addr }],
+        Tier::Pages | Tier::PagesExact | Tier::Contig => [Call::Kfree { addr }, Call::Vunmap { addr }],
         Tier::Kmalloc | Tier::Cache => [Call::Vfree { addr }, Call::FreePages { addr: addr & !0xfff, order: 0 }],
         Tier::LargeKmalloc => [Call::FreePages { addr, order: block.order }, Call::Vfree { addr }],
         Tier::Vmalloc => [Call::Kfree { addr }, Call::Vunmap { addr }],

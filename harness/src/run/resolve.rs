@@ -6,7 +6,7 @@ use crate::model::{Block, Tier, Tiers};
 use crate::oracle;
 use crate::subject::Call;
 use crate::trace::Op;
-use kmem::PAGE_SIZE;
+use kmem::{GfpFlags, PAGE_SIZE};
 
 /// The call that frees a block in its own tier.
 pub(super) fn free_call(block: &Block) -> Call {
@@ -14,6 +14,7 @@ pub(super) fn free_call(block: &Block) -> Call {
     match (block.tier, block.cache) {
         (Tier::Pages, _) => Call::FreePages { addr, order: block.order },
         (Tier::PagesExact, _) => Call::FreePagesExact { addr, size: block.requested },
+        (Tier::Contig, _) => Call::FreeContigRange { addr, pages: block.requested / PAGE_SIZE },
         (Tier::Vmalloc, _) => Call::Vfree { addr },
         (Tier::Vmap, _) => Call::Vunmap { addr },
         (Tier::Cache, Some(cache)) => Call::CacheFree { cache, addr },
@@ -25,9 +26,11 @@ impl Session {
     /// Executes one operation; one whose pick finds nothing has no effect.
     pub(super) fn execute(&mut self, op: &Op) -> Verdict {
         match *op {
-            Op::Burst { .. } | Op::FreeEvery { .. } | Op::Steer { .. } | Op::Checkerboard { .. } => {
-                self.execute_macro(op)
-            }
+            Op::Burst { .. }
+            | Op::FreeEvery { .. }
+            | Op::Steer { .. }
+            | Op::Checkerboard { .. }
+            | Op::MovableBoard { .. } => self.execute_macro(op),
             Op::Free { pick } => self.free_picked(Tiers::ALL, pick, free_call),
             Op::FreePages { pick } => self.free_picked(Tiers::PAGE_BLOCKS, pick, free_call),
             Op::Write { pick } => {
@@ -147,6 +150,11 @@ impl Session {
                 let cache = self.model.pick_cache(usize::from(cache))?.id;
                 Call::CacheAlloc { cache, gfp: gfp.to_flags() }
             }
+            Op::AllocContigRange { frame, count, block, gfp } => self.contig_range(frame, count, block, gfp.to_flags()),
+            Op::AllocPagesNolock { order } => Call::AllocPagesNolock { order },
+            Op::AllocContigPages { count, gfp } => {
+                Call::AllocContigPages { pages: usize::from(count), gfp: gfp.to_flags() }
+            }
             Op::Vmalloc { size, gfp } => Call::Vmalloc { size: size as usize, gfp: gfp.to_flags() },
             Op::Kvmalloc { size, gfp } => Call::Kvmalloc { size: size as usize, gfp: gfp.to_flags() },
             Op::KvmallocArray { n, size, gfp } => {
@@ -154,6 +162,17 @@ impl Session {
             }
             _ => return None,
         })
+    }
+
+    /// A range of frames somewhere in memory, or a little beyond its end.
+    fn contig_range(&self, frame: u32, count: u16, block: bool, gfp: GfpFlags) -> Call {
+        let start = frame % self.model.geometry().frames().saturating_add(8).max(1);
+        let pages = u32::from(count);
+        if !block {
+            return Call::AllocContigRange { start, pages: pages as usize, gfp };
+        }
+        let pages = pages.next_power_of_two();
+        Call::AllocContigRange { start: start & !(pages - 1), pages: pages as usize, gfp: gfp | GfpFlags::COMP }
     }
 
     fn resolve_on_block(&self, op: &Op) -> Option<Call> {
@@ -175,6 +194,20 @@ impl Session {
                 let area = self.picked(Tiers::GUARDED, pick)?;
                 let page = u64::from(page) % (area.area_pages as u64).max(1);
                 Call::VmallocToPage { addr: area.addr + page * PAGE_SIZE as u64 }
+            }
+            Op::SplitPage { pick } => {
+                let block = self.picked(Tiers::PAGES, pick)?;
+                Call::SplitPage { addr: block.addr, order: block.order }
+            }
+            Op::FreePagesNolock { pick } => {
+                let block = self.picked(Tiers::PAGES, pick)?;
+                Call::FreePagesNolock { addr: block.addr, order: block.order }
+            }
+            Op::FreeContigRange { pick } => free_call(self.picked(Tiers::CONTIG, pick)?),
+            Op::Pin { pick } => Call::Pin { addr: addr(Tiers::PAGES, pick)? },
+            Op::Unpin { pick } => {
+                let pinned: Vec<u64> = self.model.blocks(Tiers::PAGES).filter(|b| b.pins > 0).map(|b| b.addr).collect();
+                Call::Unpin { addr: *pinned.get(usize::from(pick).checked_rem(pinned.len())?)? }
             }
             Op::Kvfree { pick } => Call::Kvfree { addr: addr(Tiers::KVMALLOC, pick)? },
             Op::KvfreeSensitive { pick } => {
@@ -212,6 +245,8 @@ impl Session {
             Op::CacheDestroy { cache: n } => Call::CacheDestroy { cache: cache(n)? },
             Op::SetCpu { cpu } => Call::SetCpu { cpu: cpu % self.model.geometry().cpus.max(1) },
             Op::DrainPages => Call::DrainPages,
+            Op::CompactMemory => Call::CompactMemory,
+            Op::ReportFree { count } => Call::ReportFree { blocks: u32::from(count) },
             Op::Purge => Call::Purge,
             Op::Reclaim => Call::Reclaim,
             Op::FailNth { point, nth } => Call::FailNth { point, nth: u32::from(nth) },

@@ -154,6 +154,7 @@ impl Session {
         let struck_before = faults_struck(&*self.guest);
         oracle::before_call(&mut self.context(), &call)?;
         let reply = self.guest.call(&call);
+        self.follow_moves()?;
         if reply == Reply::Unsupported {
             return Ok(false);
         }
@@ -167,6 +168,18 @@ impl Session {
             self.record(step, &before);
         }
         verdict.map(|()| granted)
+    }
+
+    /// Follows the blocks that moved during a call; what they hold and who may free them stays the same.
+    fn follow_moves(&mut self) -> Verdict {
+        for moved in self.guest.take_moved() {
+            oracle::on_move(&mut self.context(), &moved)?;
+            self.model.relocate(&moved);
+        }
+        for lent in self.guest.take_lent() {
+            oracle::on_lent(&mut self.context(), lent)?;
+        }
+        Ok(())
     }
 
     fn note(&mut self, step: &Step) {

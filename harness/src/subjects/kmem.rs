@@ -1,10 +1,12 @@
 //! `kmem` on the simulated machine.
 
+mod moving;
+
 use super::{Guest, Spare};
 use crate::machine::{SimMachine, SimPlatform, TlbFlushes};
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
-use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
+use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{
     AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FrameKind, FreeError,
     Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, Pfn, Violation, VirtAddr, VmallocEntry, Warning,
@@ -104,12 +106,6 @@ impl KmemSubject {
             Ok(cache) => Reply::Cache(cache),
             Err(error) => Reply::CacheRefused(error),
         }
-    }
-
-    fn vmap(&mut self, pfns: &[u32]) -> Reply {
-        self.frames.clear();
-        self.frames.extend(pfns.iter().map(|&pfn| Pfn::new(pfn)));
-        self.block(self.kmem.vmap(&self.frames, GfpFlags::KERNEL))
     }
 
     fn pages_call(&mut self, call: &Call) -> Option<Reply> {
@@ -243,10 +239,22 @@ impl Subject for KmemSubject {
             .or_else(|| self.kvmalloc_call(call))
             .or_else(|| self.vmalloc_call(call))
             .or_else(|| self.cache_call(call))
+            .or_else(|| self.moving_call(call))
             .or_else(|| self.machine_call(call));
+        if let Some(reply) = &reply {
+            self.follow_owners(call, reply);
+        }
         self.events = self.machine.events();
         self.machine.take_warnings(&mut self.warnings);
         reply.unwrap_or(Reply::Unsupported)
+    }
+
+    fn take_moved(&mut self) -> Vec<Moved> {
+        self.machine.owners().take_moved(self.kmem.geometry().direct_map.as_u64())
+    }
+
+    fn take_lent(&mut self) -> Vec<(u64, u8)> {
+        self.machine.take_lent()
     }
 
     fn read(&mut self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault> {

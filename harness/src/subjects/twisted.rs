@@ -2,7 +2,7 @@
 
 use super::{Guest, KmemSubject, Spare};
 use crate::machine::TlbFlushes;
-use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
+use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{BuddyInfo, CacheInfo, FrameKind, Geometry, GeometryError, MemInfo, Violation, VmallocEntry};
 
 /// A block of pages that a wrapper keeps although it was freed, and calls free in its books.
@@ -75,6 +75,14 @@ impl<T: Twist> Subject for Twisted<T> {
         // A call that the wrapper answers itself never gets there.
         self.inner.forget_warnings();
         self.twist.call(&mut self.inner, call)
+    }
+
+    fn take_moved(&mut self) -> Vec<Moved> {
+        self.inner.take_moved()
+    }
+
+    fn take_lent(&mut self) -> Vec<(u64, u8)> {
+        self.inner.take_lent()
     }
 
     fn read(&mut self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault> {

@@ -152,6 +152,7 @@ const fn place(role: Role) -> (usize, usize) {
         Role::Point => (8, 1),
         Role::Tier | Role::Step | Role::Percent | Role::Flag => (10, 1),
         Role::Order | Role::Phase | Role::Flag2 => (11, 1),
+        Role::Frame => (12, 4),
         Role::Size => (16, 8),
         Role::Length => (2, 2),
         Role::CacheFlags => (4, 2),

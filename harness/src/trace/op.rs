@@ -61,11 +61,13 @@ pub enum Role {
     FreePointer,
     /// Objects in a sheaf of a cache; 0 leaves it to the allocator.
     Capacity,
+    /// A frame of memory: modulo a few more than there are.
+    Frame,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Order,
         Self::Gfp,
         Self::Pick,
@@ -90,6 +92,7 @@ impl Role {
         Self::Length,
         Self::FreePointer,
         Self::Capacity,
+        Self::Frame,
     ];
 }
 
@@ -418,6 +421,30 @@ operations! {
         freeptr: u8 as FreePointer,
         sheaf: u16 as Capacity
     };
+
+    // Moving pages.
+    /// `split_page`.
+    SplitPage in Contig { pick: u16 as Pick };
+    /// `alloc_contig_range`; as a block of an aligned power of two if `block` is set.
+    AllocContigRange in Contig { frame: u32 as Frame, count: u16 as Count, block: bool as Flag, gfp: Gfp as Gfp };
+    /// `alloc_contig_pages`.
+    AllocContigPages in Contig { count: u16 as Count, gfp: Gfp as Gfp };
+    /// `free_contig_range` of a whole range.
+    FreeContigRange in Contig { pick: u16 as Pick };
+    /// `compact_memory`.
+    CompactMemory in Moving;
+    /// Pins a page block: nobody may move it until it is unpinned or freed.
+    Pin in Moving { pick: u16 as Pick };
+    /// Takes one pin of a pinned page block back.
+    Unpin in Moving { pick: u16 as Pick };
+    /// Fills memory with movable pages and frees every `step`-th of them.
+    MovableBoard in Fragment { step: u8 as Step, phase: u8 as Phase };
+    /// `alloc_pages_nolock`.
+    AllocPagesNolock in Nolock { order: u8 as Order };
+    /// `free_pages_nolock`.
+    FreePagesNolock in Nolock { pick: u16 as Pick };
+    /// `report_free_pages` to a host that takes `count` blocks.
+    ReportFree in Moving { count: u8 as Count };
 }
 
 impl Op {

@@ -84,6 +84,12 @@ groups! {
     Fragment,
     /// Mistakes of the caller.
     Misuse,
+    /// Runs of frames, and blocks that become single pages.
+    Contig,
+    /// Compaction, pins against it, and free blocks lent to the host.
+    Moving,
+    /// Pages without waiting for a lock.
+    Nolock,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

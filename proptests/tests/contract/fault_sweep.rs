@@ -50,6 +50,7 @@ fn scene(scene: Scene) -> Vec<Op> {
     ops.extend([
         Op::AllocPages { order: 2, gfp },
         Op::AllocPagesExact { size: 3 * 4096, gfp },
+        Op::AllocContigRange { frame: 300, count: 7, block: false, gfp },
         Op::Kmalloc { size: 100, gfp },
         Op::Kmalloc { size: 20_000, gfp },
         Op::CacheAlloc { cache: 0, gfp },

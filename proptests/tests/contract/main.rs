@@ -4,6 +4,7 @@
 
 mod bolero;
 mod fault_sweep;
+mod moving;
 mod properties;
 mod replay;
 mod story;

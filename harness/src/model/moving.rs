@@ -1,0 +1,71 @@
+//! Blocks that move, split and are pinned.
+
+use super::{Block, Model, Tier, Tiers};
+use crate::subject::Moved;
+use kmem::{GfpFlags, PAGE_SIZE};
+
+/// The flags that a request without a lock stands for: zeroed, and no way into any reserve.
+pub(super) const NOLOCK: GfpFlags = GfpFlags::ZERO.union(GfpFlags::NOWARN).union(GfpFlags::NOMEMALLOC);
+
+impl Model {
+    /// Tells whether the owner of a block would let it be moved: it was allocated as movable, nobody has pinned it, and
+    /// its frames are mapped nowhere else.
+    pub fn is_movable(&self, block: &Block) -> bool {
+        let frames = self.direct_frames(block.addr, block.usable);
+        let shows = |area: &Block| area.frames.iter().any(|frame| frames.contains(frame));
+        block.tier == Tier::Pages
+            && block.gfp.contains(GfpFlags::MOVABLE)
+            && block.pins == 0
+            && !self.blocks(Tiers::VMAP).any(shows)
+    }
+
+    /// Follows a block to its new address. Handle, contents and all else stay.
+    pub fn relocate(&mut self, moved: &Moved) {
+        if let Some(block) = self.remove(moved.from) {
+            self.insert(Block { addr: moved.to, ..block });
+        }
+    }
+
+    /// A block became single pages: blocks of their own from then on, the pins with the first.
+    pub(super) fn split(&mut self, addr: u64, order: u8) {
+        let Some(old) = self.remove(addr) else { return };
+        for page in (0..1 << order).map(|n| addr + n * PAGE_SIZE as u64) {
+            let pins = if page == addr { old.pins } else { 0 };
+            let block = self.new_block(Tier::Pages, page, PAGE_SIZE, PAGE_SIZE, old.gfp);
+            self.insert(Block { pins, zero_chain: false, ..block });
+        }
+    }
+
+    pub(super) fn pin(&mut self, addr: u64, pins: i32) {
+        if let Some(block) = self.live.get_mut(addr) {
+            block.pins = block.pins.saturating_add_signed(pins);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::fake::{FakeSubject, step};
+    use crate::subject::{Call, Reply};
+
+    #[test]
+    fn a_moved_block_is_the_same_block_elsewhere() {
+        let subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        let gfp = GfpFlags::HIGHUSER_MOVABLE;
+        let (from, to) = (subject.direct(4), subject.direct(8));
+        let alloc = step(Call::AllocPages { order: 2, gfp }, Reply::Block { addr: from, usable: 4 * PAGE_SIZE });
+        model.update(&alloc, &subject);
+        let before = model.block(from).unwrap().clone();
+        assert!(model.is_movable(&before));
+        model.update(&step(Call::Pin { addr: from }, Reply::Done), &subject);
+        assert!(!model.is_movable(model.block(from).unwrap()));
+        model.update(&step(Call::Unpin { addr: from }, Reply::Done), &subject);
+        model.relocate(&Moved { from, to, order: 2 });
+        assert_eq!(model.block(to), Some(&Block { addr: to, ..before }));
+        assert!(model.block(from).is_none() && model.used_directly(8) && !model.used_directly(4));
+        model.update(&step(Call::SplitPage { addr: to, order: 2 }, Reply::Done), &subject);
+        assert_eq!((model.count(Tiers::PAGES), model.expected_use().pages), (4, 4));
+    }
+}

@@ -1,0 +1,154 @@
+//! What every oracle asks when a block moves during a call: was it one that may move, and is its new place allowed?
+//!
+//! Contract: sections 3.7 and 5 of the port [`kmem::Platform::migrate`]. The block was live, movable and not pinned (I6, by O10). Its
+//! new place shares no byte with a live block (I1, O1), is aligned to its size (I3, O2), and lies in the zone where it was
+//! or a lower one of the same node, which whatever flags it was asked for allow (I10, O3). That its contents came along
+//! is asked by O4, whose pattern does not depend on the address. Exact.
+
+use super::{Context, OracleId, Violation};
+use crate::subject::Moved;
+use kmem::{FrameKind, PAGE_SIZE, ZoneSpec};
+
+/// Looks at a move; the model still has the block at its old place.
+///
+/// # Errors
+///
+/// The violation found.
+pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
+    check_right(cx, moved)?;
+    let Moved { from, to, order } = *moved;
+    let bytes = PAGE_SIZE << order;
+    let fail = |id, handle: &[u64], what: String| Err(cx.violation(id, handle, format!("{moved:x?}: {what}")));
+    if let Some(other) = cx.model.overlapping(to, to.saturating_add(bytes as u64), None) {
+        return fail(OracleId::O1Overlap, &[other.handle], format!("the new place overlaps {}", other.describe()));
+    }
+    let frames = cx.model.direct_frames(to, bytes);
+    if let Some(frame) = frames.clone().find(|&frame| cx.model.vmalloc_owner(frame).is_some()) {
+        return fail(OracleId::O1Overlap, &[], format!("frame {frame:#x} is behind a vmalloc block"));
+    }
+    if !frames.start.is_multiple_of(1 << order) {
+        return fail(OracleId::O2Alignment, &[], "the new place is not aligned".to_owned());
+    }
+    let zone_of = |frame: u32, pages: u64| {
+        let holds = |zone: &&ZoneSpec| {
+            let start = zone.start.as_u32();
+            frame >= start && u64::from(frame - start) + pages <= zone.frames.get()
+        };
+        cx.model.geometry().zones().iter().find(holds)
+    };
+    let old = cx.model.direct_frames(from, bytes);
+    match (zone_of(old.start, 1), zone_of(frames.start, 1 << order)) {
+        (Some(old), Some(new)) if old.node == new.node && new.kind <= old.kind && !frames.is_empty() => Ok(()),
+        (old, new) => fail(OracleId::O3Bounds, &[], format!("from zone {old:?} to zone {new:?}")),
+    }
+}
+
+/// Looks at a free block that was lent to the host: it is a whole free block, large enough to be worth it, no live block is
+/// in it, and it was not lent before with nothing happening since.
+///
+/// # Errors
+///
+/// O1 or O10.
+pub fn on_lent(cx: &mut Context<'_>, lent: (u64, u8)) -> Result<(), Violation> {
+    let (addr, order) = lent;
+    let bytes = PAGE_SIZE << order;
+    if let Some(other) = cx.model.overlapping(addr, addr.saturating_add(bytes as u64), None) {
+        let message = format!("the free block at {addr:#x} holds {}", other.describe());
+        return Err(cx.violation(OracleId::O1Overlap, &[other.handle], message));
+    }
+    let fail = |what: &str| {
+        Err(cx.violation(OracleId::O10RightTier, &[], format!("the block of order {order} lent at {addr:#x} {what}")))
+    };
+    let frames = cx.model.direct_frames(addr, bytes);
+    if frames.is_empty() || !frames.start.is_multiple_of(1 << order) {
+        return fail("is not in memory, or not aligned");
+    }
+    if order < cx.model.geometry().pageblock_order.get() {
+        return fail("is smaller than a pageblock");
+    }
+    if cx.subject.white_box().is_some_and(|inside| frames.into_iter().any(|f| inside.frame_kind(f) != FrameKind::Free))
+    {
+        return fail("is not free");
+    }
+    if cx.model.notes.lent.contains(&lent) {
+        return fail("was lent before, and nothing has happened since");
+    }
+    cx.model.notes.lent.push(lent);
+    Ok(())
+}
+
+/// Only a live block that is movable and not pinned moves, as a whole.
+fn check_right(cx: &Context<'_>, moved: &Moved) -> Result<(), Violation> {
+    let wrong = match cx.model.block(moved.from) {
+        None => Some((Vec::new(), "no live block was there".to_owned())),
+        Some(block) if block.order != moved.order || !cx.model.is_movable(block) => {
+            Some((vec![block.handle], format!("{} must not move", block.describe())))
+        }
+        Some(_) => None,
+    };
+    match wrong {
+        Some((handles, what)) => Err(cx.violation(OracleId::O10RightTier, &handles, format!("{moved:x?}: {what}"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::fake::{FakeSubject, context, step};
+    use crate::subject::{Call, Reply};
+    use kmem::{GfpFlags, PageCount, Pfn, ZoneKind};
+
+    /// Blocks of order 1 at frames 4 (movable), 8 (not) and 40 (movable, in the upper zone).
+    fn verdict(from: u32, to: u32, order: u8) -> Result<(), OracleId> {
+        let mut subject = FakeSubject::new(64);
+        let zone = |kind, start| ZoneSpec {
+            kind,
+            node: kmem::NodeId::ZERO,
+            start: Pfn::new(start),
+            frames: PageCount::new(32),
+        };
+        let zones = [zone(ZoneKind::Dma, 0), zone(ZoneKind::Normal, 32)];
+        subject.geometry = subject.geometry.clone().with_zones(&zones).unwrap();
+        let mut model = subject.model();
+        for (frame, gfp) in [(4, GfpFlags::HIGHUSER_MOVABLE), (8, GfpFlags::KERNEL), (40, GfpFlags::HIGHUSER_MOVABLE)] {
+            let reply = Reply::Block { addr: subject.direct(frame), usable: 2 * PAGE_SIZE };
+            model.update(&step(Call::AllocPages { order: 1, gfp }, reply), &subject);
+        }
+        let moved = Moved { from: subject.direct(from), to: subject.direct(to), order };
+        on_move(&mut context(&mut model, &mut subject), &moved).map_err(|violation| violation.oracle)
+    }
+
+    #[test]
+    fn a_movable_block_may_go_to_a_free_place_of_its_zone_or_a_lower_one() {
+        assert_eq!((verdict(4, 16, 1), verdict(40, 50, 1), verdict(40, 16, 1)), (Ok(()), Ok(()), Ok(())));
+    }
+
+    #[test]
+    fn only_whole_free_blocks_are_lent_and_each_once() {
+        let mut subject = FakeSubject::new(64);
+        subject.geometry.pageblock_order = kmem::Order::new(3).unwrap();
+        let mut model = subject.model();
+        let mut lend = |subject: &mut FakeSubject, frame: u32, order| {
+            let lent = (subject.direct(frame), order);
+            on_lent(&mut context(&mut model, subject), lent).map_err(|violation| violation.oracle)
+        };
+        assert_eq!(lend(&mut subject, 16, 3), Ok(()));
+        assert_eq!(lend(&mut subject, 16, 3), Err(OracleId::O10RightTier), "twice");
+        assert_eq!(lend(&mut subject, 24, 2), Err(OracleId::O10RightTier), "too small");
+        subject.kinds[27] = FrameKind::PageTable;
+        assert_eq!(lend(&mut subject, 24, 3), Err(OracleId::O10RightTier), "not free");
+        assert_eq!(lend(&mut subject, 28, 3), Err(OracleId::O10RightTier), "not aligned");
+    }
+
+    #[test]
+    fn each_wrong_move_is_reported_by_its_oracle() {
+        assert_eq!(verdict(8, 16, 1), Err(OracleId::O10RightTier), "not movable");
+        assert_eq!(verdict(5, 16, 0), Err(OracleId::O10RightTier), "no block starts there");
+        assert_eq!(verdict(4, 16, 0), Err(OracleId::O10RightTier), "half a block");
+        assert_eq!(verdict(4, 8, 1), Err(OracleId::O1Overlap), "onto another block");
+        assert_eq!(verdict(4, 17, 1), Err(OracleId::O2Alignment), "an odd frame");
+        assert_eq!(verdict(4, 36, 1), Err(OracleId::O3Bounds), "a higher zone");
+        assert_eq!(verdict(40, 64, 1), Err(OracleId::O3Bounds), "beyond memory");
+    }
+}

@@ -1,0 +1,82 @@
+//! Calls about moving pages, and the machine's book of who owns what may be moved.
+
+use super::KmemSubject;
+use crate::subject::{Call, Reply};
+use kmem::{AllocError, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr};
+
+impl KmemSubject {
+    pub(super) fn moving_call(&mut self, call: &Call) -> Option<Reply> {
+        Some(match *call {
+            Call::SplitPage { addr, order } => self.split_page(addr, order),
+            Call::AllocContigRange { start, pages, gfp } => {
+                let (first, count) = (Pfn::new(start), PageCount::new(pages as u64));
+                let answer = self.kmem.alloc_contig_range(first, count, gfp);
+                self.page_block(answer.map(|()| first), pages.saturating_mul(PAGE_SIZE))
+            }
+            Call::AllocContigPages { pages, gfp } => {
+                let answer = self.kmem.alloc_contig_pages(PageCount::new(pages as u64), gfp, None);
+                self.page_block(answer, pages.saturating_mul(PAGE_SIZE))
+            }
+            Call::FreeContigRange { addr, pages } => {
+                let count = PageCount::new(pages as u64);
+                self.free_pages(addr, |first| self.kmem.free_contig_range(first, count))
+            }
+            Call::CompactMemory => Reply::Size(self.kmem.compact_memory() as usize),
+            Call::AllocPagesNolock { order } => match Order::new(order) {
+                Some(order) => self.page_block(self.kmem.alloc_pages_nolock(order, None), order.bytes()),
+                None => Reply::Refused(AllocError::OrderTooLarge { max: self.kmem.geometry().max_order }),
+            },
+            Call::FreePagesNolock { addr, order } => match Order::new(order) {
+                Some(order) => self.free_pages(addr, |first| self.kmem.free_pages_nolock(first, order)),
+                None => Reply::Unsupported,
+            },
+            Call::ReportFree { blocks } => {
+                self.machine.open_to_lending(blocks);
+                Reply::Size(self.kmem.report_free_pages() as usize)
+            }
+            Call::Pin { .. } | Call::Unpin { .. } => Reply::Done,
+            _ => return None,
+        })
+    }
+
+    fn split_page(&self, addr: u64, order: u8) -> Reply {
+        let Some(order) = Order::new(order) else { return Reply::Unsupported };
+        self.free_pages(addr, |first| self.kmem.split_page(first, order))
+    }
+
+    /// Keeps the machine's book of movable blocks and pins after a call.
+    pub(super) fn follow_owners(&self, call: &Call, reply: &Reply) {
+        let owners = self.machine.owners();
+        let frame = |addr: u64| self.kmem.virt_to_pfn(VirtAddr::new(addr)).unwrap_or(Pfn::new(0));
+        match (call, reply) {
+            (Call::AllocPages { order, gfp }, Reply::Block { addr, .. }) if gfp.contains(GfpFlags::MOVABLE) => {
+                owners.add(frame(*addr), Order::new(*order).unwrap_or_default());
+            }
+            (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) if gfp.contains(GfpFlags::MOVABLE) => {
+                pages.iter().for_each(|&addr| owners.add(frame(addr), Order::ZERO));
+            }
+            (Call::FreePages { addr, .. } | Call::FreePagesNolock { addr, .. }, Reply::Done) => {
+                owners.remove(frame(*addr))
+            }
+            (Call::SplitPage { addr, .. }, Reply::Done) => owners.split(frame(*addr)),
+            (Call::Vfree { addr } | Call::Vunmap { addr }, Reply::Done) => owners.unmap(*addr),
+            (Call::Pin { addr }, _) => owners.pin(frame(*addr)),
+            (Call::Unpin { addr }, _) => owners.unpin(frame(*addr)),
+            _ => {}
+        }
+    }
+
+    /// `vmap`; the frames are pinned before, for the call itself might move them.
+    pub(super) fn vmap(&mut self, pfns: &[u32]) -> Reply {
+        self.frames.clear();
+        self.frames.extend(pfns.iter().map(|&pfn| Pfn::new(pfn)));
+        let owners = self.machine.owners();
+        self.frames.iter().for_each(|&frame| owners.pin(frame));
+        let reply = self.block(self.kmem.vmap(&self.frames, GfpFlags::KERNEL));
+        if let Reply::Block { addr, .. } = reply {
+            owners.map(addr, &self.frames);
+        }
+        self.frames.iter().for_each(|&frame| owners.unpin(frame));
+        reply
+    }
+}
