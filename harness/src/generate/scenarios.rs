@@ -6,7 +6,7 @@ use kmem::{FaultPoint, GfpFlags};
 use rand::{Rng, RngExt};
 
 /// More caches than fit beside the allocator's own.
-const MANY_CACHES: usize = 112;
+const MANY_CACHES: usize = 48;
 
 /// Appends a scene.
 type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);

@@ -7,9 +7,9 @@
 //! Exact, for subjects that verify each free.
 
 use super::{Context, Oracle, OracleId, Step, Violation};
-use crate::model::{Block, Tier, freed_address};
+use crate::model::{Block, Model, Tier, freed_address};
 use crate::subject::{Call, Reply};
-use kmem::{BlockKind, FreeError, Hardening, VirtAddr};
+use kmem::{BlockKind, CacheId, FreeError, Hardening, VirtAddr};
 
 /// See the module.
 pub(super) struct MisuseNamed;
@@ -29,7 +29,7 @@ impl Oracle for MisuseNamed {
         }
         let block = cx.model.overlapping(addr, addr + 1, None);
         let again = block.is_none() && freed_before.as_ref() == Some(&step.call);
-        judge(step, addr, block, again).map_err(|message| {
+        judge(cx.model, step, addr, block, again).map_err(|message| {
             let blocks: Vec<u64> = block.map(|block| block.handle).into_iter().collect();
             cx.violation(OracleId::O16Misuse, &blocks, message)
         })
@@ -45,12 +45,12 @@ fn is_free(call: &Call) -> bool {
     !matches!(call, Call::Krealloc { .. } | Call::Vrealloc { .. } | Call::Kvrealloc { .. })
 }
 
-fn judge(step: &Step, addr: u64, block: Option<&Block>, again: bool) -> Result<(), String> {
-    let right = block.is_some_and(|block| accepts(&step.call, addr, block));
+fn judge(model: &Model, step: &Step, addr: u64, block: Option<&Block>, again: bool) -> Result<(), String> {
+    let right = block.is_some_and(|block| accepts(model, &step.call, addr, block));
     match (&step.reply, block) {
         (Reply::Unsupported, _) => Ok(()),
         (Reply::Rejected(error), Some(_)) if right => Err(format!("a right free of {addr:#x} is rejected: {error}")),
-        (Reply::Rejected(error), Some(block)) => named(&step.call, addr, block, error),
+        (Reply::Rejected(error), Some(block)) => named(model, &step.call, addr, block, error),
         (Reply::Rejected(error), None) if again && !is_double(error, &step.call) => {
             Err(format!("{addr:#x} was freed just before, but is rejected because {error}"))
         }
@@ -68,7 +68,7 @@ fn is_double(error: &FreeError, call: &Call) -> bool {
 }
 
 /// Tells whether the call frees this block.
-fn accepts(call: &Call, addr: u64, block: &Block) -> bool {
+fn accepts(model: &Model, call: &Call, addr: u64, block: &Block) -> bool {
     let single = matches!(call, Call::FreePages { order: 0, .. } | Call::FreePagesNolock { order: 0, .. });
     if single && (block.tier == Tier::PagesExact || is_single_pages(block)) {
         return addr.is_multiple_of(kmem::PAGE_SIZE as u64);
@@ -82,7 +82,10 @@ fn accepts(call: &Call, addr: u64, block: &Block) -> bool {
             Call::FreePagesExact { size, .. } => {
                 block.tier == Tier::PagesExact && size.div_ceil(kmem::PAGE_SIZE) as u64 <= block.pages()
             }
-            Call::CacheFree { cache, .. } => block.tier == Tier::Cache && block.cache == Some(*cache),
+            Call::CacheFree { cache, .. } => {
+                // Caches that share slabs free each other's objects.
+                block.tier == Tier::Cache && block.cache.is_some_and(|own| share(model, own, *cache))
+            }
             Call::Vunmap { .. } => block.tier == Tier::Vmap,
             Call::Vfree { .. } => block.tier.is_virtual(),
             Call::Kfree { .. } | Call::KfreeSensitive { .. } => is_slab(block.tier) || block.tier == Tier::LargeKmalloc,
@@ -93,6 +96,10 @@ fn accepts(call: &Call, addr: u64, block: &Block) -> bool {
 /// Tells whether a run of frames was not asked for as a block.
 fn is_single_pages(block: &Block) -> bool {
     block.tier == Tier::Contig && !block.gfp.contains(kmem::GfpFlags::COMP)
+}
+
+fn share(model: &Model, one: CacheId, other: CacheId) -> bool {
+    model.root_of(one) == model.root_of(other)
 }
 
 fn is_slab(tier: Tier) -> bool {
@@ -110,15 +117,15 @@ fn kind_of(tier: Tier) -> BlockKind {
 }
 
 /// Compares the reason of a rejection with what is at the address.
-fn named(call: &Call, addr: u64, block: &Block, error: &FreeError) -> Result<(), String> {
+fn named(model: &Model, call: &Call, addr: u64, block: &Block, error: &FreeError) -> Result<(), String> {
     let kind = kind_of(block.tier);
     // From outside the window its two kinds look the same.
     let is_kind = |found: BlockKind| found == kind || (kind == BlockKind::Vmap && found == BlockKind::Vmalloc);
     let fits = match error {
         FreeError::Interior { start, .. } => addr != block.addr && start.as_u64() == block.addr,
-        FreeError::WrongKind { found, .. } => is_kind(*found) && !accepts(call, block.addr, block),
+        FreeError::WrongKind { found, .. } => is_kind(*found) && !accepts(model, call, block.addr, block),
         FreeError::WrongCache { owner, .. } => {
-            is_slab(block.tier) && addr == block.addr && block.cache.is_none_or(|cache| cache == *owner)
+            is_slab(block.tier) && addr == block.addr && block.cache.is_none_or(|own| share(model, own, *owner))
         }
         FreeError::WrongOrder { found } => matches!(call, Call::FreePages { .. }) && found.get() == block.order,
         // A call for page blocks sees frames, and an address that is no frame's start is foreign to it.
@@ -139,12 +146,12 @@ fn named(call: &Call, addr: u64, block: &Block, error: &FreeError) -> Result<(),
 mod tests {
     use super::*;
     use crate::model::tests::block;
-    use crate::oracle::fake::step;
-    use kmem::{CacheId, Order};
+    use crate::oracle::fake::{FakeSubject, step};
+    use kmem::Order;
 
     fn verdict(call: Call, reply: Reply, block: Option<&Block>) -> bool {
         let addr = freed_address(&call).unwrap();
-        judge(&step(call, reply), addr, block, false).is_ok()
+        judge(&FakeSubject::new(64).model(), &step(call, reply), addr, block, false).is_ok()
     }
 
     #[test]
@@ -181,7 +188,8 @@ mod tests {
     #[test]
     fn a_second_free_is_a_double_free() {
         let (addr, call) = (VirtAddr::new(0x9000), Call::Kfree { addr: 0x9000 });
-        let again = |error| judge(&step(call.clone(), Reply::Rejected(error)), 0x9000, None, true).is_ok();
+        let model = FakeSubject::new(64).model();
+        let again = |error| judge(&model, &step(call.clone(), Reply::Rejected(error)), 0x9000, None, true).is_ok();
         assert!(again(FreeError::DoubleFree(addr)) && !again(FreeError::Foreign(addr)));
     }
 }
