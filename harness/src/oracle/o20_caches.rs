@@ -30,7 +30,7 @@ impl Oracle for Caches {
                 judge_destruction(cx, *cache, what, named)
             }
             (Call::CacheDestroy { cache } | Call::CacheShrink { cache }, Reply::CacheRefused(error)) => {
-                Err(format!("{cache:?} exists, but was refused with \"{error}\""))
+                judge_unusable(cx, *cache, error)
             }
             (_, Reply::Block { addr, usable }) => judge_block(cx, *addr, *usable),
             _ => Ok(()),
@@ -54,6 +54,18 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, spec: &caches::CacheSpec, error:
         error => caches::refuses(cx.model.geometry(), spec, error),
     };
     if justified { Ok(()) } else { Err(format!("{spec:?} was refused with \"{error}\"")) }
+}
+
+/// A cache of nobody's is the allocator's own, or does not exist.
+fn judge_unusable(cx: &Context<'_>, cache: CacheId, error: &CacheError) -> Result<(), String> {
+    let listed = cx.subject.white_box().is_some_and(|inside| inside.slabinfo().iter().any(|info| info.id == cache));
+    let justified = cx.model.cache(cache).is_none()
+        && match error {
+            CacheError::BuiltIn => listed && cx.model.roots().iter().all(|root| root.id != cache),
+            CacheError::Unknown(n) => *n == cache.get() && (!listed || cx.model.roots().iter().any(|r| r.id == cache)),
+            _ => false,
+        };
+    if justified { Ok(()) } else { Err(format!("{cache:?} was refused with \"{error}\"")) }
 }
 
 fn judge_creation(cx: &Context<'_>, spec: &caches::CacheSpec, id: CacheId) -> Result<(), String> {
