@@ -61,6 +61,11 @@ pub enum FrameKind {
     Slab(CacheId),
 }
 
+/// The first kind byte that means a single page of `alloc_pages` which knows the array that it returns to; the array's
+/// number is added. See [`FrameTable::set_home`].
+const HOME_BASE: u8 = 16;
+/// How many arrays have a kind byte.
+pub(crate) const HOMES: usize = (SLAB_BASE - HOME_BASE) as usize;
 /// The first kind byte that means a slab; the cache's number is added.
 const SLAB_BASE: u8 = 32;
 
@@ -98,9 +103,16 @@ impl FrameKind {
             8 => Self::PageTable,
             12 => Self::Leaked,
             13 => Self::Deferred,
+            HOME_BASE..SLAB_BASE => Self::Pages,
             SLAB_BASE.. => Self::Slab(CacheId::new((byte - SLAB_BASE) as u16)),
             _ => Self::Absent,
         }
+    }
+
+    /// The number of the array to which a single page with this kind byte returns; beyond all of them for other frames.
+    #[inline(always)]
+    pub(crate) const fn home_number(byte: u8) -> usize {
+        byte.wrapping_sub(HOME_BASE) as usize
     }
 
     /// The number of the cache that a kind byte names; beyond the number of every cache if it names none.
@@ -182,20 +194,31 @@ impl FrameRef<'_> {
     /// Tells whether the frame has this kind and heads a block of this order.
     #[inline(always)]
     pub(crate) fn heads(self, kind: FrameKind, order: Order) -> bool {
-        self.kind.load(Relaxed) == kind.to_byte() && self.page.order.load(Relaxed) == order.get()
+        FrameKind::from_byte(self.kind.load(Relaxed)) == kind && self.page.order.load(Relaxed) == order.get()
+    }
+}
+
+/// One frame's kind byte, for the fast paths.
+#[derive(Clone, Copy)]
+pub(crate) struct KindRef<'f>(&'f AtomicU8);
+
+impl KindRef<'_> {
+    /// The number of the array to which the page returns; beyond all of them if it is no single page that knows one.
+    #[inline(always)]
+    pub(crate) fn home(self) -> usize {
+        FrameKind::home_number(self.0.load(Relaxed))
     }
 
-    /// Index of the frame's zone.
+    /// Marks the page with the number of its array, which is below [`HOMES`].
     #[inline(always)]
-    pub(crate) fn zone(self) -> u8 {
-        self.page.zone.load(Relaxed)
+    pub(crate) fn set_home(self, array: usize) {
+        self.0.store(HOME_BASE.wrapping_add(array as u8), Relaxed);
     }
 
-    /// Sets the kind, and the migrate type of the list to which the frame goes.
+    /// Sets the kind.
     #[inline(always)]
-    pub(crate) fn park(self, kind: FrameKind, migrate: u8) {
-        self.kind.store(kind.to_byte(), Relaxed);
-        self.page.migrate.store(migrate, Relaxed);
+    pub(crate) fn set(self, kind: FrameKind) {
+        self.0.store(kind.to_byte(), Relaxed);
     }
 }
 
@@ -295,6 +318,30 @@ impl FrameTable {
     pub(crate) fn slab_cache(&self, index: usize) -> Option<usize> {
         let byte = self.kinds.get(index)?.load(Relaxed);
         byte.checked_sub(SLAB_BASE).map(usize::from)
+    }
+
+    /// The kind byte of a frame; `None` beyond the table.
+    #[inline(always)]
+    pub(crate) fn kind_ref(&self, pfn: Pfn) -> Option<KindRef<'_>> {
+        self.kinds.get(pfn.index()).map(KindRef)
+    }
+
+    /// Marks a single page of `alloc_pages` with the number of the array to which it returns, so that a free needs to know
+    /// neither its zone nor the type of its pageblock. Arrays without a kind byte of their own are not noted.
+    #[inline(always)]
+    pub(crate) fn set_home(&self, pfn: Pfn, array: usize) {
+        if let Some(kind) = self.kind_ref(pfn)
+            && array < HOMES
+        {
+            kind.set_home(array);
+        }
+    }
+
+    /// Forgets the array of a page, because the type of its pageblock changes.
+    pub(crate) fn forget_home(&self, pfn: Pfn) {
+        if FrameKind::home_number(self.kind_byte(pfn)) < HOMES {
+            self.set_kind(pfn, FrameKind::Pages);
+        }
     }
 
     /// Sets the kind of one frame.
@@ -538,7 +585,8 @@ mod tests {
     fn kind_bytes_round_trip() {
         for byte in 0..=u8::MAX {
             let kind = FrameKind::from_byte(byte);
-            assert!(kind == FrameKind::Absent || kind.to_byte() == byte);
+            let home = FrameKind::home_number(byte) < HOMES;
+            assert!(kind == FrameKind::Absent || kind.to_byte() == byte || (home && kind == FrameKind::Pages));
         }
     }
 

@@ -1,8 +1,8 @@
 //! The way of a block from a zone to its owner.
 
 use super::PageAllocator;
-use super::migrate::MigrateType;
-use super::pcp::{PcpLists, PerCpuPages, list_index};
+use super::migrate::{MigrateType, PCP_TYPES};
+use super::pcp::{HotPages, PcpLists, PerCpuPages, list_index};
 use super::usage::OwnerClass;
 use super::zone::Zone;
 use super::zonelist::{Pass, Request};
@@ -54,18 +54,37 @@ impl<P: Platform> PageAllocator<P> {
     /// Takes a page from this CPU's array; `None` if that is empty or in use, or if the request makes no sense.
     #[inline(always)]
     fn alloc_page_fast(&self, gfp: GfpFlags, kind: FrameKind) -> Option<Pfn> {
-        let route = self.routes.get(self.base.platform.cpu().index(), gfp);
-        let pcp = self.pcps.get(route.zone())?;
-        let mut lists = pcp.cell.try_local()?;
-        let pfn = lists.pop_hot(route.migrate_byte())?;
-        pcp.hand_out(kind, 1);
-        self.base.frames.set_kind(pfn, kind);
-        drop(lists);
+        let cpu = self.base.platform.cpu();
+        let array = self.routes.first(cpu).get(gfp);
+        let pfn = self.take_hot(self.hot.get(cpu, array)?, array, gfp)?;
+        if kind != FrameKind::Pages {
+            self.give_to(pfn, kind);
+        }
+        Some(pfn)
+    }
+
+    /// Takes a page for a caller of `alloc_pages` from an array of this CPU that has a kind byte.
+    #[inline(always)]
+    pub(super) fn take_hot(&self, hot: &HotPages, array: usize, gfp: GfpFlags) -> Option<Pfn> {
+        let pfn = hot.take()?;
+        if let Some(kind) = self.base.frames.kind_ref(pfn) {
+            kind.set_home(array);
+        }
         self.base.event(Event::PcpHit);
         if gfp.wants_zero() {
             self.zero(pfn, Order::ZERO);
         }
         Some(pfn)
+    }
+
+    /// Hands a page that was taken from an array to an owner other than a caller of `alloc_pages`.
+    #[inline(never)]
+    fn give_to(&self, pfn: Pfn, kind: FrameKind) {
+        self.base.frames.set_kind(pfn, kind);
+        // The array counts all of its pages as those of such callers.
+        if let Some(pcp) = self.pcp(self.base.cpu(), usize::from(self.base.frames.zone(pfn))) {
+            pcp.ledger.move_between(FrameKind::Pages, kind, 1);
+        }
     }
 
     /// Checks that a request makes sense, and looks up where it starts.
@@ -121,7 +140,17 @@ impl<P: Platform> PageAllocator<P> {
     /// they protect.
     fn alloc_from_zone(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
         let list = list_index(request.order, request.route.migrate(), self.blocks.order);
-        let pcp = self.pcp(self.base.cpu(), usize::from(zone.index));
+        let cpu = self.base.cpu();
+        let hot = list.and_then(|list| self.hot(cpu, usize::from(zone.index), list));
+        if let Some(first) = hot.and_then(HotPages::take) {
+            self.base.event(Event::PcpHit);
+            self.base.frames.claim_block(first, Order::ZERO, FrameKind::Pages);
+            if kind != FrameKind::Pages {
+                self.give_to(first, kind);
+            }
+            return Some(first);
+        }
+        let pcp = self.pcp(cpu, usize::from(zone.index));
         if let (Some(list), Some(pcp)) = (list, pcp)
             && let Some(mut lists) = pcp.cell.try_local()
         {
@@ -130,7 +159,11 @@ impl<P: Platform> PageAllocator<P> {
             } else {
                 self.base.event(Event::PcpHit);
             }
-            return self.unpark(pcp, &mut lists, list, request.order, kind);
+            let first = self.unpark(pcp, &mut lists, list, request.order, kind)?;
+            if let Some(hot) = hot {
+                self.warm_up(hot, pcp, &mut lists, list);
+            }
+            return Some(first);
         }
         self.alloc_past_lists(zone, request, pass, kind)
     }
@@ -165,7 +198,8 @@ impl<P: Platform> PageAllocator<P> {
             if !locked.passes(request, pass) {
                 return None;
             }
-            let ahead = lists.plan_refill(zone.pcp, order, pcp.pages(), zone.has_plenty());
+            let count = self.pcp_pages(self.base.cpu(), usize::from(zone.index));
+            let ahead = lists.plan_refill(zone.pcp, order, count, zone.has_plenty());
             let ahead = ahead.min(locked.blocks_ahead(request));
             let mut next = Some(locked.take(order, migrate, pass.nofragment)?);
             let mut fetched = 0;
@@ -183,6 +217,21 @@ impl<P: Platform> PageAllocator<P> {
         Some(())
     }
 
+    /// Moves the newest pages of a list into its empty array.
+    fn warm_up(&self, hot: &HotPages, pcp: &PerCpuPages, lists: &mut PcpLists, list: usize) {
+        let most = hot.limit().div_ceil(2);
+        let moved = hot.with(&self.base.platform, true, |pages| {
+            while pages.len() < most {
+                let Some(pfn) = lists.pop(&self.base.frames, list) else { break };
+                pages.push(most, pfn);
+            }
+            // The list gave its newest first; in the array the newest is last.
+            pages.reverse();
+            pages.len()
+        });
+        pcp.ledger.sub(OwnerClass::Pcp, moved.unwrap_or(0).into());
+    }
+
     /// Takes the newest block of a per-CPU list and tags it.
     pub(super) fn unpark(
         &self,
@@ -194,6 +243,10 @@ impl<P: Platform> PageAllocator<P> {
     ) -> Option<Pfn> {
         let first = lists.pop(&self.base.frames, list)?;
         self.base.frames.claim_block(first, order, kind);
+        if kind == FrameKind::Pages && order == Order::ZERO {
+            let zone = usize::from(self.base.frames.zone(first));
+            self.base.frames.set_home(first, zone * PCP_TYPES + list);
+        }
         pcp.hand_out(kind, order.pages());
         Some(first)
     }

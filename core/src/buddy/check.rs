@@ -1,7 +1,7 @@
 //! The auditor: recounts everything from the lists and the frames' kinds. Call it while nobody allocates or frees.
 
 use super::PageAllocator;
-use super::migrate::MigrateType;
+use super::migrate::{MigrateType, PCP_TYPES};
 use super::pcp::{NR_PCP_LISTS, PcpLists, PerCpuPages, list_shape};
 use super::usage::{OWNER_CLASSES, OwnerClass};
 use super::zone::{LockedZone, Zone};
@@ -9,7 +9,7 @@ use crate::addr::Pfn;
 use crate::base::Base;
 use crate::error::{Invariant, Violation};
 use crate::order::Order;
-use crate::page::{FrameKind, FrameTable, PageList};
+use crate::page::{FrameKind, FrameTable, HOMES, PageList};
 use crate::platform::{CpuId, Platform};
 
 type Check = Result<(), Violation>;
@@ -33,7 +33,20 @@ impl<P: Platform> PageAllocator<P> {
     /// Checks a CPU's lists of a zone. If somebody else has them, the machine is not at rest and nothing can be said.
     fn check_cpu(&self, zone: &Zone, cpu: CpuId) -> Check {
         let Some(pcp) = self.pcp(cpu, usize::from(zone.index)) else { return Ok(()) };
-        self.with_lists(pcp, cpu, |lists| self.check_lists(zone, pcp, lists)).unwrap_or(Ok(()))
+        self.with_lists(pcp, cpu, |lists| self.check_lists(zone, pcp, lists)).unwrap_or(Ok(()))?;
+        for migrate in MigrateType::ALL.into_iter().take(PCP_TYPES) {
+            let Some(hot) = self.hot(cpu, usize::from(zone.index), migrate.index()) else { continue };
+            let own = cpu == self.base.cpu();
+            let checked = hot.with(&self.base.platform, own, |pages| self.check_hot(zone, migrate, pages.as_slice()));
+            checked.unwrap_or(Ok(()))?;
+        }
+        Ok(())
+    }
+
+    /// Checks one array of newest pages.
+    fn check_hot(&self, zone: &Zone, migrate: MigrateType, pages: &[Pfn]) -> Check {
+        check_distinct(pages)?;
+        pages.iter().try_for_each(|&pfn| check_parked(&self.base.frames, zone, pfn, Order::ZERO, Some(migrate)))
     }
 
     fn check_lists(&self, zone: &Zone, pcp: &PerCpuPages, lists: &PcpLists) -> Check {
@@ -41,9 +54,7 @@ impl<P: Platform> PageAllocator<P> {
         for index in 0..NR_PCP_LISTS {
             let (order, migrate) = list_shape(index, self.blocks.order);
             check_links(&self.base.frames, &lists.lists[index], Invariant::I21CacheCounts)?;
-            let hot = lists.hot.get(index).map(|hot| hot.as_slice()).unwrap_or_default();
-            check_distinct(hot)?;
-            for first in lists.lists[index].iter(&self.base.frames).chain(hot.iter().copied()) {
+            for first in lists.lists[index].iter(&self.base.frames) {
                 check_parked(&self.base.frames, zone, first, order, migrate)?;
                 pages += order.pages();
             }
@@ -83,7 +94,8 @@ impl<P: Platform> PageAllocator<P> {
                 let (expected, found) = (zone.index.into(), zone_number.into());
                 return Err(violation(Invariant::I10InsideZone, what, pfn, expected, found));
             }
-            if (FIRST_BLOCK..=LAST_BLOCK).contains(&kind) {
+            let is_block = (FIRST_BLOCK..=LAST_BLOCK).contains(&kind);
+            if is_block || FrameKind::home_number(kind) < HOMES {
                 check_used_block(&self.base, zone, pfn, FrameKind::from_byte(kind))?;
             }
         }

@@ -87,7 +87,13 @@ impl<P: Platform> LockedZone<'_, P> {
         }
         self.move_free_blocks(first, wanted);
         self.blocks.set(self.zone.block_base, first, wanted);
+        self.forget_homes(first);
         self.take_smallest(order, wanted)
+    }
+
+    /// Pages of the pageblock around `pfn` no longer return to the array that they came from: its type is another one.
+    pub(super) fn forget_homes(&self, pfn: Pfn) {
+        self.pageblock_frames(pfn).for_each(|pfn| self.base.frames.forget_home(pfn));
     }
 
     /// The frames of the pageblock around `pfn` that are in the zone.

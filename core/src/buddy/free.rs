@@ -1,43 +1,29 @@
 //! The way of a block from its owner back to a zone.
 
 use super::PageAllocator;
-use super::pcp::{PcpLists, PerCpuPages, list_index};
+use super::migrate::PCP_TYPES;
+use super::pcp::{HotPages, PcpLists, PerCpuPages, list_index};
 use super::usage::OwnerClass;
 use super::zone::Zone;
 use crate::addr::Pfn;
 use crate::order::Order;
-use crate::page::{FrameKind, FrameRef};
+use crate::page::FrameKind;
 use crate::platform::{CpuId, Event, Platform};
 
 impl<P: Platform> PageAllocator<P> {
     /// Gives back a block that the caller has verified to be one, of this order.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn free_block(&self, first: Pfn, order: Order) {
-        let Some(frame) = self.base.frames.frame(first) else { return };
-        self.free_frame(frame, first, order, self.base.frames.kind(first));
+        self.free_slow(first, order, self.base.frames.kind(first));
     }
 
-    /// Gives back a block whose first frame has been looked up and has this kind.
+    /// Puts a single page into the array of this CPU that its kind byte names; `false` if it is no such page, or if there is
+    /// no room or the array is in use.
     #[inline(always)]
-    pub(super) fn free_frame(&self, frame: FrameRef<'_>, first: Pfn, order: Order, kind: FrameKind) {
-        if order != Order::ZERO || !self.free_page_fast(frame, first, kind) {
-            self.free_slow(first, order, kind);
-        }
-    }
-
-    /// Puts a page into this CPU's array; `false` if that is full, the CPU has too many pages, or the cell is in use.
-    #[inline(always)]
-    fn free_page_fast(&self, frame: FrameRef<'_>, pfn: Pfn, kind: FrameKind) -> bool {
-        let Some(pcp) = self.pcp_here(usize::from(frame.zone())) else { return false };
-        let Some(mut lists) = pcp.cell.try_local() else { return false };
-        // The pageblock may have changed its type since the page was allocated.
-        let migrate = self.blocks.get_byte(pcp.block_base, pfn);
-        if pcp.pages() + 1 >= lists.high || !lists.push_hot(migrate, pfn) {
-            return false;
-        }
-        pcp.take_back(kind, 1);
-        frame.park(FrameKind::Pcp, migrate);
-        true
+    pub(super) fn free_page_fast(&self, pfn: Pfn) -> bool {
+        let Some(kind) = self.base.frames.kind_ref(pfn) else { return false };
+        let Some(hot) = self.hot.get(self.base.platform.cpu(), kind.home()) else { return false };
+        hot.put(pfn, || kind.set(FrameKind::Pcp))
     }
 
     /// Passes a block that is in use on to another owner: the kind of all its frames, and the ledger.
@@ -53,7 +39,7 @@ impl<P: Platform> PageAllocator<P> {
 
     #[cold]
     #[inline(never)]
-    fn free_slow(&self, first: Pfn, order: Order, kind: FrameKind) {
+    pub(super) fn free_slow(&self, first: Pfn, order: Order, kind: FrameKind) {
         let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(first))) else { return };
         if !self.free_to_lists(zone, first, order, kind) {
             self.locked(zone, |locked| {
@@ -67,7 +53,8 @@ impl<P: Platform> PageAllocator<P> {
     fn free_to_lists(&self, zone: &Zone, first: Pfn, order: Order, kind: FrameKind) -> bool {
         let migrate = self.blocks.get(zone.block_base, first);
         let list = list_index(order, migrate, self.blocks.order);
-        let pcp = self.pcp(self.base.cpu(), usize::from(zone.index));
+        let cpu = self.base.cpu();
+        let pcp = self.pcp(cpu, usize::from(zone.index));
         let (Some(list), Some(parked), Some(pcp)) = (list, migrate.parked(), pcp) else { return false };
         let Some(mut lists) = pcp.cell.try_local() else { return false };
         if order.pages() > lists.high {
@@ -75,13 +62,34 @@ impl<P: Platform> PageAllocator<P> {
             return false;
         }
         self.park(first, order, parked);
-        lists.push(&self.base.frames, list, first);
         pcp.take_back(kind, order.pages());
-        if pcp.pages() >= lists.high {
+        match self.hot(cpu, usize::from(zone.index), list) {
+            Some(hot) => self.push_hot(hot, pcp, &mut lists, list, first),
+            None => lists.push(&self.base.frames, list, first),
+        }
+        let count = self.pcp_pages(cpu, usize::from(zone.index));
+        if count >= lists.high {
             let quota = lists.plan_drain(zone.pcp, pcp.pages(), zone.has_plenty());
             self.drain(zone, pcp, &mut lists, list, quota);
         }
         true
+    }
+
+    /// Makes a page the newest of its type: the array takes it, and gives its older half to the list if it is full.
+    fn push_hot(&self, hot: &HotPages, pcp: &PerCpuPages, lists: &mut PcpLists, list: usize, first: Pfn) {
+        let frames = &self.base.frames;
+        let moved = hot.with(&self.base.platform, true, |pages| {
+            let before = u64::from(pages.len());
+            if before >= hot.limit().into() {
+                pages.take_oldest(pages.len().div_ceil(2), |pfn| lists.push(frames, list, pfn));
+            }
+            pages.push(hot.limit(), first);
+            u64::from(pages.len()).wrapping_sub(before)
+        });
+        match moved {
+            Some(more) => pcp.ledger.sub(OwnerClass::Pcp, more),
+            None => lists.push(frames, list, first),
+        }
     }
 
     /// Gives `quota` pages of a CPU's lists back to the zone, beginning with the list `from`; returns how many it was.
@@ -106,10 +114,29 @@ impl<P: Platform> PageAllocator<P> {
 
     fn drain_cpu(&self, cpu: CpuId) -> u64 {
         let drain_zone = |zone: &Zone| {
-            let pcp = self.pcp(cpu, usize::from(zone.index)).filter(|pcp| pcp.pages() > 0)?;
-            self.with_lists(pcp, cpu, |lists| self.drain(zone, pcp, lists, 0, u64::MAX))
+            let pcp = self.pcp(cpu, usize::from(zone.index))?;
+            let listed = pcp.pages() > 0;
+            let lists = || self.with_lists(pcp, cpu, |lists| self.drain(zone, pcp, lists, 0, u64::MAX));
+            Some(self.drain_hot(zone, cpu) + if listed { lists()? } else { 0 })
         };
         self.zones.iter().filter_map(drain_zone).sum()
+    }
+
+    /// Gives the pages in a CPU's arrays back to their zone; returns how many it was.
+    fn drain_hot(&self, zone: &Zone, cpu: CpuId) -> u64 {
+        let arrays = (0..PCP_TYPES).filter_map(|migrate| self.hot(cpu, usize::from(zone.index), migrate));
+        let drain_array = |hot: &HotPages| {
+            hot.with(&self.base.platform, cpu == self.base.cpu(), |pages| {
+                let count = pages.len();
+                self.locked(zone, |locked| pages.take_oldest(count, |pfn| locked.free(pfn, Order::ZERO)));
+                u64::from(count)
+            })
+        };
+        let drained = arrays.filter(|hot| hot.len() > 0).filter_map(drain_array).sum();
+        if drained > 0 {
+            self.base.event(Event::PcpDrain);
+        }
+        drained
     }
 
     /// Borrows any CPU's lists; `None` if somebody else has them.

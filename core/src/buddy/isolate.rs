@@ -32,7 +32,11 @@ impl<P: Platform> PageAllocator<P> {
         while isolation.span.end < end {
             let pageblock = self.pageblock_span(zone, Pfn::new(isolation.span.end));
             let start = Pfn::new(pageblock.start);
-            if !self.locked(zone, |locked| locked.isolate_pageblock(&pageblock)) {
+            let isolated = self.locked(zone, |locked| {
+                locked.forget_homes(start);
+                locked.isolate_pageblock(&pageblock)
+            });
+            if !isolated {
                 self.end_isolation(zone, isolation);
                 return Err(start);
             }

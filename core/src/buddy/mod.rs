@@ -60,8 +60,10 @@ mod zonelist;
 
 pub(crate) use self::compact::CompactPriority;
 pub use self::compact::CompactResult;
+use self::migrate::PCP_TYPES;
 use self::migrate::Pageblocks;
-use self::pcp::PerCpuPages;
+use self::pcp::{HotPages, PerCpuPages};
+pub(crate) use self::request::Missed;
 use self::usage::OWNER_CLASSES;
 pub(crate) use self::usage::OwnerClass;
 use self::zone::{LockedZone, Zone};
@@ -74,15 +76,17 @@ use crate::numa::NodeId;
 use crate::order::NR_PAGE_ORDERS;
 use crate::page::FrameKind;
 use crate::platform::{CpuId, Platform};
-use crate::raw::{Carver, MetaSlice};
+use crate::raw::{Carver, MetaSlice, PerCpu};
 
 /// The metadata of the page allocator.
 pub(crate) struct PageParts {
     zones: MetaSlice<Zone>,
     /// CPU after CPU, for each its zones.
     pcps: MetaSlice<PerCpuPages>,
+    /// CPU after CPU, for each its zones, for each its types.
+    hot: MetaSlice<HotPages>,
     blocks: Pageblocks,
-    routes: LocalRoutes,
+    routes: MetaSlice<LocalRoutes>,
 }
 
 impl PageParts {
@@ -90,12 +94,10 @@ impl PageParts {
         let nr_zones = geometry.nr_zones();
         let zones = carver.carve(nr_zones, |i| Zone::new(geometry, i));
         let lists = nr_zones * usize::from(geometry.cpus);
-        let pcps = carver.carve(lists, |i| {
-            let zone = Zone::new(geometry, i % nr_zones);
-            PerCpuPages::new(zone.pcp, zone.block_base)
-        });
+        let pcps = carver.carve(lists, |i| PerCpuPages::new(Zone::new(geometry, i % nr_zones).pcp));
+        let hot = carver.carve(lists * PCP_TYPES, |i| HotPages::new(Zone::new(geometry, i / PCP_TYPES % nr_zones).pcp));
         let blocks = Pageblocks::carve(geometry, carver);
-        Self { zones, pcps, blocks, routes: LocalRoutes::carve(geometry, carver) }
+        Self { zones, pcps, hot, blocks, routes: LocalRoutes::carve(geometry, carver) }
     }
 }
 
@@ -106,16 +108,20 @@ pub(crate) struct PageAllocator<P> {
     nr_zones: usize,
     zones: MetaSlice<Zone>,
     pcps: MetaSlice<PerCpuPages>,
+    /// For each CPU an array of the newest pages for each zone and type: zone `z`, type `t` at `z * PCP_TYPES + t`.
+    hot: PerCpu<HotPages, PCP_TYPES>,
     blocks: Pageblocks,
-    routes: LocalRoutes,
+    routes: PerCpu<LocalRoutes, 1>,
 }
 
 impl<P: Platform> PageAllocator<P> {
     /// Takes over all frames of all zones; they are free from here on.
     pub(crate) fn new(base: Base<P>, parts: PageParts) -> Self {
-        let PageParts { zones, pcps, blocks, routes } = parts;
+        let PageParts { zones, pcps, hot, blocks, routes } = parts;
         let zonelists = Zonelists::new(&base.geometry);
-        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, blocks, routes, base };
+        let cpus = base.geometry.cpus;
+        let (hot, routes) = (PerCpu::new(hot, cpus), PerCpu::new(routes, cpus));
+        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, hot, blocks, routes, base };
         for zone in this.zones.iter() {
             for pfn in zone.pfns() {
                 this.base.frames.set_zone(pfn, zone.index);
@@ -153,18 +159,27 @@ impl<P: Platform> PageAllocator<P> {
         self.zones.get(usize::from(self.base.frames.zone(pfn))).map(|zone| zone.node)
     }
 
-    /// This CPU's pages of a zone, for the fast paths: `None` also if the platform names a CPU that the geometry does not
-    /// have; the slow paths sort that out. A zone is a real one or `u16::MAX`, which is beyond the lists of all CPUs.
-    #[inline(always)]
-    fn pcp_here(&self, zone: usize) -> Option<&PerCpuPages> {
-        self.pcps.get(self.base.platform.cpu().index() * self.nr_zones + zone)
+    /// A CPU's newest pages of a zone and type.
+    fn hot(&self, cpu: CpuId, zone: usize, migrate: usize) -> Option<&HotPages> {
+        if migrate < PCP_TYPES { self.hot.get(cpu, zone * PCP_TYPES + migrate) } else { None }
+    }
+
+    /// How many pages of a zone a CPU keeps, on its lists and in its arrays.
+    fn pcp_pages(&self, cpu: CpuId, zone: usize) -> u64 {
+        let hot = (0..PCP_TYPES).filter_map(|migrate| self.hot(cpu, zone, migrate)).map(HotPages::len);
+        self.pcp(cpu, zone).map_or(0, PerCpuPages::pages) + hot.sum::<u64>()
     }
 
     /// Pages that an owner has. Exact while nobody else allocates or frees.
     pub(crate) fn owned(&self, class: OwnerClass) -> u64 {
         let zones = self.zones.iter().map(|zone| zone.ledger.get(class));
         let cpus = self.pcps.iter().map(|pcp| pcp.ledger.get(class));
-        zones.chain(cpus).fold(0, u64::wrapping_add)
+        let hot = self.hot.iter().map(|hot| match class {
+            OwnerClass::Pcp => hot.len(),
+            OwnerClass::Pages => hot.out(),
+            _ => 0,
+        });
+        zones.chain(cpus).chain(hot).fold(0, u64::wrapping_add)
     }
 
     /// Pages of every owner, by [`OwnerClass`]. Exact while nobody else allocates or frees.
@@ -176,13 +191,18 @@ impl<P: Platform> PageAllocator<P> {
         for pcp in self.pcps.iter() {
             pcp.ledger.add_to(&mut pages);
         }
+        for hot in self.hot.iter() {
+            for (class, more) in [(OwnerClass::Pcp, hot.len()), (OwnerClass::Pages, hot.out())] {
+                pages[class as usize] = pages[class as usize].wrapping_add(more);
+            }
+        }
         pages
     }
 
     /// One zone's free blocks and watermarks; `None` if there is no such zone.
     pub(crate) fn zone_info(&self, zone: usize) -> Option<ZoneInfo> {
         let zone = self.zones.get(zone)?;
-        let cpus = (0..self.base.geometry.cpus).filter_map(|cpu| self.pcp(CpuId::new(cpu), usize::from(zone.index)));
+        let on_cpu = |cpu| self.pcp_pages(CpuId::new(cpu), usize::from(zone.index));
         let mut info = ZoneInfo {
             node: zone.node,
             kind: zone.kind,
@@ -191,7 +211,7 @@ impl<P: Platform> PageAllocator<P> {
             free: [0; NR_PAGE_ORDERS],
             free_by_type: [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES],
             free_pages: 0,
-            pcp_pages: cpus.map(PerCpuPages::pages).sum(),
+            pcp_pages: (0..self.base.geometry.cpus).map(on_cpu).sum(),
             min: zone.marks.min,
             low: zone.marks.low,
             high: zone.marks.high,

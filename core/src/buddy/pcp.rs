@@ -2,13 +2,14 @@
 //!
 //! Each CPU has for each zone one [`PerCpuPages`]. Blocks of the orders 0 to 3 are kept by order and migrate type, blocks
 //! of the pageblock order by movable or not; all other orders always go to the zone. The newest single pages of each
-//! type are in an array ([`HotFrames`]) in front of their list, so that the most frequent pair of calls touches neither
-//! links nor descriptors of other frames.
+//! type are in an array ([`HotPages`]) in front of their list, with a lock of its own: the most frequent pair of calls
+//! touches the array and the page's kind byte, and nothing else. A page keeps the number of the array that it came from in
+//! its kind byte until the type of its pageblock changes.
 //!
 //! Order of locks: a cell is taken before a zone's lock, never the other way round, and only by trying.
 //!
 //! ```text
-//! I21.3  ledger[Pcp] == pages of the blocks on all lists and in all arrays
+//! I21.3  ledger[Pcp] == pages of the blocks on all lists; what the arrays hold is counted by themselves
 //! I21.4  a frame of kind Pcp is in exactly one block of exactly one CPU's list or array, that of its zone
 //! I21.5  a block on the list of order k and type t has order k and type t in its descriptor
 //! ```
@@ -18,7 +19,9 @@ use super::usage::{Ledger, OwnerClass};
 use crate::addr::Pfn;
 use crate::order::{Order, PAGE_ALLOC_COSTLY_ORDER};
 use crate::page::{FrameKind, FrameTable, PageList};
-use crate::raw::PerCpuCell;
+use crate::platform::Platform;
+use crate::raw::{PerCpuCell, PerCpuStack, Stack};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// How often a batch may double while a CPU keeps allocating. Source: `CONFIG_PCP_BATCH_SCALE_MAX`.
 const MAX_DOUBLINGS: u32 = 5;
@@ -32,8 +35,6 @@ pub(super) struct PerCpuPages {
     pub(super) cell: PerCpuCell<PcpLists>,
     /// Written by the holder of the cell.
     pub(super) ledger: Ledger,
-    /// The zone's [`block_base`](super::zone::Zone), here as well to save the fast path a load.
-    pub(super) block_base: u32,
 }
 
 /// How many pages a CPU keeps of a zone; the same for all CPUs.
@@ -86,56 +87,76 @@ pub(super) fn list_shape(list: usize, pageblock: Order) -> (Order, Option<Migrat
     }
 }
 
-/// The newest single pages of one type; the last entry is the newest.
-#[derive(Clone, Copy)]
-pub(super) struct HotFrames {
-    len: u32,
-    frames: [Pfn; Self::CAPACITY],
+/// The most pages in an array of the newest single pages.
+pub(super) const HOT_MAX: usize = 27;
+
+/// The newest single pages of one zone and type, in front of their list, with a lock of their own.
+#[repr(C, align(128))]
+pub(super) struct HotPages {
+    pages: PerCpuStack<Pfn, HOT_MAX, (), 1>,
+    /// Pages that went from here to their owners less those that came back, modulo 2^64; written by the array's owner.
+    out: AtomicU64,
 }
 
-impl HotFrames {
-    /// One cache line, the length included.
-    const CAPACITY: usize = 15;
-    /// How many move between array and list at once.
-    const HALF: usize = Self::CAPACITY / 2;
+const _: () = assert!(size_of::<HotPages>() == 128);
 
-    const EMPTY: Self = Self { len: 0, frames: [Pfn::new(0); Self::CAPACITY] };
+impl HotPages {
+    pub(super) fn new(limits: PcpLimits) -> Self {
+        let pages = PerCpuStack::new(Pfn::new(0), ());
+        // All arrays of a zone together stay below the least limit of a CPU.
+        pages.set_limits([(limits.high_min / 4).clamp(1, HOT_MAX as u64) as u32]);
+        Self { pages, out: AtomicU64::new(0) }
+    }
 
-    /// Adds the newest; `false` if there is no room.
+    /// How many pages are in the array.
+    pub(super) fn len(&self) -> u64 {
+        self.pages.len().into()
+    }
+
+    /// Pages handed out less pages taken back, modulo 2^64.
+    pub(super) fn out(&self) -> u64 {
+        self.out.load(Relaxed)
+    }
+
+    /// How many pages the array may hold.
+    pub(super) fn limit(&self) -> u32 {
+        self.pages.limit(0)
+    }
+
+    /// Takes the newest page on the CPU that owns the array; `None` if there is none or the array is in use.
     #[inline(always)]
-    fn push(&mut self, pfn: Pfn) -> bool {
-        let Some(slot) = self.frames.get_mut(self.len as usize) else { return false };
-        *slot = pfn;
-        self.len += 1;
-        true
+    pub(super) fn take(&self) -> Option<Pfn> {
+        self.pages.pop_and(|| self.out.store(self.out().wrapping_add(1), Relaxed))
     }
 
-    /// Takes the newest.
+    /// Puts a page on the CPU that owns the array, and marks it by `mark` before anybody else can take it; `false` if there
+    /// is no room or the array is in use.
     #[inline(always)]
-    fn pop(&mut self) -> Option<Pfn> {
-        let last = self.len.checked_sub(1)?;
-        let pfn = *self.frames.get(last as usize)?;
-        self.len = last;
-        Some(pfn)
+    pub(super) fn put(&self, pfn: Pfn, mark: impl FnOnce()) -> bool {
+        self.pages.push_if::<0>(pfn, || {
+            mark();
+            self.out.store(self.out().wrapping_sub(1), Relaxed);
+            true
+        })
     }
 
-    /// The frames, oldest first.
-    pub(super) fn as_slice(&self) -> &[Pfn] {
-        self.frames.get(..self.len as usize).unwrap_or_default()
-    }
-
-    /// Takes the oldest.
-    fn pop_oldest(&mut self) -> Option<Pfn> {
-        let oldest = *self.as_slice().first()?;
-        self.frames.copy_within(1.., 0);
-        self.len -= 1;
-        Some(oldest)
+    /// Works on the array on the CPU that owns it, or (`own` is `false`) on another CPU's; `None` if it is in use.
+    pub(super) fn with<R>(
+        &self,
+        platform: &impl Platform,
+        own: bool,
+        work: impl FnOnce(&mut Stack<Pfn, HOT_MAX>) -> R,
+    ) -> Option<R> {
+        if own {
+            self.pages.try_local().map(|mut pages| work(&mut pages.main))
+        } else {
+            self.pages.try_remote(platform).map(|mut pages| work(&mut pages.main))
+        }
     }
 }
 
 /// What a CPU's cell protects.
 pub(super) struct PcpLists {
-    pub(super) hot: [HotFrames; PCP_TYPES],
     pub(super) lists: [PageList; NR_PCP_LISTS],
     /// From this number of pages on, frees give pages back to the zone.
     pub(super) high: u64,
@@ -145,14 +166,12 @@ pub(super) struct PcpLists {
     doublings: u32,
 }
 
-const _: () = assert!(size_of::<HotFrames>() == 64);
-
 impl PerCpuPages {
-    pub(super) const fn new(limits: PcpLimits, block_base: u32) -> Self {
-        Self { cell: PerCpuCell::new(PcpLists::new(limits)), ledger: Ledger::new(), block_base }
+    pub(super) const fn new(limits: PcpLimits) -> Self {
+        Self { cell: PerCpuCell::new(PcpLists::new(limits)), ledger: Ledger::new() }
     }
 
-    /// How many pages this CPU keeps.
+    /// How many pages this CPU keeps on its lists.
     #[inline(always)]
     pub(super) fn pages(&self) -> u64 {
         self.ledger.get(OwnerClass::Pcp)
@@ -175,50 +194,24 @@ impl PerCpuPages {
 
 impl PcpLists {
     const fn new(limits: PcpLimits) -> Self {
-        Self {
-            hot: [HotFrames::EMPTY; PCP_TYPES],
-            lists: [PageList::EMPTY; NR_PCP_LISTS],
-            high: limits.high_min,
-            settled: 0,
-            doublings: 0,
-        }
-    }
-
-    /// Takes the newest single page of a type, if it is in the array.
-    #[inline(always)]
-    pub(super) fn pop_hot(&mut self, migrate: u8) -> Option<Pfn> {
-        self.hot.get_mut(usize::from(migrate))?.pop()
-    }
-
-    /// Adds a single page, if its type has an array and that has room.
-    #[inline(always)]
-    pub(super) fn push_hot(&mut self, migrate: u8, pfn: Pfn) -> bool {
-        self.hot.get_mut(usize::from(migrate)).is_some_and(|hot| hot.push(pfn))
+        Self { lists: [PageList::EMPTY; NR_PCP_LISTS], high: limits.high_min, settled: 0, doublings: 0 }
     }
 
     /// Takes the newest block of a list.
     pub(super) fn pop(&mut self, frames: &FrameTable, list: usize) -> Option<Pfn> {
-        let rest = self.lists.get_mut(list)?;
-        let Some(hot) = self.hot.get_mut(list) else { return rest.pop_head(frames) };
-        if hot.len == 0 {
-            warm_up(hot, rest, frames);
-        }
-        hot.pop()
+        self.lists.get_mut(list)?.pop_head(frames)
     }
 
     /// Adds the newest block to a list.
     pub(super) fn push(&mut self, frames: &FrameTable, list: usize, first: Pfn) {
-        let Some(rest) = self.lists.get_mut(list) else { return };
-        let Some(hot) = self.hot.get_mut(list) else { return rest.push_head(frames, first) };
-        if !hot.push(first) {
-            cool_down(hot, rest, frames);
-            let _has_room_now = hot.push(first);
+        if let Some(list) = self.lists.get_mut(list) {
+            list.push_head(frames, first);
         }
     }
 
     /// Tells whether a list has no block.
     pub(super) fn is_empty(&self, list: usize) -> bool {
-        self.lists.get(list).is_none_or(PageList::is_empty) && self.hot.get(list).is_none_or(|hot| hot.len == 0)
+        self.lists.get(list).is_none_or(PageList::is_empty)
     }
 
     /// Adds a block to a list, as if it were the oldest; only while the list fills from empty.
@@ -230,8 +223,7 @@ impl PcpLists {
 
     /// Takes the oldest block of a list.
     fn pop_oldest(&mut self, frames: &FrameTable, list: usize) -> Option<Pfn> {
-        let oldest = self.lists.get_mut(list)?.pop_tail(frames);
-        oldest.or_else(|| self.hot.get_mut(list)?.pop_oldest())
+        self.lists.get_mut(list)?.pop_tail(frames)
     }
 
     /// How many blocks to fetch from the zone besides the one that is needed now. A CPU that keeps allocating gets more
@@ -285,28 +277,6 @@ impl PcpLists {
     }
 }
 
-/// Moves the newest blocks of the list into the empty array.
-#[cold]
-fn warm_up(hot: &mut HotFrames, rest: &mut PageList, frames: &FrameTable) {
-    while (hot.len as usize) < HotFrames::HALF {
-        let Some(pfn) = rest.pop_head(frames) else { break };
-        hot.push(pfn);
-    }
-    // The list gave its newest first; in the array the newest is last.
-    if let Some(taken) = hot.frames.get_mut(..hot.len as usize) {
-        taken.reverse();
-    }
-}
-
-/// Moves the older half of the full array to the list.
-#[cold]
-fn cool_down(hot: &mut HotFrames, rest: &mut PageList, frames: &FrameTable) {
-    for _ in 0..HotFrames::HALF {
-        let Some(oldest) = hot.pop_oldest() else { break };
-        rest.push_head(frames, oldest);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -352,16 +322,6 @@ mod tests {
     fn lists() -> (FrameTable, PcpLists) {
         let frames = carve(&Geometry::flat(64), FrameTable::carve);
         (frames, PcpLists::new(PcpLimits::new(64, 0, 1)))
-    }
-
-    #[test]
-    fn array_and_list_together_are_one_stack() {
-        let (frames, mut lists) = lists();
-        for depth in 1..60 {
-            (0..depth).for_each(|n| lists.push(&frames, 0, Pfn::new(n)));
-            let popped: Vec<u32> = core::iter::from_fn(|| lists.pop(&frames, 0)).map(Pfn::as_u32).collect();
-            assert_eq!(popped, (0..depth).rev().collect::<Vec<_>>());
-        }
     }
 
     #[test]

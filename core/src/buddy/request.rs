@@ -14,6 +14,17 @@ use crate::warn::{FlagsRemovedBy, Warning};
 /// Flags that have no meaning for independent pages.
 const EXACT_REMOVES: GfpFlags = GfpFlags::COMP.union(GfpFlags::HIGHMEM);
 
+/// Why the fast path did not serve a request. The fault point is asked once per attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Missed {
+    /// The fault plan made the request fail.
+    Fault,
+    /// The plan was asked, and this CPU's array has nothing.
+    Empty,
+    /// The plan was not asked: the request is not one for the fast path.
+    NotAsked,
+}
+
 impl<P: Platform> PageAllocator<P> {
     /// Allocates a block of pages.
     ///
@@ -23,6 +34,35 @@ impl<P: Platform> PageAllocator<P> {
     #[inline(always)]
     pub(crate) fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
         self.alloc_pages_node(order, gfp, None)
+    }
+
+    /// Takes a page from this CPU's array, as most requests for one do.
+    ///
+    /// # Errors
+    ///
+    /// Why [`Self::alloc_missed`] must be asked; it needs to know.
+    #[inline(always)]
+    pub(crate) fn take_page(&self, gfp: GfpFlags) -> Result<Pfn, Missed> {
+        let cpu = self.base.platform.cpu();
+        let array = self.routes.first(cpu).get(gfp);
+        let hot = self.hot.get(cpu, array).ok_or(Missed::NotAsked)?;
+        if self.base.fault(FaultSite::new(FaultPoint::Page, gfp)) {
+            return Err(Missed::Fault);
+        }
+        self.take_hot(hot, array, gfp).ok_or(Missed::Empty)
+    }
+
+    /// Serves what [`Self::take_page`] did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_pages`].
+    pub(crate) fn alloc_missed(&self, order: Order, gfp: GfpFlags, missed: Missed) -> Result<Pfn, AllocError> {
+        match missed {
+            Missed::NotAsked => self.alloc_pages(order, gfp),
+            Missed::Empty => self.alloc_block(order, gfp, FrameKind::Pages),
+            Missed::Fault => Err(AllocError::Injected(FaultPoint::Page)),
+        }
     }
 
     /// Allocates a block of pages from the memory of a node, or of that of the CPU which calls, or near it.
@@ -51,9 +91,15 @@ impl<P: Platform> PageAllocator<P> {
     /// The misuse found; nothing is changed then.
     #[inline(always)]
     pub(crate) fn free_pages(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
+        if order == Order::ZERO && self.free_page_fast(first) { Ok(()) } else { self.free_pages_slow(first, order) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_pages_slow(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
         match self.base.frames.frame(first) {
             Some(frame) if frame.heads(FrameKind::Pages, order) => {
-                self.free_frame(frame, first, order, FrameKind::Pages);
+                self.free_slow(first, order, FrameKind::Pages);
                 Ok(())
             }
             _ => Err(self.misuse(first)),

@@ -105,6 +105,13 @@ impl Ledger {
         self.add(owner(kind), pages);
     }
 
+    /// Notes that pages counted for the owner of one kind are those of another's.
+    #[inline(always)]
+    pub(super) fn move_between(&self, from: FrameKind, to: FrameKind, pages: u64) {
+        self.take_back(from, pages);
+        self.hand_out(to, pages);
+    }
+
     /// Notes that pages came back from the owner of frames of this kind.
     #[inline(always)]
     pub(super) fn take_back(&self, kind: FrameKind, pages: u64) {

@@ -4,12 +4,13 @@
 //! kind down, then those of the other nodes, the nearest first. A request starts at the list of the node that it names, or
 //! of the CPU that makes it.
 
-use super::migrate::MigrateType;
+use super::migrate::{MigrateType, PCP_TYPES};
 use super::watermark::{self, Watermark};
 use crate::geometry::{Geometry, MAX_ZONES, ZoneKind};
 use crate::gfp::GfpFlags;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::order::Order;
+use crate::page::HOMES;
 use crate::raw::{Carver, MetaSlice};
 
 /// Where a request starts to look, in one word: the fast path takes it apart without a branch.
@@ -33,12 +34,6 @@ impl Route {
 
     pub(super) fn is_bad(self) -> bool {
         self == Self::BAD
-    }
-
-    /// The same with the place of a CPU's lists of the zone instead of the zone.
-    fn among_lists_of(self, cpu: usize, nr_zones: usize) -> Self {
-        let zone = self.zone();
-        if zone >= nr_zones { Self::BAD } else { Self(self.0 & !0xffff | (cpu * nr_zones + zone) as u32) }
     }
 
     /// Index of the preferred zone.
@@ -105,28 +100,26 @@ impl ZoneRefs {
     }
 }
 
-/// For each CPU a table from flags to where its lists of the preferred zone are: what a request that names no node needs.
-///
-/// An entry is a [`Route`] whose zone is replaced by the place of this CPU's lists of that zone among those of all CPUs, so
-/// that the fast path needs neither the node nor a multiplication. An entry without a zone points beyond all lists.
-pub(super) struct LocalRoutes(MetaSlice<Route>);
+/// One CPU's table from flags to the array of newest pages that a request which names no node takes from: what the fast
+/// path needs of a [`Route`] whose node is that of the CPU. An entry without an array is beyond all arrays.
+pub(super) struct LocalRoutes([u8; ROUTES]);
 
 impl LocalRoutes {
-    pub(super) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
+    pub(super) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> MetaSlice<Self> {
         let lists = Zonelists::new(geometry);
-        let nr_zones = geometry.nr_zones();
-        let entry = |i: usize| {
-            let cpu = i / ROUTES;
+        let array = |cpu: usize, bits: usize| {
             let node = geometry.cpu_nodes.get(cpu).copied().unwrap_or_default();
-            lists.route(node, GfpFlags::from_bits_truncate((i % ROUTES) as u32)).among_lists_of(cpu, nr_zones)
+            let route = lists.route(node, GfpFlags::from_bits_truncate(bits as u32));
+            let array = route.zone() * PCP_TYPES + usize::from(route.migrate_byte());
+            if array < HOMES && usize::from(route.migrate_byte()) < PCP_TYPES { array as u8 } else { u8::MAX }
         };
-        Self(carver.carve(usize::from(geometry.cpus) * ROUTES, entry))
+        carver.carve(usize::from(geometry.cpus), |cpu| Self(core::array::from_fn(|bits| array(cpu, bits))))
     }
 
-    /// Where the lists are from which a request of this CPU takes pages.
+    /// The number of the array.
     #[inline(always)]
-    pub(super) fn get(&self, cpu: usize, gfp: GfpFlags) -> Route {
-        self.0.get(cpu * ROUTES + gfp.bits() as usize % ROUTES).copied().unwrap_or(Route::BAD)
+    pub(super) fn get(&self, gfp: GfpFlags) -> usize {
+        self.0[gfp.bits() as usize % ROUTES].into()
     }
 }
 

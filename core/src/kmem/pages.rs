@@ -2,6 +2,7 @@
 
 use super::Kmem;
 use crate::addr::{Pfn, VirtAddr};
+use crate::buddy::Missed;
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
@@ -16,9 +17,22 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::OrderTooLarge`] above the geometry's largest order, [`AllocError::BadFlags`] for contradictory
     /// zones or mobility, [`AllocError::NoPages`] when no allowed zone has a block above its watermark.
-    #[inline]
+    #[inline(always)]
     pub fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-        self.with_reclaim(gfp, || self.pages.alloc_pages(order, gfp))
+        let missed = if order == Order::ZERO { self.pages.take_page(gfp) } else { Err(Missed::NotAsked) };
+        match missed {
+            Ok(page) => Ok(page),
+            Err(missed) => self.alloc_pages_slow(order, gfp, missed),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn alloc_pages_slow(&self, order: Order, gfp: GfpFlags, missed: Missed) -> Result<Pfn, AllocError> {
+        let mut missed = missed;
+        self.with_reclaim(gfp, || {
+            self.pages.alloc_missed(order, gfp, core::mem::replace(&mut missed, Missed::NotAsked))
+        })
     }
 
     /// As [`Self::alloc_pages`], from the memory of `node`; if that has none to give, from the nearest that has, unless
@@ -41,7 +55,7 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// Which misuse it would have been; nothing is changed then.
-    #[inline]
+    #[inline(always)]
     pub fn free_pages(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
         self.pages.free_pages(first, order)
     }

@@ -224,6 +224,11 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
         self.open.get(gate).map_or(0, |open| u32::from(open.load(Ordering::Relaxed)))
     }
 
+    /// How many values there are; may be old by the time it is read.
+    pub(crate) fn len(&self) -> u32 {
+        self.count().load(Ordering::Relaxed)
+    }
+
     /// Notes that the owner is inside; `false` if it is already.
     #[inline(always)]
     fn enter(&self) -> bool {
@@ -263,6 +268,13 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
     /// As with [`PerCpuCell::try_local`], call it with the stack of [`Platform::cpu`] only.
     #[inline(always)]
     pub(crate) fn pop(&self) -> Option<T> {
+        self.pop_and(|| ())
+    }
+
+    /// The same, with a step of the caller's that no call which interrupts it can see half done; the step must not come
+    /// back to this stack.
+    #[inline(always)]
+    pub(crate) fn pop_and(&self, note: impl FnOnce()) -> Option<T> {
         if !self.enter() {
             return None;
         }
@@ -280,6 +292,7 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
         let value = unsafe { slot.read() };
         // Nobody changed the count since it was read. To read it again lets the machine count down in place.
         count.store(count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+        note();
         self.leave();
         Some(value)
     }
@@ -483,6 +496,13 @@ impl<T, const MIN: usize> PerCpu<T, MIN> {
         let value = unsafe { self.row(cpu).add(index.get()) };
         // SAFETY: the value is initialised, `items` keeps it alive, and nobody borrows it mutably.
         unsafe { value.as_ref() }
+    }
+
+    /// The first value of a CPU.
+    #[inline(always)]
+    pub(crate) fn first(&self, cpu: CpuId) -> &T {
+        // SAFETY: R1 and R2: the row has at least one value, `items` keeps it alive, and nobody borrows it mutably.
+        unsafe { self.row(cpu).as_ref() }
     }
 
     /// The values of all CPUs, CPU after CPU.

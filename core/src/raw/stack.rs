@@ -47,6 +47,15 @@ impl<T: Copy, const N: usize> Stack<T, N> {
         Some(value)
     }
 
+    /// Takes the oldest values, up to `most`; `each` hears of them, the oldest first.
+    pub(crate) fn take_oldest(&mut self, most: u32, each: impl FnMut(T)) {
+        let len = self.len();
+        let taken = most.min(len);
+        self.as_slice().iter().take(taken as usize).copied().for_each(each);
+        self.slots.copy_within(taken as usize..len as usize, 0);
+        *self.count.get_mut() = len - taken;
+    }
+
     /// Puts a value; `false` if `capacity` values are in already.
     pub(crate) fn push(&mut self, capacity: u32, value: T) -> bool {
         let at = self.len();
@@ -106,9 +115,11 @@ mod tests {
         assert!(!stack.push(u32::MAX, 5), "never beyond the slots");
         assert_eq!(stack.pop(), Some(4));
         stack.reverse();
-        assert_eq!(stack.as_slice(), [3, 2, 1, 0]);
+        let mut oldest = 0;
+        stack.take_oldest(1, |value| oldest = value);
+        assert_eq!((oldest, stack.as_slice()), (3, &[2, 1, 0][..]));
         stack.truncate(1);
-        assert_eq!((stack.pop(), stack.pop()), (Some(3), None));
+        assert_eq!((stack.pop(), stack.pop()), (Some(2), None));
     }
 
     #[test]

@@ -145,8 +145,10 @@ fn damage_to_per_cpu_lists_is_found() {
         pages.base.frames.set_migrate(parked, MigrateType::Reclaimable as u8);
     });
     expect(Invariant::I21CacheCounts, |pages| {
-        let mut lists = pages.pcp(CpuId::new(0), 1).unwrap().cell.try_local().unwrap();
-        let page = lists.pop_hot(0).unwrap();
-        assert!(lists.push_hot(0, page) && lists.push_hot(0, page));
+        let hot = pages.hot(CpuId::new(0), 1, 0).unwrap();
+        hot.with(&pages.base.platform, true, |array| {
+            let page = array.pop().unwrap();
+            assert!(array.push(4, page) && array.push(4, page));
+        });
     });
 }
