@@ -3,7 +3,7 @@
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::error::CacheId;
 use crate::geometry::{MAX_ZONES, ZoneKind};
-use crate::numa::NodeId;
+use crate::numa::{MAX_NODES, NodeId};
 use crate::order::{NR_PAGE_ORDERS, Order};
 use crate::slab::SlabFlags;
 use core::fmt;
@@ -155,6 +155,8 @@ pub struct CacheInfo {
     pub num_objs: u64,
     /// Free objects in per-CPU sheaves and the barn.
     pub in_sheaves: u64,
+    /// The free objects in slabs, by memory node.
+    pub free_by_node: [u64; MAX_NODES],
     /// Objects of a debug cache that are neither live nor free: what damage cost.
     pub lost: u64,
     /// Objects in prefilled sheaves of users.

@@ -3,6 +3,10 @@
 //! A subject chooses addresses and the harness checks that the choice was allowed. A subject that cannot do something
 //! answers [`Reply::Unsupported`]; the step is then skipped, not failed.
 
+mod objects;
+
+pub use objects::{ObjectsCall, SHEAF_ROOM};
+
 use crate::model::caches::CacheSpec;
 use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags};
 
@@ -96,6 +100,8 @@ pub enum Call {
     Reclaim,
     /// Further calls come from this CPU.
     SetCpu { cpu: u16 },
+    /// Several objects, or the promise of them, or one of a memory node.
+    Objects(ObjectsCall),
     /// The `nth` question from now on (0: the next) about this fault point is answered with "fail", once.
     FailNth { point: FaultPoint, nth: u32 },
 }
@@ -103,22 +109,23 @@ pub enum Call {
 impl Call {
     /// Tells whether a refusal of this call for want of memory is a failure worth a warning: the caller asked for a block
     /// in the ordinary way.
-    pub const fn is_ordinary_allocation(&self) -> bool {
-        matches!(
-            self,
-            Self::AllocPages { .. }
-                | Self::AllocPagesExact { .. }
-                | Self::AllocPagesBulk { .. }
-                | Self::Kmalloc { .. }
-                | Self::KmallocArray { .. }
-                | Self::Krealloc { .. }
-                | Self::CacheAlloc { .. }
-                | Self::Vmalloc { .. }
-                | Self::Vrealloc { .. }
-                | Self::Kvmalloc { .. }
-                | Self::KvmallocArray { .. }
-                | Self::Kvrealloc { .. }
-        )
+    pub fn is_ordinary_allocation(&self) -> bool {
+        matches!(self, Self::Objects(call) if call.gfp().is_some())
+            || matches!(
+                self,
+                Self::AllocPages { .. }
+                    | Self::AllocPagesExact { .. }
+                    | Self::AllocPagesBulk { .. }
+                    | Self::Kmalloc { .. }
+                    | Self::KmallocArray { .. }
+                    | Self::Krealloc { .. }
+                    | Self::CacheAlloc { .. }
+                    | Self::Vmalloc { .. }
+                    | Self::Vrealloc { .. }
+                    | Self::Kvmalloc { .. }
+                    | Self::KvmallocArray { .. }
+                    | Self::Kvrealloc { .. }
+            )
     }
 }
 
@@ -134,6 +141,10 @@ pub enum Reply {
     },
     /// Several single pages.
     Pages(Vec<u64>),
+    /// Objects: first byte, and bytes that the caller may use.
+    Objects(Vec<(u64, usize)>),
+    /// The number of a prefilled sheaf.
+    Sheaf(u32),
     /// It worked and there is nothing to tell.
     Done,
     /// A number: bytes for `ksize`, objects or slabs left for `kmem_cache_shrink`.

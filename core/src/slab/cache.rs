@@ -10,6 +10,7 @@ use crate::fault::{FaultPoint, FaultSite};
 use crate::geometry::{Geometry, SlabMerge, ZoneKind};
 use crate::gfp::GfpFlags;
 use crate::inspect::{CacheInfo, CacheName};
+use crate::numa::MAX_NODES;
 use crate::platform::{Event, Platform};
 
 impl SlabLayer {
@@ -86,8 +87,10 @@ impl SlabLayer {
         let on_cpus = self.objects_on_cpus(pages, id);
         let (mut in_sheaves, mut inuse, mut objects, mut nr_slabs, mut nr_partial) = (on_cpus, 0, 0, 0, 0);
         let mut lost = 0;
-        for node in self.nodes_of(id) {
+        let mut free_by_node = [0; MAX_NODES];
+        for (node, free) in self.nodes_of(id).zip(&mut free_by_node) {
             let node = node.lock();
+            *free = node.objects.saturating_sub(node.inuse);
             in_sheaves += node.barn.full.iter().map(|sheaf| self.buffered(sheaf)).sum::<u64>();
             inuse += node.inuse;
             lost += node.lost;
@@ -104,6 +107,7 @@ impl SlabLayer {
             in_sheaves,
             lost,
             free_in_slabs: objects.saturating_sub(inuse),
+            free_by_node,
             object_size: shape.object_size,
             size: shape.stride,
             align: shape.align,

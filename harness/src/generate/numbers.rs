@@ -119,6 +119,7 @@ impl Numbers {
             Role::N => log(rng, 10),
             Role::Count if kind == OpKind::Burst => rng.random_range(1..=64),
             Role::Count if matches!(kind, OpKind::AllocContigRange | OpKind::AllocContigPages) => log(rng, 9),
+            Role::Count if kind == OpKind::PrefillSheaf || kind == OpKind::RefillSheaf => log(rng, 7),
             Role::Count => rng.random_range(0..=24),
             Role::Align if rng.random_ratio(1, 32) => log(rng, 16),
             Role::Align => (1 << rng.random_range(2..=9u32)) & !7,
@@ -137,6 +138,7 @@ impl Numbers {
             Role::Page => log(rng, 10),
             Role::Frame => rng.random_range(0..=0xffff),
             Role::Cache => log(rng, 4),
+            Role::Node => u64::from(rng.next_u32() & 3),
             Role::Cpu | Role::Phase => u64::from(rng.next_u32() & 7),
             Role::Flag | Role::Flag2 | Role::Point | Role::Tier => u64::from(rng.next_u32() & 0xff),
         }

@@ -50,9 +50,18 @@ impl Target {
             Self::Trace | Self::Codec => &[],
             Self::Kvmalloc => &[G::Kvmalloc, G::KvmallocArray, G::Kvrealloc],
             Self::Pages => &[G::Pages, G::PagesExact, G::PagesBulk, G::Contig, G::Moving, G::Nolock],
-            Self::Slab => {
-                &[G::Kmalloc, G::Cache, G::KmallocArray, G::Krealloc, G::CacheShrink, G::CacheDestroy, G::Sensitive]
-            }
+            Self::Slab => &[
+                G::Kmalloc,
+                G::Cache,
+                G::KmallocArray,
+                G::Krealloc,
+                G::CacheShrink,
+                G::CacheDestroy,
+                G::Sensitive,
+                G::SlabNode,
+                G::SlabBulk,
+                G::Sheaf,
+            ],
             Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::Pages],
         }
     }
@@ -114,15 +123,15 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::AllocPages | K::AllocPagesExact | K::AllocPagesBulk | K::AllocPagesNolock => {
             Effect::Allocates(Family::Pages)
         }
-        K::Kmalloc | K::KmallocArray => Effect::Allocates(Family::Kmalloc),
-        K::CacheAlloc => Effect::Allocates(Family::Cache),
+        K::Kmalloc | K::KmallocArray | K::KmallocNode => Effect::Allocates(Family::Kmalloc),
+        K::CacheAlloc | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => Effect::Allocates(Family::Cache),
         K::Vmalloc => Effect::Allocates(Family::Vmalloc),
         K::Vmap => Effect::Allocates(Family::Vmap),
         K::AllocContigRange | K::AllocContigPages => Effect::Allocates(Family::Contig),
         K::Kvmalloc | K::KvmallocArray => Effect::Allocates(Family::Kvmalloc),
         K::FreePages | K::FreePagesNolock => Effect::Frees(Family::Pages),
         K::Kfree | K::KfreeSensitive => Effect::Frees(Family::Kmalloc),
-        K::CacheFree => Effect::Frees(Family::Cache),
+        K::CacheFree | K::CacheFreeBulk => Effect::Frees(Family::Cache),
         K::Vfree => Effect::Frees(Family::Vmalloc),
         K::Vunmap => Effect::Frees(Family::Vmap),
         K::FreeContigRange => Effect::Frees(Family::Contig),
@@ -143,7 +152,9 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::Krealloc => 100,
         K::Vmalloc | K::Vfree => 80,
         K::KmallocArray | K::Kvrealloc | K::Write | K::Read | K::SetCpu => 60,
-        K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith => 40,
+        K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
+        K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,
+        K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf => 20,
         K::KvmallocArray | K::Vrealloc => 40,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,

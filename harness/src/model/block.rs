@@ -76,6 +76,8 @@ impl Tiers {
     pub const KMALLOC: Self = Self(1 << Tier::Kmalloc as u8 | 1 << Tier::LargeKmalloc as u8);
     /// Blocks for `kmem_cache_free`.
     pub const CACHE: Self = Self(1 << Tier::Cache as u8);
+    /// Blocks for `kmem_cache_free_bulk` without a cache.
+    pub const OBJECTS: Self = Self(Self::KMALLOC.0 | Self::CACHE.0);
     /// Blocks for `vfree`, `vrealloc` and `vmalloc_to_page`.
     pub const VMALLOC: Self = Self(1 << Tier::Vmalloc as u8);
     /// Blocks for `vunmap`.

@@ -18,13 +18,24 @@ pub use caches::{CacheModel, RootModel};
 pub use limbo::{Ghost, Why};
 
 use crate::oracle::Step;
-use crate::subject::{Call, Reply, Strength, Subject};
+use crate::subject::{Call, ObjectsCall, Reply, Strength, Subject};
 use caches::Caches;
 use classes::{KMALLOC_MAX_CACHE, get_order};
 use frames::FrameMap;
 use kmem::{CacheId, Geometry, GfpFlags, MemInfo, PAGE_SIZE};
 use limbo::Limbo;
 use live::LiveSet;
+
+/// A sheaf that was filled beforehand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SheafModel {
+    /// Its name for calls.
+    pub number: u32,
+    /// Whose objects it holds.
+    pub cache: CacheId,
+    /// How many are left.
+    pub left: usize,
+}
 
 /// What the model expects the owner counters to say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +70,7 @@ pub struct Model {
     frames: FrameMap,
     caches: Caches,
     limbo: Limbo,
+    sheaves: Vec<SheafModel>,
     expected: ExpectedUse,
     freed_areas: Vec<FreedArea>,
     next_handle: u64,
@@ -79,6 +91,7 @@ impl Model {
             frames: FrameMap::new(geometry.frames(), geometry.direct_map.as_u64()),
             caches: Caches::default(),
             limbo: Limbo::new(FrameMap::new(geometry.frames(), geometry.direct_map.as_u64())),
+            sheaves: Vec::new(),
             expected: ExpectedUse::default(),
             freed_areas: Vec::new(),
             next_handle: 0,
@@ -152,6 +165,24 @@ impl Model {
     /// The caches that were made and not destroyed.
     pub fn caches(&self) -> &[CacheModel] {
         self.caches.all()
+    }
+
+    /// The prefilled sheaf with this number.
+    pub fn sheaf(&self, number: u32) -> Option<&SheafModel> {
+        self.sheaves.iter().find(|sheaf| sheaf.number == number)
+    }
+
+    /// The prefilled sheaves that were not returned.
+    pub fn sheaves(&self) -> &[SheafModel] {
+        &self.sheaves
+    }
+
+    /// The memory node of a frame.
+    pub fn node_of(&self, frame: u32) -> Option<u8> {
+        let holds = |zone: &&kmem::ZoneSpec| {
+            frame.checked_sub(zone.start.as_u32()).is_some_and(|distance| u64::from(distance) < zone.frames.get())
+        };
+        self.geometry.zones().iter().find(holds).map(|zone| zone.node.get())
     }
 
     /// The cache with this name for calls.
@@ -240,6 +271,7 @@ impl Model {
             (Call::Pin { addr }, Reply::Done) => self.pin(*addr, 1),
             (Call::Unpin { addr }, Reply::Done) => self.pin(*addr, -1),
             (Call::CacheCreate { .. } | Call::CacheDestroy { .. }, _) => self.follow_cache(step),
+            (Call::Objects(call), reply) => self.follow_objects(call, reply),
             (_, Reply::Block { addr, usable }) => self.follow_block(&step.call, *addr, *usable, subject),
             (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) => {
                 for &addr in pages {
@@ -280,6 +312,30 @@ impl Model {
                     }
                 }
             }
+        }
+    }
+
+    /// Follows what a call did to prefilled sheaves; the objects that it gave or took are followed one by one.
+    fn follow_objects(&mut self, call: &ObjectsCall, reply: &Reply) {
+        let sheaf = |number: u32| move |sheaf: &&mut SheafModel| sheaf.number == number;
+        match (call, reply) {
+            (&ObjectsCall::PrefillSheaf { cache, count, .. }, &Reply::Sheaf(number)) => {
+                self.sheaves.push(SheafModel { number, cache, left: count });
+            }
+            (&ObjectsCall::AllocFromSheaf { sheaf: number, .. }, Reply::Objects(objects)) => {
+                if let Some(sheaf) = self.sheaves.iter_mut().find(sheaf(number)) {
+                    sheaf.left = sheaf.left.saturating_sub(objects.len());
+                }
+            }
+            (&ObjectsCall::RefillSheaf { sheaf: number, .. }, &Reply::Size(left)) => {
+                if let Some(sheaf) = self.sheaves.iter_mut().find(sheaf(number)) {
+                    sheaf.left = left;
+                }
+            }
+            (&ObjectsCall::ReturnSheaf { sheaf: number, .. }, Reply::Done) => {
+                self.sheaves.retain(|sheaf| sheaf.number != number);
+            }
+            _ => {}
         }
     }
 
@@ -474,6 +530,7 @@ pub fn request(call: &Call) -> Option<(usize, GfpFlags)> {
         }
         Call::CacheAlloc { gfp, .. } => Some((0, *gfp)),
         Call::Vmap { pfns } => Some((pfns.len() * PAGE_SIZE, GfpFlags::KERNEL)),
+        Call::Objects(call) => Some((0, call.gfp()?)),
         _ => None,
     }
 }

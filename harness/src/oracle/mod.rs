@@ -16,6 +16,7 @@ mod o05_zero;
 mod o06_realloc;
 mod o07_conservation;
 mod o08_audit;
+mod o09_objects;
 mod o09_refusal;
 mod o10_tier;
 mod o11_atomic;
@@ -50,6 +51,8 @@ pub(crate) struct Notes {
     pub(crate) contiguous: Option<Contiguous>,
     /// The state before the call, for calls about which it cannot be told from the state after it.
     pub(crate) before: Option<scene::Snapshot>,
+    /// Whether the memory node that the caller prefers had something before the call; `None` if it names none.
+    pub(crate) near: Option<bool>,
     /// Where the next audit goes on with its sample of contents.
     pub(crate) sample: usize,
     /// Warnings that come once only and came.
@@ -221,7 +224,7 @@ const ALL: &[&dyn Oracle] = &[
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
 // subjects show that each is.
-const BEFORE_CALL: &[&dyn Oracle] = &[&o04_content::Content, &o10_tier::RightTier];
+const BEFORE_CALL: &[&dyn Oracle] = &[&o04_content::Content, &o09_refusal::RefusalJustified, &o10_tier::RightTier];
 // Translation comes first: what the others read through a stale entry would be somebody else's memory.
 const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o15_translation::Translation,
@@ -274,6 +277,16 @@ pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
 /// The first violation found.
 pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
     BEFORE_UPDATE.iter().try_for_each(|oracle| oracle.before_update(cx))
+}
+
+/// Asks the same about a single call for which the call that was made stood. Warnings are a matter of the whole call.
+///
+/// # Errors
+///
+/// The first violation found.
+pub fn before_update_of_part(cx: &mut Context<'_>) -> Result<(), Violation> {
+    let of_parts = BEFORE_UPDATE.iter().filter(|oracle| oracle.id() != OracleId::O18Warnings);
+    of_parts.into_iter().try_for_each(|oracle| oracle.before_update(cx))
 }
 
 /// Asks [`Oracle::after_update`] of every oracle that has such a question; to be called after [`Model::update`].

@@ -57,6 +57,11 @@ fn check_objects(cx: &Context<'_>) -> Result<(), String> {
         if info.active_objs != live as u64 {
             return Err(format!("{:?} says {} active objects, {live} are live", root.id, info.active_objs));
         }
+        let sheaves = cx.model.sheaves().iter().filter(|sheaf| cx.model.root_of(sheaf.cache) == root.id);
+        let reserved: usize = sheaves.map(|sheaf| sheaf.left).sum();
+        if info.reserved != reserved as u64 {
+            return Err(format!("{info:?} should have {reserved} objects in prefilled sheaves"));
+        }
         let (stride, align) = (root.spec.stride(), root.spec.object_align());
         if !root.spec.is_debugged() && (info.size, info.align) != (stride, align) {
             return Err(format!("{info:?} should have stride {stride} and alignment {align}"));

@@ -21,7 +21,7 @@ use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
 use crate::model::zones::{bad_mobility, highest_zone, watermarks};
 use crate::model::{Block, Model, Tier, Tiers, old_address};
 use crate::subject::{Call, Reply};
-use kmem::{AllocError, GfpFlags, PAGE_SIZE, ZoneKind};
+use kmem::{AllocError, CacheId, GfpFlags, PAGE_SIZE, ZoneKind};
 
 /// See the module.
 pub(super) struct RefusalJustified;
@@ -31,8 +31,16 @@ impl Oracle for RefusalJustified {
         OracleId::O9RefusalJustified
     }
 
+    fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+        super::o09_objects::before_call(cx, call);
+        Ok(())
+    }
+
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        if let Call::Objects(call) = &step.call {
+            return super::o09_objects::judge(cx, step, call);
+        }
         let verdict = match &step.reply {
             Reply::Refused(error) if cx.model.is_tight() => judge_refusal(cx, step, error),
             Reply::Refused(error) => judge_loose_refusal(cx, step, error),
@@ -114,10 +122,7 @@ fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
         Call::Kmalloc { size, gfp } => kmalloc_reasons(model, Some(size), gfp),
         Call::KmallocArray { n, size, gfp } => kmalloc_reasons(model, n.checked_mul(size), gfp),
         Call::Krealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::KMALLOC, size, gfp, kmalloc_reasons),
-        Call::CacheAlloc { cache, gfp } => match model.cache(cache) {
-            Some(cache) if cache.ctor && gfp.wants_zero() => vec![FLAGS],
-            _ => mobility_reasons(gfp),
-        },
+        Call::CacheAlloc { cache, gfp } => cache_reasons(model, cache, gfp),
         Call::Vmalloc { size, gfp } => vmalloc_reasons(model, Some(size), gfp),
         Call::Vrealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons),
         Call::Vmap { ref pfns } => vmap_reasons(model, pfns),
@@ -149,7 +154,14 @@ fn mobility_reasons(gfp: GfpFlags) -> Vec<Reason> {
     if bad_mobility(gfp) { vec![FLAGS_OPEN] } else { Vec::new() }
 }
 
-fn kmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Reason> {
+pub(super) fn cache_reasons(model: &Model, cache: CacheId, gfp: GfpFlags) -> Vec<Reason> {
+    match model.cache(cache) {
+        Some(cache) if cache.ctor && gfp.wants_zero() => vec![FLAGS],
+        _ => mobility_reasons(gfp),
+    }
+}
+
+pub(super) fn kmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Reason> {
     let limit = kmalloc_max(model.geometry().max_order.get());
     match size {
         None => vec![OVERFLOW],
@@ -246,22 +258,30 @@ fn judge_generosity(cx: &Context<'_>, call: &Call) -> Result<(), String> {
 
 fn judge_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<(), String> {
     let reasons = reasons(cx.model, &step.call);
+    if let Some(verdict) = judge_reasons(&reasons, step, error) {
+        return verdict;
+    }
+    match (&step.call, error) {
+        (Call::AllocContigRange { .. } | Call::AllocContigPages { .. }, _) => contig::judge(cx, step, error),
+        (_, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. }) => judge_exhaustion(cx, step, error),
+        _ => Err(format!("{:?} is a proper request, but was refused with \"{error}\"", step.call)),
+    }
+}
+
+/// What the reasons alone say about a refusal; `None` if memory or address space has to be looked at.
+pub(super) fn judge_reasons(reasons: &[Reason], step: &Step, error: &AllocError) -> Option<Result<(), String>> {
     if reasons.iter().any(|reason| (reason.accepts)(error)) {
-        return Ok(());
+        return Some(Ok(()));
     }
     if step.fault_struck && error.is_exhaustion() {
-        return Ok(());
+        return Some(Ok(()));
     }
     if let Some(reason) = reasons.iter().find(|reason| reason.must) {
-        return Err(format!("{:?} has {}, but was refused with \"{error}\"", step.call, reason.what));
-    }
-    if matches!(step.call, Call::AllocContigRange { .. } | Call::AllocContigPages { .. }) {
-        return contig::judge(cx, step, error);
+        return Some(Err(format!("{:?} has {}, but was refused with \"{error}\"", step.call, reason.what)));
     }
     match error {
-        AllocError::Injected(point) => Err(format!("refused with a fault at {point:?}, but none was injected")),
-        AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. } => judge_exhaustion(cx, step, error),
-        _ => Err(format!("{:?} is a proper request, but was refused with \"{error}\"", step.call)),
+        AllocError::Injected(point) => Some(Err(format!("refused with a fault at {point:?}, but none was injected"))),
+        _ => None,
     }
 }
 

@@ -26,6 +26,8 @@ use kmem::{AreaKind, CacheId, CacheInfo, FrameKind, GfpFlags, Order, PAGE_SIZE, 
 
 /// The largest order of which every CPU keeps a list, but for that of pageblocks (section 3.4).
 const LARGEST_PCP_ORDER: u8 = 3;
+/// Full sheaves that a barn holds (section 2.10).
+const BARN_SHEAVES: u64 = 10;
 /// Name of the cache that holds the descriptors of areas.
 const DESCRIPTORS: &str = "vmap_area";
 
@@ -116,13 +118,7 @@ impl Snapshot {
             return size == 0 || self.serves_pages(model, get_order(size), large_page_flags(gfp));
         };
         let gfp = class_flags(model, gfp);
-        let prefix = match gfp {
-            _ if gfp.contains(GfpFlags::DMA) => "dma-kmalloc-",
-            _ if gfp.contains(GfpFlags::RECLAIMABLE) => "kmalloc-rcl-",
-            _ => "kmalloc-",
-        };
-        let of_type = |c: &&CacheInfo| c.object_size == class && is_of_type(c.name.as_str(), prefix);
-        let at_hand = self.caches.iter().find(of_type).is_some_and(|cache| self.has_object(model, cache));
+        let at_hand = self.kmalloc_cache(class, gfp).is_some_and(|cache| self.has_object(model, cache));
         at_hand || self.serves_pages(model, get_order(class), slab_page_flags(gfp))
     }
 
@@ -138,6 +134,72 @@ impl Snapshot {
             _ => flags,
         };
         at_hand || self.serves_pages(model, get_order(stride), flags)
+    }
+
+    /// Must `kmem_cache_alloc_bulk` serve this many objects of this cache?
+    pub(crate) fn serves_objects(
+        &self,
+        model: &Model,
+        id: CacheId,
+        stride: usize,
+        gfp: GfpFlags,
+        count: usize,
+    ) -> bool {
+        if count <= 1 {
+            return self.serves_object(model, id, stride, gfp);
+        }
+        let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
+        let order = get_order(stride);
+        let of_slab = ((PAGE_SIZE << order) / stride) as u64;
+        let slabs = if order == 0 {
+            self.single_pages(model, flags)
+        } else {
+            u64::from(self.serves_pages(model, order, flags))
+        };
+        // Reclaim makes pages of empty slabs, so that their objects would be counted twice.
+        let cache = self.caches.iter().find(|c| c.id == id).filter(|_| !self.reclaimed);
+        let at_hand = cache.map_or(0, |cache| self.objects_at_hand(model, cache));
+        at_hand + slabs * of_slab >= count as u64
+    }
+
+    /// Must an object of this cache be served from a memory node?
+    pub(crate) fn serves_object_on(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags, node: u8) -> bool {
+        let cache = self.caches.iter().find(|c| c.id == id);
+        let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
+        self.has_object_on(cache, node) || self.serves_pages_on(model, get_order(stride), flags, node)
+    }
+
+    /// Must `kmalloc` serve this size from a memory node?
+    pub(crate) fn serves_kmalloc_on(&self, model: &Model, size: usize, gfp: GfpFlags, node: u8) -> bool {
+        let Some(class) = class_of(size) else {
+            return size == 0 || self.serves_pages_on(model, get_order(size), large_page_flags(gfp), node);
+        };
+        let gfp = class_flags(model, gfp);
+        let cache = self.kmalloc_cache(class, gfp);
+        self.has_object_on(cache, node) || self.serves_pages_on(model, get_order(class), slab_page_flags(gfp), node)
+    }
+
+    fn has_object_on(&self, cache: Option<&CacheInfo>, node: u8) -> bool {
+        let free = cache.and_then(|cache| cache.free_by_node.get(usize::from(node)));
+        !self.reclaimed && free.is_some_and(|&free| free > 0)
+    }
+
+    /// Must a page block of this order be served from a memory node?
+    fn serves_pages_on(&self, model: &Model, order: u8, gfp: GfpFlags, node: u8) -> bool {
+        let rules = ZoneRules::new(model.geometry(), gfp);
+        let zones = self.zones.iter().zip(model.geometry().zones()).enumerate();
+        let mut of_node = zones.filter(|(_, (_, zone))| zone.node.get() == node);
+        of_node.any(|(index, (state, _))| rules.admits(index, order, state))
+    }
+
+    /// The cache of a `kmalloc` class for these flags.
+    fn kmalloc_cache(&self, class: usize, gfp: GfpFlags) -> Option<&CacheInfo> {
+        let prefix = match gfp {
+            _ if gfp.contains(GfpFlags::DMA) => "dma-kmalloc-",
+            _ if gfp.contains(GfpFlags::RECLAIMABLE) => "kmalloc-rcl-",
+            _ => "kmalloc-",
+        };
+        self.caches.iter().find(|c| c.object_size == class && is_of_type(c.name.as_str(), prefix))
     }
 
     /// Must an area of this many pages be served, `own` of them with frames of its own?
@@ -166,9 +228,16 @@ impl Snapshot {
 
     /// Is there a free object that this CPU reaches without a new slab?
     fn has_object(&self, model: &Model, cache: &CacheInfo) -> bool {
-        let others = u64::from(model.geometry().cpus - 1) * 2 * u64::from(cache.sheaf_capacity);
-        let elsewhere = if self.reclaimed { 0 } else { others };
-        cache.free_in_slabs > 0 || cache.in_sheaves > elsewhere
+        self.objects_at_hand(model, cache) > 0
+    }
+
+    /// Free objects that this CPU certainly reaches without a new slab: those in slabs, and of those in sheaves what two
+    /// sheaves of each other CPU and the barns of other nodes cannot hold.
+    fn objects_at_hand(&self, model: &Model, cache: &CacheInfo) -> u64 {
+        let others = u64::from(model.geometry().cpus - 1) * 2;
+        let barns = (model.geometry().nodes().count() as u64).saturating_sub(1) * BARN_SHEAVES;
+        let elsewhere = if self.reclaimed { 0 } else { (others + barns) * u64::from(cache.sheaf_capacity) };
+        cache.free_in_slabs + cache.in_sheaves.saturating_sub(elsewhere)
     }
 }
 
@@ -250,7 +319,8 @@ impl Pins<'_> {
 
     fn is_slab_pinned(&self, pfn: u32, id: CacheId) -> bool {
         let Some(cache) = self.caches.iter().find(|c| c.id == id) else { return true };
-        if cache.name.as_str() == DESCRIPTORS {
+        // Which slabs the objects of prefilled sheaves are from cannot be seen.
+        if cache.name.as_str() == DESCRIPTORS || cache.reserved > 0 {
             return true;
         }
         let first = cache.order.align_down(kmem::Pfn::new(pfn)).as_u32();

@@ -14,6 +14,7 @@ mod coverage;
 mod hash;
 mod macros;
 mod misuse;
+mod objects;
 mod panics;
 mod resolve;
 mod score;

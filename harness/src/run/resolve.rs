@@ -43,6 +43,7 @@ impl Session {
                 self.with_pick(Tiers::GUARDED, pick, |s, addr| s.access(|cx| oracle::touch_guard(cx, addr)))
             }
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
+            Op::CacheDestroy { cache } => self.destroy_cache(cache),
             Op::Audit => self.audit(),
             Op::Wrong { pick, how } => self.misuse(pick, how),
             Op::Interleave { cpu } => {
@@ -132,7 +133,10 @@ impl Session {
 
     /// The call that a plain operation stands for; `None` if it works on something that does not exist.
     fn resolve(&self, op: &Op) -> Option<Call> {
-        self.resolve_allocation(op).or_else(|| self.resolve_on_block(op)).or_else(|| self.resolve_on_machine(op))
+        self.resolve_objects(op)
+            .or_else(|| self.resolve_allocation(op))
+            .or_else(|| self.resolve_on_block(op))
+            .or_else(|| self.resolve_on_machine(op))
     }
 
     fn resolve_allocation(&self, op: &Op) -> Option<Call> {
@@ -242,7 +246,6 @@ impl Session {
                 Call::CacheCreate { spec }
             }
             Op::CacheShrink { cache: n } => Call::CacheShrink { cache: cache(n)? },
-            Op::CacheDestroy { cache: n } => Call::CacheDestroy { cache: cache(n)? },
             Op::SetCpu { cpu } => Call::SetCpu { cpu: cpu % self.model.geometry().cpus.max(1) },
             Op::DrainPages => Call::DrainPages,
             Op::CompactMemory => Call::CompactMemory,

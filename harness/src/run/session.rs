@@ -1,6 +1,7 @@
 //! One run of one trace.
 
 use super::hash::StepHasher;
+use super::objects::return_call;
 use super::{Coverage, RunOptions, RunReport, StepRecord};
 use crate::model::{Block, Model};
 use crate::oracle::{self, Context, Step, Violation};
@@ -98,6 +99,9 @@ impl Session {
     fn free_everything(&mut self) -> Verdict {
         self.audit()?;
         self.free_all()?;
+        while let Some(sheaf) = self.model.sheaves().first().copied() {
+            self.call(return_call(sheaf))?;
+        }
         while let Some(cache) = self.model.pick_cache(0).map(|cache| cache.id) {
             let caches = self.model.caches().len();
             self.call(Call::CacheDestroy { cache })?;
@@ -153,6 +157,9 @@ impl Session {
         let events_before = self.options.keep_log.then(|| events(&*self.guest).to_vec());
         let struck_before = faults_struck(&*self.guest);
         oracle::before_call(&mut self.context(), &call)?;
+        for free in single_frees(&call) {
+            oracle::before_call(&mut self.context(), &free)?;
+        }
         let reply = self.guest.call(&call);
         self.follow_moves()?;
         if reply == Reply::Unsupported {
@@ -192,12 +199,33 @@ impl Session {
     fn judge(&mut self, step: &Step) -> Verdict {
         let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(step), op: self.op };
         oracle::before_update(&mut cx)?;
+        let parts = parts(step);
+        for part in &parts {
+            let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(part), op: self.op };
+            oracle::before_update_of_part(&mut cx)?;
+            cx.model.update(part, cx.subject);
+        }
+        for part in &parts {
+            self.after_part(part)?;
+        }
+        let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(step), op: self.op };
         cx.model.update(step, cx.subject);
         if let Reply::Block { addr, .. } = step.reply
             && let Some(block) = cx.model.block(addr)
         {
             self.coverage.block(block.tier);
         }
+        oracle::after_update(&mut cx)
+    }
+
+    /// All parts are followed before the first one is looked at again: only then the counters agree.
+    fn after_part(&mut self, part: &Step) -> Verdict {
+        if let Reply::Block { addr, .. } = part.reply
+            && let Some(block) = self.model.block(addr)
+        {
+            self.coverage.block(block.tier);
+        }
+        let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(part), op: self.op };
         oracle::after_update(&mut cx)
     }
 
@@ -216,6 +244,21 @@ impl Session {
     pub(super) fn block(&self, addr: u64) -> Option<&Block> {
         self.model.block(addr)
     }
+}
+
+/// The frees for which a call stands.
+fn single_frees(call: &Call) -> Vec<Call> {
+    match call {
+        Call::Objects(call) => call.single_frees(),
+        _ => Vec::new(),
+    }
+}
+
+/// The single calls for which a granted call stood.
+fn parts(step: &Step) -> Vec<Step> {
+    let Call::Objects(call) = &step.call else { return Vec::new() };
+    let part = |(call, reply)| Step { op: step.op, call, reply, fault_struck: step.fault_struck };
+    call.parts(&step.reply).into_iter().map(part).collect()
 }
 
 fn faults_struck(subject: &dyn Subject) -> u64 {

@@ -34,6 +34,11 @@ fn simpler_call(op: &Op) -> Option<Op> {
         Op::KvfreeSensitive { pick } => Some(Op::Kvfree { pick }),
         Op::KmallocArray { n, size, gfp } => Some(Op::Kmalloc { size: n.saturating_mul(size), gfp }),
         Op::KvmallocArray { n, size, gfp } => Some(Op::Kvmalloc { size: n.saturating_mul(size), gfp }),
+        Op::CacheAllocBulk { cache, count: 1, gfp } | Op::CacheAllocNode { cache, gfp, .. } => {
+            Some(Op::CacheAlloc { cache, gfp })
+        }
+        Op::KmallocNode { size, gfp, .. } => Some(Op::Kmalloc { size, gfp }),
+        Op::CacheFreeBulk { pick, count: 1, .. } => Some(Op::CacheFree { pick }),
         Op::AllocPagesBulk { count: 1, gfp } => Some(Op::AllocPages { order: 0, gfp }),
         Op::Burst { count: 1, tier: BurstTier::Kmalloc, size, gfp } => Some(Op::Kmalloc { size, gfp }),
         Op::Burst { count: 1, tier: BurstTier::Vmalloc, size, gfp } => Some(Op::Vmalloc { size, gfp }),
@@ -64,7 +69,7 @@ fn number<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: 
                 [0, old & old.wrapping_neg()].into_iter().filter(|&n| n != old).any(|n| set(search, index, role, n));
         }
         Role::Offset | Role::Length | Role::FreePointer | Role::Capacity => lower(search, index, role, old, &[0, 1]),
-        Role::Page | Role::Flag | Role::Flag2 | Role::Percent | Role::Spare | Role::Frame => {
+        Role::Node | Role::Page | Role::Flag | Role::Flag2 | Role::Percent | Role::Spare | Role::Frame => {
             lower(search, index, role, old, &[0])
         }
     }

@@ -2,6 +2,7 @@
 
 mod moving;
 
+use super::objects::Sheaves;
 use super::{Guest, Spare};
 use crate::machine::{SimMachine, SimPlatform, TlbFlushes};
 use crate::model::caches::CacheSpec;
@@ -23,6 +24,7 @@ pub struct KmemSubject {
     warnings: Vec<Warning>,
     caches_made: u32,
     slots: Vec<Option<Pfn>>,
+    sheaves: Sheaves,
     frames: Vec<Pfn>,
 }
 
@@ -39,7 +41,16 @@ impl KmemSubject {
         let machine = Rc::new(machine);
         let kmem = Kmem::new(SimPlatform::new(Rc::clone(&machine)), geometry, region)?;
         let events = machine.events();
-        Ok(Self { kmem, machine, events, warnings: Vec::new(), caches_made: 0, slots: Vec::new(), frames: Vec::new() })
+        Ok(Self {
+            kmem,
+            machine,
+            events,
+            warnings: Vec::new(),
+            caches_made: 0,
+            slots: Vec::new(),
+            sheaves: Sheaves::default(),
+            frames: Vec::new(),
+        })
     }
 
     /// Boots the allocator on a machine without mistakes.
@@ -184,6 +195,7 @@ impl KmemSubject {
             Call::Purge => self.kmem.vm_unmap_aliases(),
             Call::Reclaim => drop(self.kmem.reclaim()),
             Call::SetCpu { cpu } => self.machine.set_cpu(cpu),
+            Call::Objects(ref call) => return Some(self.sheaves.call(&self.kmem, call)),
             Call::FailNth { point, nth } => self.machine.faults().arm(point, nth),
             _ => return None,
         }

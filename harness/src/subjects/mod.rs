@@ -7,6 +7,7 @@ mod degenerate;
 mod heap;
 mod kmem;
 mod loose;
+mod objects;
 mod twisted;
 
 pub use self::degenerate::{DEGENERATES, Degenerate};

@@ -159,6 +159,7 @@ const fn place(role: Role) -> (usize, usize) {
         Role::Capacity => (6, 2),
         Role::FreePointer => (10, 1),
         Role::Offset => (12, 4),
+        Role::Node => (12, 1),
     }
 }
 
@@ -204,6 +205,7 @@ fn useful_number(role: Role, mode: u8, raw: u64) -> u64 {
         Role::CacheFlags => u64::from(CacheFlags::useful(raw).bits()),
         Role::Offset | Role::Length => interesting::log_uniform(raw, 8),
         Role::FreePointer | Role::Capacity => rarely(raw),
+        Role::Node => raw % 4,
         _ => raw,
     }
 }

@@ -63,11 +63,13 @@ pub enum Role {
     Capacity,
     /// A frame of memory: modulo a few more than there are.
     Frame,
+    /// Which memory node: modulo those that a machine may have.
+    Node,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Order,
         Self::Gfp,
         Self::Pick,
@@ -93,6 +95,7 @@ impl Role {
         Self::FreePointer,
         Self::Capacity,
         Self::Frame,
+        Self::Node,
     ];
 }
 
@@ -445,6 +448,24 @@ operations! {
     FreePagesNolock in Nolock { pick: u16 as Pick };
     /// `report_free_pages` to a host that takes `count` blocks.
     ReportFree in Moving { count: u8 as Count };
+    // Several objects at once, or promised, or of a memory node.
+    /// `kmalloc_node`.
+    KmallocNode in SlabNode { size: u64 as Size, gfp: Gfp as Gfp, node: u8 as Node };
+    /// `kmem_cache_alloc_node`.
+    CacheAllocNode in SlabNode { cache: u16 as Cache, gfp: Gfp as Gfp, node: u8 as Node };
+    /// `kmem_cache_alloc_bulk`.
+    CacheAllocBulk in SlabBulk { cache: u16 as Cache, count: u8 as Count, gfp: Gfp as Gfp };
+    /// `kmem_cache_free_bulk` of up to `count` live objects from the picked one on: of its cache, or of all caches and
+    /// `kmalloc` blocks too.
+    CacheFreeBulk in SlabBulk { pick: u16 as Pick, count: u8 as Count, mixed: bool as Flag };
+    /// `kmem_cache_prefill_sheaf`.
+    PrefillSheaf in Sheaf { cache: u16 as Cache, count: u8 as Count, gfp: Gfp as Gfp };
+    /// `kmem_cache_alloc_from_sheaf`; the pick names a sheaf.
+    AllocFromSheaf in Sheaf { pick: u16 as Pick, gfp: Gfp as Gfp };
+    /// `kmem_cache_refill_sheaf`; the pick names a sheaf.
+    RefillSheaf in Sheaf { pick: u16 as Pick, count: u8 as Count, gfp: Gfp as Gfp };
+    /// `kmem_cache_return_sheaf`; the pick names a sheaf.
+    ReturnSheaf in Sheaf { pick: u16 as Pick };
 }
 
 impl Op {

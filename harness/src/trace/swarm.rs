@@ -90,6 +90,12 @@ groups! {
     Moving,
     /// Pages without waiting for a lock.
     Nolock,
+    /// Objects of a memory node.
+    SlabNode,
+    /// Many objects in one call.
+    SlabBulk,
+    /// Sheaves that are filled beforehand.
+    Sheaf,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.
