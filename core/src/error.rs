@@ -45,6 +45,8 @@ pub enum AllocError {
     Injected(FaultPoint),
     /// No object is left in the prefilled sheaf.
     SheafEmpty,
+    /// What would have served is in use, and the call may not wait for it.
+    WouldBlock,
     /// Not a run of frames of one zone, or one that the flags do not fit.
     BadRange {
         /// The first frame.
@@ -81,6 +83,7 @@ impl fmt::Display for AllocError {
             Self::NoPages { order } => write!(f, "no free block of order {order} above the watermark"),
             Self::NoVirtualSpace { pages } => write!(f, "no gap of {pages} pages in the vmalloc window"),
             Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
+            Self::WouldBlock => f.write_str("what would have served is in use; try again where waiting is allowed"),
             Self::SheafEmpty => f.write_str("no object is left in the prefilled sheaf; refill it"),
             Self::BadRange { start, pages } => {
                 write!(f, "{pages} frames from {start} on are not a range of one zone that fits the flags")
@@ -133,6 +136,8 @@ pub enum FreeError {
         /// The order that the block has.
         found: Order,
     },
+    /// What would take the block is in use, the call may not wait for it, and no more frees can be put off.
+    WouldBlock(VirtAddr),
 }
 
 impl fmt::Display for FreeError {
@@ -149,6 +154,7 @@ impl fmt::Display for FreeError {
                 write!(f, "bytes around {addr} were overwritten; see the report, then free it again")
             }
             Self::Leaked(addr) => write!(f, "the cache of {addr} was destroyed before; free objects first"),
+            Self::WouldBlock(addr) => write!(f, "what takes {addr} is in use; free it where waiting is allowed"),
             Self::WrongOrder { found } => write!(f, "the block has order {found}; free it with that"),
         }
     }
@@ -351,10 +357,10 @@ macro_rules! kinds {
 
 kinds! { AllocError:
     Overflow ZeroSize TooLarge OrderTooLarge BadAlign BadFlags BadAddress NoPages NoVirtualSpace Injected
-    BadRange Busy SheafEmpty
+    BadRange Busy SheafEmpty WouldBlock
 }
 kinds! { FreeError:
-    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked WrongOrder
+    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked WrongOrder WouldBlock
 }
 kinds! { CacheError:
     BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn Busy Injected

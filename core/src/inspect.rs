@@ -155,6 +155,8 @@ pub struct CacheInfo {
     pub num_objs: u64,
     /// Free objects in per-CPU sheaves and the barn.
     pub in_sheaves: u64,
+    /// Objects whose free waits, because everything was in use when they were given back.
+    pub deferred: u64,
     /// The free objects in slabs, by memory node.
     pub free_by_node: [u64; MAX_NODES],
     /// Objects of a debug cache that are neither live nor free: what damage cost.

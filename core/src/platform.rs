@@ -160,6 +160,18 @@ events! {
     SheafPrefilledHit;
     /// A prefilled sheaf was given back.
     SheafReturned;
+    /// A call that may not wait found the sheaves in use.
+    NolockSheafInUse;
+    /// A call that may not wait found the lists of the slabs in use.
+    NolockSlabInUse;
+    /// A call that may not wait was served from the next larger class.
+    NolockNextClass;
+    /// A free that may not wait was put off.
+    NolockDeferred;
+    /// A free that had been put off was done.
+    NolockDrained;
+    /// A free that may not wait could not even be put off.
+    NolockRefused;
 
     "slabs":
     /// A new slab was made.

@@ -49,6 +49,29 @@ impl<P: Platform> Kmem<P> {
         Ok(addr)
     }
 
+    /// Allocates at most 8 KiB in any context, also in one that interrupted the allocator: it waits for nothing and fails
+    /// instead. Of the flags, [`ZERO`](GfpFlags::ZERO), [`ACCOUNT`](GfpFlags::ACCOUNT) and
+    /// [`THISNODE`](GfpFlags::THISNODE) are accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::WouldBlock`] if what would have served is in use, [`AllocError::BadFlags`] for other flags,
+    /// [`AllocError::TooLarge`] above the largest class, [`AllocError::NoPages`].
+    pub fn kmalloc_nolock(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
+        self.slab.kmalloc_nolock(&self.pages, size, gfp, node)
+    }
+
+    /// Frees an object in any context; it waits for nothing. Null and zero-size addresses are ignored. An object that finds
+    /// everything in use is kept aside and freed later.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kfree`], [`FreeError::WrongKind`] for a large block too, and [`FreeError::WouldBlock`] if everything is in
+    /// use and too many frees wait already; nothing is changed then.
+    pub fn kfree_nolock(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        self.slab.kfree_nolock(&self.pages, addr)
+    }
+
     /// [`Self::kmalloc`] of zeroed memory.
     ///
     /// # Errors

@@ -56,6 +56,16 @@ impl Barn {
         true
     }
 
+    /// As [`Self::fill`], if there is room to keep the buffer: then the pool is not needed.
+    pub(super) fn fill_if_kept(&mut self, pool: &SheafPool, main: &mut Sheaf) -> bool {
+        !self.empty.is_full() && self.fill(pool, main)
+    }
+
+    /// As [`Self::store`], if there is an empty buffer in the barn: then the pool is not needed.
+    pub(super) fn store_if_empty(&mut self, pool: &SheafPool, main: &mut Sheaf) -> Stored {
+        if self.empty.iter().next().is_none() { Stored::NoBuffer } else { self.store(pool, main) }
+    }
+
     /// Moves the objects of `main` into an empty buffer and keeps it as a full sheaf.
     pub(super) fn store(&mut self, pool: &SheafPool, main: &mut Sheaf) -> Stored {
         if self.full.is_full() {

@@ -86,7 +86,7 @@ impl SlabLayer {
         // The sheaves come first: no lock may be held while waiting for another CPU's.
         let on_cpus = self.objects_on_cpus(pages, id);
         let (mut in_sheaves, mut inuse, mut objects, mut nr_slabs, mut nr_partial) = (on_cpus, 0, 0, 0, 0);
-        let mut lost = 0;
+        let (mut lost, deferred) = (0, self.nr_deferred(pages, id));
         let mut free_by_node = [0; MAX_NODES];
         for (node, free) in self.nodes_of(id).zip(&mut free_by_node) {
             let node = node.lock();
@@ -101,7 +101,8 @@ impl SlabLayer {
         Some(CacheInfo {
             id: cache,
             name: self.identity(id)?.name,
-            active_objs: inuse.saturating_sub(in_sheaves + lost + self.nr_reserved(id)),
+            active_objs: inuse.saturating_sub(in_sheaves + lost + self.nr_reserved(id) + deferred),
+            deferred,
             reserved: self.nr_reserved(id),
             num_objs: objects,
             in_sheaves,

@@ -13,7 +13,7 @@
 //! I21.1  count <= capacity for each sheaf; a spare is empty or full; a barn has full sheaves on one shelf and empty
 //!        ones on the other
 //! I21.2  each object in a sheaf starts an object of a slab of this cache; its occupancy bit is set, its liveness clear
-//! I21.3  objects in sheaves + reserved, live and lost objects == sum of inuse over the nodes
+//! I21.3  objects in sheaves + reserved, deferred, live and lost objects == sum of inuse over the nodes
 //! I21.4  buffers free + buffers in use == buffers of the pool
 //! ```
 
@@ -92,9 +92,9 @@ impl SlabLayer {
             lost += node.lost;
         }
         if slabs.shape.live != LiveMode::Off {
-            let what = "objects in sheaves, reserved, live and lost of cache";
+            let what = "objects in sheaves, reserved, deferred, live and lost of cache";
             let reserved = if slabs.shape.is_debug() { 0 } else { self.nr_reserved(id) };
-            let found = cached.objects + reserved + sums.live + lost;
+            let found = cached.objects + reserved + self.nr_deferred(pages, id) + sums.live + lost;
             Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, sums.inuse, found)?;
         }
         Ok(cached.buffers)

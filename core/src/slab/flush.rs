@@ -43,6 +43,7 @@ impl SlabLayer {
             // Another CPU freed it since it was verified.
             return Err(FreeError::DoubleFree(addr));
         }
+        self.drain_deferred(pages);
         let cell = self.cell(pages.base.cpu(), id).filter(|_| slabs.shape.capacity > 0);
         let is_near = self.is_near(pages, object);
         if let Some(mut sheaves) = cell.filter(|_| is_near).and_then(|cell| cell.try_local()) {
@@ -100,7 +101,7 @@ impl SlabLayer {
     }
 
     /// Moves the main sheaf's objects into the spare; `false` if there is no spare or it has objects.
-    fn move_main_to_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
+    pub(super) fn move_main_to_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
         let CpuSheaves { main, spare } = sheaves;
         let Some(spare) = spare else { return false };
         let moved = self.pool.with(spare, |spare| {

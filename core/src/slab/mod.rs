@@ -41,6 +41,7 @@ mod leak;
 mod live;
 mod merge;
 mod node;
+mod nolock;
 mod occupancy;
 mod order;
 mod place;
@@ -74,6 +75,7 @@ use debug::{Layout, Sites, Wish};
 use live::{LiveBytes, LiveMap, LiveMode};
 use merge::Numbers;
 use node::{Identity, Node, Slabs};
+use nolock::Deferred;
 use occupancy::Occupancy;
 use order::SlabOrders;
 use prefill::Reserved;
@@ -95,6 +97,7 @@ pub(crate) struct SlabParts {
     pool: SheafPool,
     sites: Sites,
     reserved: Reserved,
+    deferred: Deferred,
 }
 
 impl SlabParts {
@@ -111,6 +114,7 @@ impl SlabParts {
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
             reserved: carver.carve(caches, |_| AtomicU64::new(0)),
+            deferred: Deferred::carve(usize::from(geometry.cpus), carver),
         }
     }
 }
@@ -132,6 +136,8 @@ pub(crate) struct SlabLayer {
     pool: SheafPool,
     /// Objects of each cache in prefilled sheaves.
     reserved: Reserved,
+    /// Frees that wait.
+    deferred: Deferred,
     /// For each node the nearest one that has memory.
     nearest_memory: [usize; MAX_NODES],
     sites: Sites,
@@ -146,7 +152,7 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved, deferred } = parts;
         let layer = Self {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
@@ -155,6 +161,7 @@ impl SlabLayer {
             live: LiveMap::new(&pages.base.frames, live),
             pool,
             reserved,
+            deferred,
             nearest_memory: nearest_memory(geometry),
             sites,
             numbers: SpinLock::new(Numbers::new()),

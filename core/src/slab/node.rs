@@ -201,18 +201,36 @@ impl Node {
 
     /// Gives an object back to its slab. A slab that the cache no longer keeps goes to `discard`.
     pub(super) fn release(&mut self, slabs: &Slabs<'_>, object: PhysAddr, discard: &mut PageList) {
+        let Some(head) = self.put(slabs, object) else { return };
+        if slabs.inuse(head) == 0 && self.partial.len() >= slabs.shape.min_partial() {
+            self.detach(slabs, head, discard);
+        } else {
+            self.note_free(slabs, head);
+        }
+    }
+
+    /// Gives an object back to its slab, which is kept although it may be empty now.
+    pub(super) fn release_kept(&mut self, slabs: &Slabs<'_>, object: PhysAddr) {
+        if let Some(head) = self.put(slabs, object) {
+            self.note_free(slabs, head);
+        }
+    }
+
+    /// Marks an object free in its slab and counts it; returns the slab, which may be on the wrong list now.
+    fn put(&mut self, slabs: &Slabs<'_>, object: PhysAddr) -> Option<Pfn> {
         let (head, index) = slabs.locate(object);
         if !slabs.occupancy.release(head, index) {
             debug_assert!(false, "object {object} of slab {head} is in the slab already");
-            return;
+            return None;
         }
-        let inuse = slabs.inuse(head).saturating_sub(1);
-        slabs.frames.set_inuse(head, inuse as u16);
+        slabs.frames.set_inuse(head, slabs.inuse(head).saturating_sub(1) as u16);
         self.inuse = self.inuse.saturating_sub(1);
-        let was_full = slabs.frames.list(head) == LIST_FULL;
-        if inuse == 0 && self.partial.len() >= slabs.shape.min_partial() {
-            self.detach(slabs, head, discard);
-        } else if was_full {
+        Some(head)
+    }
+
+    /// Moves a slab with a free object from the full list to the partial one's tail.
+    fn note_free(&mut self, slabs: &Slabs<'_>, head: Pfn) {
+        if slabs.frames.list(head) == LIST_FULL {
             self.full.remove(slabs.frames, head);
             self.partial.push_tail(slabs.frames, head);
             slabs.frames.set_list(head, LIST_PARTIAL);

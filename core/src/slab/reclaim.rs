@@ -21,6 +21,7 @@ impl SlabLayer {
         if self.nr_slabs(id) == 0 {
             return 0;
         }
+        self.drain_all_deferred(pages);
         let flush = |cpu| self.with_sheaves(pages, cpu, id, |sheaves| self.flush_sheaves(pages, id, &slabs, sheaves));
         let from_cpus: u64 = self.cpus(pages).filter_map(flush).sum();
         let from_barns: u64 = self.nodes_of(id).map(|node| self.flush_barn(pages, id, &slabs, node)).sum();

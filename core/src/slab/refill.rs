@@ -33,6 +33,7 @@ impl SlabLayer {
         gfp: GfpFlags,
     ) -> Result<PhysAddr, AllocError> {
         let slabs = self.slabs(pages, id).ok_or(AllocError::BadFlags)?;
+        self.drain_deferred(pages);
         let sheaves = self.cell(pages.base.cpu(), id).and_then(|cell| cell.try_local());
         let cached = match sheaves {
             Some(mut sheaves) if slabs.shape.capacity > 0 => {

@@ -100,6 +100,7 @@ impl FakeSubject {
             in_sheaves,
             lost: 0,
             reserved: 0,
+            deferred: 0,
             free_by_node: [free_in_slabs, 0, 0, 0],
             free_in_slabs,
             object_size: size,

@@ -124,16 +124,14 @@ impl Snapshot {
 
     /// Must `kmem_cache_alloc` serve an object of this cache, whose objects are `stride` bytes apart?
     pub(crate) fn serves_object(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags) -> bool {
+        let at_hand = self.slabs_of(model, id).is_some_and(|cache| self.has_object(model, cache));
+        at_hand || self.serves_pages(model, get_order(stride), cache_page_flags(model, id, gfp))
+    }
+
+    /// The slabs in which a cache's objects are.
+    fn slabs_of(&self, model: &Model, id: CacheId) -> Option<&CacheInfo> {
         let root = model.root_of(id);
-        let at_hand = self.caches.iter().find(|c| c.id == root).is_some_and(|cache| self.has_object(model, cache));
-        // The zone is the cache's, whatever the caller's flags say.
-        let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
-        let flags = match model.cache(id).map(|cache| cache.spec.highest_zone(model.geometry())) {
-            Some(ZoneKind::Dma) => flags | GfpFlags::DMA,
-            Some(ZoneKind::Dma32) => flags | GfpFlags::DMA32,
-            _ => flags,
-        };
-        at_hand || self.serves_pages(model, get_order(stride), flags)
+        self.caches.iter().find(|cache| cache.id == root)
     }
 
     /// Must `kmem_cache_alloc_bulk` serve this many objects of this cache?
@@ -148,7 +146,10 @@ impl Snapshot {
         if count <= 1 {
             return self.serves_object(model, id, stride, gfp);
         }
-        let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
+        let flags = cache_page_flags(model, id, gfp);
+        let cache = self.slabs_of(model, id);
+        // A debug cache keeps its objects farther apart.
+        let stride = cache.map_or(stride, |cache| cache.size);
         let order = get_order(stride);
         let of_slab = ((PAGE_SIZE << order) / stride) as u64;
         let slabs = if order == 0 {
@@ -157,16 +158,16 @@ impl Snapshot {
             u64::from(self.serves_pages(model, order, flags))
         };
         // Reclaim makes pages of empty slabs, so that their objects would be counted twice.
-        let cache = self.caches.iter().find(|c| c.id == id).filter(|_| !self.reclaimed);
+        let cache = cache.filter(|_| !self.reclaimed);
         let at_hand = cache.map_or(0, |cache| self.objects_at_hand(model, cache));
         at_hand + slabs * of_slab >= count as u64
     }
 
     /// Must an object of this cache be served from a memory node?
     pub(crate) fn serves_object_on(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags, node: u8) -> bool {
-        let cache = self.caches.iter().find(|c| c.id == id);
-        let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
-        self.has_object_on(cache, node) || self.serves_pages_on(model, get_order(stride), flags, node)
+        let cache = self.slabs_of(model, id);
+        let order = get_order(cache.map_or(stride, |cache| cache.size));
+        self.has_object_on(cache, node) || self.serves_pages_on(model, order, cache_page_flags(model, id, gfp), node)
     }
 
     /// Must `kmalloc` serve this size from a memory node?
@@ -238,6 +239,16 @@ impl Snapshot {
         let barns = (model.geometry().nodes().count() as u64).saturating_sub(1) * BARN_SHEAVES;
         let elsewhere = if self.reclaimed { 0 } else { (others + barns) * u64::from(cache.sheaf_capacity) };
         cache.free_in_slabs + cache.in_sheaves.saturating_sub(elsewhere)
+    }
+}
+
+/// The flags with which a cache asks for the pages of a slab: the zone is the cache's, whatever the caller's flags say.
+fn cache_page_flags(model: &Model, id: CacheId, gfp: GfpFlags) -> GfpFlags {
+    let flags = slab_page_flags(gfp).difference(GfpFlags::DMA);
+    match model.cache(id).map(|cache| cache.spec.highest_zone(model.geometry())) {
+        Some(ZoneKind::Dma) => flags | GfpFlags::DMA,
+        Some(ZoneKind::Dma32) => flags | GfpFlags::DMA32,
+        _ => flags,
     }
 }
 

@@ -10,6 +10,7 @@ mod kmalloc;
 mod merge;
 mod misuse;
 mod nodes;
+mod nolock;
 mod prefill;
 mod random;
 mod sheaves;
