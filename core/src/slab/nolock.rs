@@ -96,7 +96,7 @@ impl SlabLayer {
             return Ok(VirtAddr::ZERO_SIZE);
         }
         let limit = classes::KMALLOC_MAX_CACHE_SIZE.min(self.kmalloc_max);
-        let class = classes::class_of(size).filter(|_| size <= limit);
+        let class = classes::class_of(size).map(classes::Class::get).filter(|_| size <= limit);
         let class = class.ok_or(AllocError::TooLarge { requested: size, limit })?;
         if pages.base.fault(slab_site(class, gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));

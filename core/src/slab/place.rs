@@ -33,8 +33,10 @@ impl SlabLayer {
         gfp: GfpFlags,
         node: NodeId,
     ) -> Result<VirtAddr, AllocError> {
-        let Some(class) = classes::class_of(size) else { return self.kmalloc_large(pages, size, gfp, Some(node)) };
-        let id = self.kmalloc_cache(class.get(), gfp);
+        let Some(class) = classes::class_of(size).map(classes::Class::get) else {
+            return self.kmalloc_large(pages, size, gfp, Some(node));
+        };
+        let id = self.kmalloc_cache(class, gfp);
         if pages.base.fault(slab_site(id, gfp)) {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
