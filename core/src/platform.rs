@@ -171,7 +171,7 @@ events! {
     /// A free that had been put off was done.
     NolockDrained;
     /// A free that may not wait could not even be put off.
-    NolockRefused;
+    NolockFreeRefused;
 
     "slabs":
     /// A new slab was made.

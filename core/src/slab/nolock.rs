@@ -220,7 +220,7 @@ impl SlabLayer {
             return Ok(());
         }
         self.live.mark(slabs.shape.live, object);
-        pages.base.event(Event::NolockRefused);
+        pages.base.event(Event::NolockFreeRefused);
         Err(FreeError::WouldBlock(addr))
     }
 
