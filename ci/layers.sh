@@ -17,7 +17,7 @@ forbid() {
         fi
     done
 }
-for low in addr order numa gfp error fault geometry sync; do forbid $low page base buddy slab paging vmalloc kmem; done
+for low in addr order numa mobility gfp error fault geometry sync; do forbid $low page base buddy slab paging vmalloc kmem; done
 forbid page base buddy slab paging vmalloc kmem
 forbid base buddy slab paging vmalloc kmem
 forbid buddy slab paging vmalloc kmem

@@ -2,6 +2,7 @@
 
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::hardening::{Hardening, SlubDebug};
+use crate::mobility::{CmaArea, MAX_CMA_AREAS, Mobility};
 use crate::numa::{Distances, NodeId};
 use crate::order::{MAX_PAGE_ORDER, Order};
 use crate::platform::CpuId;
@@ -99,6 +100,10 @@ pub struct Geometry {
     pub max_order: Order,
     /// The order of a pageblock, the unit that has a migrate type; at most [`Self::max_order`].
     pub pageblock_order: Order,
+    /// How pages of different mobility are kept apart.
+    pub mobility: Mobility,
+    /// What is set aside for contiguous ranges.
+    pub cma: [CmaArea; MAX_CMA_AREAS],
     /// Where physical address 0 appears in the virtual address space.
     pub direct_map: VirtAddr,
     /// Start of the window in which vmalloc maps; page aligned.
@@ -136,6 +141,8 @@ pub enum GeometryError {
         /// The largest order asked for.
         max: u8,
     },
+    /// The CMA area at this index does not consist of whole pageblocks of one zone.
+    CmaArea(usize),
     /// The vmalloc window is empty, unaligned, overlaps the direct map, or leaves one half of the 48-bit space.
     VmallocWindow,
     /// The direct map is unaligned, covers address 0..=16, or leaves one half of the 48-bit space.
@@ -171,6 +178,7 @@ impl fmt::Display for GeometryError {
             Self::PageblockOrder { pageblock, max } => {
                 write!(f, "pageblock order {pageblock} is above the largest order {max}; lower it")
             }
+            Self::CmaArea(i) => write!(f, "CMA area {i} does not consist of whole pageblocks of one zone"),
             Self::VmallocWindow => f.write_str(
                 "the vmalloc window is empty, not page aligned, overlaps the direct map, or is not within one half of the 48-bit address space",
             ),
@@ -205,6 +213,8 @@ impl Geometry {
             distances: Distances::default(),
             max_order: Order::MAX,
             pageblock_order: Order::new(MAX_PAGE_ORDER - 1).unwrap_or(Order::MAX),
+            mobility: Mobility::Grouped,
+            cma: [CmaArea::NONE; MAX_CMA_AREAS],
             direct_map: VirtAddr::new(0xffff_8880_0000_0000),
             vmalloc_start: VirtAddr::new(0xffff_c900_0000_0000),
             vmalloc_pages: PageCount::new(1 << 33),
@@ -305,6 +315,7 @@ impl Geometry {
             let (pageblock, max) = (self.pageblock_order.get(), self.max_order.get());
             return Err(GeometryError::PageblockOrder { pageblock, max });
         }
+        self.validate_cma()?;
         if !CACHES.contains(&self.max_caches) {
             return Err(GeometryError::Caches(self.max_caches));
         }
@@ -321,6 +332,18 @@ impl Geometry {
             free_from = end;
         }
         Ok(())
+    }
+
+    fn validate_cma(&self) -> Result<(), GeometryError> {
+        let whole_blocks = |area: &CmaArea| {
+            self.pageblock_order.is_aligned(area.start) && area.pages.get().is_multiple_of(self.pageblock_order.pages())
+        };
+        let in_zone = |area: &CmaArea| {
+            let end = area.end();
+            self.zones().iter().any(|zone| zone.start <= area.start && end.is_some() && end <= zone.end())
+        };
+        let bad = |area: &CmaArea| area.pages != PageCount::ZERO && !(whole_blocks(area) && in_zone(area));
+        self.cma.iter().position(bad).map_or(Ok(()), |i| Err(GeometryError::CmaArea(i)))
     }
 
     fn validate_windows(&self) -> Result<(), GeometryError> {
@@ -378,6 +401,16 @@ mod tests {
         assert_eq!(bad(|g| g.vmalloc_start = g.direct_map), GeometryError::VmallocWindow);
         assert_eq!(bad(|g| g.vmalloc_start = VirtAddr::new(0x8000_0000_0000)), GeometryError::VmallocWindow);
         assert_eq!(bad(|g| g.direct_map = VirtAddr::new(0)), GeometryError::DirectMap);
+        fn area(start: u32, pages: u64) -> CmaArea {
+            CmaArea { start: Pfn::new(start), pages: PageCount::new(pages) }
+        }
+        fn order(n: u8) -> Order {
+            Order::new(n).unwrap()
+        }
+        assert_eq!(bad(|g| g.cma[1] = area(0, 512)), GeometryError::CmaArea(1), "beyond the zone");
+        assert_eq!(bad(|g| (g.pageblock_order, g.cma[0]) = (Order::ZERO, area(63, 2))), GeometryError::CmaArea(0));
+        assert_eq!(bad(|g| (g.pageblock_order, g.cma[0]) = (order(2), area(2, 4))), GeometryError::CmaArea(0));
+        assert_eq!(bad(|g| (g.pageblock_order, g.cma[0]) = (order(2), area(4, 6))), GeometryError::CmaArea(0));
         assert_eq!(bad(|g| g.max_caches = 3), GeometryError::Caches(3));
         assert_eq!(bad(|g| g.max_order = Order::ZERO), GeometryError::PageblockOrder { pageblock: 9, max: 0 });
         assert_eq!(Geometry::flat(0).validate(), Err(GeometryError::ZoneSpan(0)));

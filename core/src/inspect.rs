@@ -36,6 +36,12 @@ pub struct ZoneInfo {
     pub low: u64,
     /// The high watermark in pages.
     pub high: u64,
+    /// The promo watermark in pages.
+    pub promo: u64,
+    /// Pages that are on top of each watermark at present.
+    pub boost: u64,
+    /// Pages of the pageblocks in the HIGHATOMIC reserve, in use or free.
+    pub reserved_highatomic: u64,
 }
 
 impl ZoneInfo {
@@ -51,6 +57,9 @@ impl ZoneInfo {
         min: 0,
         low: 0,
         high: 0,
+        promo: 0,
+        boost: 0,
+        reserved_highatomic: 0,
     };
 }
 

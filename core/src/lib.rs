@@ -13,6 +13,7 @@ mod gfp;
 mod hardening;
 mod inspect;
 mod kmem;
+mod mobility;
 mod numa;
 mod order;
 mod page;
@@ -28,7 +29,7 @@ mod vmalloc;
 mod warn;
 
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
-pub use buddy::CompactResult;
+pub use buddy::{CompactResult, MigrateType};
 pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
 pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
@@ -39,10 +40,11 @@ pub use inspect::{
     AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, SLABINFO_HEADER, VmallocEntry, ZoneInfo,
 };
 pub use kmem::Kmem;
+pub use mobility::{CmaArea, MAX_CMA_AREAS, Mobility};
 pub use numa::{Distances, LOCAL_DISTANCE, MAX_NODES, NodeId, REMOTE_DISTANCE};
 pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
-pub use platform::{CpuId, Event, Platform};
+pub use platform::{CpuId, Event, Platform, Shortage};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, Destroyed, LeakedObject, PrefilledSheaf, SlabFlags};
 pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};

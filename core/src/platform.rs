@@ -3,6 +3,7 @@
 use crate::addr::{Pfn, Vpn};
 use crate::bug::SlabBug;
 use crate::fault::FaultSite;
+use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::raw::PhysMem;
 use crate::warn::Warning;
@@ -82,6 +83,64 @@ events! {
     ZoneFallback;
     /// A request fell back to another node.
     NodeFallback;
+    /// A request went on to other zones, or another pass, rather than mix types in a zone.
+    FragmentationAvoided;
+    /// Too little of a pageblock was free or of the wanted type, so that it kept its type.
+    ClaimRefused;
+    /// A zone's watermarks were raised because types had to mix.
+    WatermarkBoosted;
+    /// A single page for an urgent request was given in spite of the boost.
+    BoostIgnored;
+    /// A zone's watermarks were lowered again after reclaim.
+    BoostDropped;
+
+    "migrate types claimed":
+    /// An unmovable request took over a reclaimable pageblock.
+    ClaimUnmovableOfReclaimable;
+    /// An unmovable request took over a movable pageblock.
+    ClaimUnmovableOfMovable;
+    /// A movable request took over a reclaimable pageblock.
+    ClaimMovableOfReclaimable;
+    /// A movable request took over an unmovable pageblock.
+    ClaimMovableOfUnmovable;
+    /// A reclaimable request took over an unmovable pageblock.
+    ClaimReclaimableOfUnmovable;
+    /// A reclaimable request took over a movable pageblock.
+    ClaimReclaimableOfMovable;
+
+    "migrate types stolen":
+    /// An unmovable request took a block of a reclaimable pageblock.
+    StealUnmovableOfReclaimable;
+    /// An unmovable request took a block of a movable pageblock.
+    StealUnmovableOfMovable;
+    /// A movable request took a block of a reclaimable pageblock.
+    StealMovableOfReclaimable;
+    /// A movable request took a block of an unmovable pageblock.
+    StealMovableOfUnmovable;
+    /// A reclaimable request took a block of an unmovable pageblock.
+    StealReclaimableOfUnmovable;
+    /// A reclaimable request took a block of a movable pageblock.
+    StealReclaimableOfMovable;
+
+    "reserves":
+    /// A request was served from below the low watermark.
+    BelowLow;
+    /// A request was served with a right to the reserve below the min watermark.
+    BelowMin;
+    /// A request was served without regard to the watermarks.
+    WatermarkIgnored;
+    /// A pageblock joined the HIGHATOMIC reserve.
+    HighAtomicReserved;
+    /// An urgent request of several pages was served from the HIGHATOMIC reserve.
+    HighAtomicUsed;
+    /// Another request that cannot wait was served from the HIGHATOMIC reserve because there was nothing else.
+    HighAtomicLastResort;
+    /// A pageblock left the HIGHATOMIC reserve.
+    HighAtomicReleased;
+    /// A movable request was served from CMA pageblocks, where most of the free memory is.
+    CmaBalanced;
+    /// A movable request was served from CMA pageblocks because there was nothing else of its type.
+    CmaFallback;
 
     "warnings":
     /// Warned of a block above the largest order.
@@ -245,8 +304,24 @@ events! {
     ReclaimSlab;
     /// Reclaim purged the vmalloc window.
     ReclaimVa;
-    /// A request was refused after reclaim.
-    RefusedAfterReclaim;
+    /// The platform gave memory back.
+    ReclaimPlatform;
+    /// A request that must not fail was refused because it may not wait.
+    NofailMayNotWait;
+    /// A costly `NORETRY` request was refused without reclaim: compaction had no prospect.
+    GaveUpNoProspect;
+    /// A `NORETRY` request was refused after one round.
+    GaveUpNoRetry;
+    /// A costly request was refused after one round.
+    GaveUpCostly;
+    /// A request was refused because nobody had anything left to give back.
+    GaveUpNoProgress;
+    /// A request was refused although there was progress, after all rounds that it has.
+    GaveUpTooManyRounds;
+    /// A request that must not fail was given leave to use the reserve.
+    NofailReserve;
+    /// A request that must not fail was refused: the platform had nothing left to give.
+    NofailUnanswered;
     /// A request that may not wait was refused without reclaim.
     RefusedWithoutReclaim;
 
@@ -291,9 +366,20 @@ events! {
     MovedToLowerZone;
 }
 
+/// What a request lacks that may wait, when the platform is asked to give memory back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shortage {
+    /// A block of this order is wanted.
+    pub order: Order,
+    /// With these flags; without `IO` and `FS` the answer must not start either.
+    pub gfp: GfpFlags,
+    /// How often this request has asked, this time included.
+    pub round: u32,
+}
+
 /// What the library needs from the machine that it runs on.
 ///
-/// All methods take `&self` and must not call back into the allocator. An implementation is safe as long as the
+/// All methods take `&self`; none but [`Self::reclaim`] calls back into the allocator. An implementation is safe as long as the
 /// allocator is used from one thread; to share it between threads see [`SmpPlatform`](crate::SmpPlatform).
 pub trait Platform {
     /// The window through which physical memory is reached: at least as many frames as the zones span.
@@ -348,6 +434,17 @@ pub trait Platform {
     /// held.
     fn slab_bug(&self, bug: &SlabBug) {
         let _ = bug;
+    }
+
+    /// Gives memory back that only the platform can spare, and returns about how many pages that was: shrinks its caches,
+    /// ends a victim, or waits for somebody who frees. Asked in each round of a request that may wait; 0 means that asking
+    /// again is of no use, also to a request that must not fail.
+    ///
+    /// Called with no lock held: unlike the other methods it may call the allocator, with flags without `DIRECT_RECLAIM`
+    /// only, so that it is not asked again meanwhile.
+    fn reclaim(&self, shortage: &Shortage) -> u64 {
+        let _ = shortage;
+        0
     }
 
     /// Hears of an event. The empty hook compiles to nothing.

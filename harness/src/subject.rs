@@ -8,7 +8,7 @@ mod objects;
 pub use objects::{ObjectsCall, SHEAF_ROOM};
 
 use crate::model::caches::CacheSpec;
-use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags};
+use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId};
 
 /// One resolved call: picks have become addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,8 @@ use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, Gf
 pub enum Call {
     /// `alloc_pages`; `order` may be above the largest.
     AllocPages { order: u8, gfp: GfpFlags },
+    /// `alloc_pages_node`; without a node it is that of the calling CPU.
+    AllocPagesNode { order: u8, gfp: GfpFlags, node: Option<NodeId> },
     /// `free_pages` of a block that `alloc_pages` gave.
     FreePages { addr: u64, order: u8 },
     /// `alloc_pages_exact`.
@@ -259,6 +261,8 @@ pub trait WhiteBox {
     fn vmallocinfo(&self) -> Vec<kmem::VmallocEntry>;
     /// Who owns a frame.
     fn frame_kind(&self, pfn: u32) -> kmem::FrameKind;
+    /// The migrate type of the pageblock around a frame; `None` outside all zones.
+    fn pageblock_type(&self, pfn: u32) -> Option<kmem::MigrateType>;
     /// Recounts everything.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use super::PageAllocator;
 use super::migrate::{MigrateType, PCP_TYPES};
 use super::pcp::{HotPages, PcpLists, PerCpuPages, list_index};
 use super::usage::OwnerClass;
+use super::watermark::{AllocFlags, Watermark};
 use super::zone::Zone;
 use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
@@ -121,8 +122,13 @@ impl<P: Platform> PageAllocator<P> {
 
     fn alloc_from_zones(&self, request: &Request, kind: FrameKind) -> Option<Pfn> {
         for pass in self.zonelists.passes(request) {
-            for zone in self.zonelists.zones(request).filter_map(|index| self.zones.get(index)) {
+            for zone in self.zones_of(request) {
+                if self.zonelists.ends_before(request, pass, usize::from(zone.index)) {
+                    break;
+                }
                 let Some(first) = self.alloc_from_zone(zone, request, pass, kind) else { continue };
+                self.reserve_highatomic(zone, first, request.order, pass);
+                self.note_reserve(zone, pass);
                 if zone.node != request.node {
                     self.base.event(Event::NodeFallback);
                 } else if usize::from(zone.index) != request.route.zone() {
@@ -132,6 +138,21 @@ impl<P: Platform> PageAllocator<P> {
             }
         }
         None
+    }
+
+    /// Tells the platform how far down a request has taken a zone.
+    fn note_reserve(&self, zone: &Zone, pass: Pass) {
+        match pass.mark {
+            Watermark::Low => {}
+            Watermark::Ignored => self.base.event(Event::WatermarkIgnored),
+            Watermark::Min if zone.free_pages() < zone.marks.min => self.base.event(Event::BelowMin),
+            Watermark::Min => self.base.event(Event::BelowLow),
+        }
+    }
+
+    /// The zones that a request may use, best first.
+    pub(super) fn zones_of(&self, request: &Request) -> impl Iterator<Item = &Zone> {
+        self.zonelists.zones(request).filter_map(|index| self.zones.get(index))
     }
 
     /// Takes a block from a zone, by way of this CPU's lists if they keep such blocks and nobody else uses them.
@@ -154,16 +175,21 @@ impl<P: Platform> PageAllocator<P> {
         if let (Some(list), Some(pcp)) = (list, pcp)
             && let Some(mut lists) = pcp.cell.try_local()
         {
-            if lists.is_empty(list) {
-                self.refill(zone, request, pass, pcp, &mut lists, list)?;
-            } else {
+            let there = !lists.is_empty(list);
+            if there {
                 self.base.event(Event::PcpHit);
             }
-            let first = self.unpark(pcp, &mut lists, list, request.order, kind)?;
-            if let Some(hot) = hot {
-                self.warm_up(hot, pcp, &mut lists, list);
+            if there || self.refill(zone, request, pass, pcp, &mut lists, list).is_some() {
+                let first = self.unpark(pcp, &mut lists, list, request.order, kind)?;
+                if let Some(hot) = hot {
+                    self.warm_up(hot, pcp, &mut lists, list);
+                }
+                return Some(first);
             }
-            return Some(first);
+            if !pass.rights.contains(AllocFlags::NON_BLOCK) {
+                return None;
+            }
+            // What is left is the HIGHATOMIC reserve, of which lists are never filled.
         }
         self.alloc_past_lists(zone, request, pass, kind)
     }
@@ -174,7 +200,7 @@ impl<P: Platform> PageAllocator<P> {
             if !locked.passes(request, pass) {
                 return None;
             }
-            let block = locked.take(request.order, migrate, pass.nofragment)?;
+            let block = locked.take(request, pass)?;
             self.base.frames.set_migrate(block.first, migrate as u8);
             self.base.frames.claim_block(block.first, block.order, kind);
             zone.ledger.hand_out(kind, block.order.pages());
@@ -201,7 +227,7 @@ impl<P: Platform> PageAllocator<P> {
             let count = self.pcp_pages(self.base.cpu(), usize::from(zone.index));
             let ahead = lists.plan_refill(zone.pcp, order, count, zone.has_plenty());
             let ahead = ahead.min(locked.blocks_ahead(request));
-            let mut next = Some(locked.take(order, migrate, pass.nofragment)?);
+            let mut next = Some(locked.take_ordinary(order, migrate, pass)?);
             let mut fetched = 0;
             while let Some(block) = next {
                 self.park(block.first, order, migrate);

@@ -15,7 +15,6 @@
 use super::PageAllocator;
 use super::migrate::MigrateType;
 use super::relocate::{Occupant, Room};
-use super::watermark::Watermark;
 use super::zone::{FreeAreas, LockedZone, Zone};
 use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
@@ -399,7 +398,7 @@ impl<P: Platform> LockedZone<'_, P> {
     /// because it is fragmented and not because it is full.
     fn suitability(&self, request: &Request) -> Suitability {
         let Request { order, route, .. } = *request;
-        let pass = Pass { mark: Watermark::Min, nofragment: false };
+        let pass = Pass::hurried(request);
         if self.areas.has_for(order, route.migrate()) && self.passes(request, pass) {
             return Suitability::NotNeeded;
         }

@@ -13,6 +13,7 @@ use super::PageAllocator;
 use super::migrate::MigrateType;
 use super::relocate::{Occupant, Room};
 use super::zone::{LockedZone, Zone};
+use super::zonelist::Pass;
 use crate::addr::{PageCount, Pfn};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
@@ -261,7 +262,7 @@ impl<P: Platform> LockedZone<'_, P> {
         if self.zone.free_pages() < kept {
             return None;
         }
-        let block = self.take(order, MigrateType::Movable, false)?;
+        let block = self.take_ordinary(order, MigrateType::Movable, Pass::MOVING)?;
         Some(self.make_room(block))
     }
 

@@ -4,12 +4,13 @@
 //! later requests of the type find the rest of it. If no pageblock can be claimed, it *steals*: one block is
 //! taken and the pageblock keeps its type.
 //!
-//! Two things that Linux does are left out. It raises the watermarks for a while after a claim, to make its background
-//! reclaimer work; there is none here. And it gives up telling types apart on machines of a few pageblocks; here
-//! machines are small on purpose, and their types are kept apart.
+//! Movable requests may use the CMA pageblocks as well, and do so first while most of what is free is there, so that
+//! the rest lasts for those which have no choice.
 
 use super::migrate::MigrateType;
+use super::watermark::AllocFlags;
 use super::zone::{FreeBlock, LockedZone, Place};
+use super::zonelist::{NoFragment, Pass, Request};
 use crate::addr::Pfn;
 use crate::order::Order;
 use crate::page::FrameKind;
@@ -25,23 +26,56 @@ struct BlockUse {
 }
 
 impl<P: Platform> LockedZone<'_, P> {
-    /// Takes a block of this order: the smallest of the own type, else a claimed one, else (unless `nofragment`) a
-    /// stolen one.
-    pub(super) fn take(&mut self, order: Order, wanted: MigrateType, nofragment: bool) -> Option<FreeBlock> {
+    /// Takes a block for a request, where its rights allow and the nearest in type first.
+    pub(super) fn take(&mut self, request: &Request, pass: Pass) -> Option<FreeBlock> {
+        if pass.rights.contains(AllocFlags::HIGHATOMIC)
+            && let Some(block) = self.take_smallest(request.order, MigrateType::HighAtomic)
+        {
+            self.base.event(Event::HighAtomicUsed);
+            return Some(block);
+        }
+        if let Some(block) = self.take_ordinary(request.order, request.route.migrate(), pass) {
+            return Some(block);
+        }
+        // Failing now is worse than failing a larger request later.
+        if !pass.rights.contains(AllocFlags::NON_BLOCK) {
+            return None;
+        }
+        let block = self.take_smallest(request.order, MigrateType::HighAtomic)?;
+        self.base.event(Event::HighAtomicLastResort);
+        Some(block)
+    }
+
+    /// Takes a block of this order: from CMA if that has the most, the smallest of the own type, from CMA, claimed, or
+    /// (unless types may not mix) stolen.
+    pub(super) fn take_ordinary(&mut self, order: Order, wanted: MigrateType, pass: Pass) -> Option<FreeBlock> {
+        let cma = pass.rights.contains(AllocFlags::CMA);
+        if cma && self.areas.free_of[MigrateType::Cma.index()] > self.zone.free_pages() / 2 {
+            if let Some(block) = self.take_smallest(order, MigrateType::Cma) {
+                self.base.event(Event::CmaBalanced);
+                return Some(block);
+            }
+        }
         if let Some(block) = self.take_smallest(order, wanted) {
             return Some(block);
         }
-        self.take_foreign(order, wanted, nofragment)
+        if cma && let Some(block) = self.take_smallest(order, MigrateType::Cma) {
+            self.base.event(Event::CmaFallback);
+            return Some(block);
+        }
+        self.take_foreign(order, wanted, pass.nofragment)
     }
 
     #[cold]
-    fn take_foreign(&mut self, order: Order, wanted: MigrateType, nofragment: bool) -> Option<FreeBlock> {
-        let smallest_claim = if nofragment { order.max(self.blocks.order) } else { order };
+    fn take_foreign(&mut self, order: Order, wanted: MigrateType, nofragment: NoFragment) -> Option<FreeBlock> {
+        let mixing = nofragment == NoFragment::No;
+        let smallest_claim = if mixing { order } else { order.max(self.blocks.order) };
         if let Some(block) = self.claim(order, wanted, smallest_claim) {
             self.base.event(Event::PageblockClaimed);
             return Some(block);
         }
-        if nofragment {
+        if !mixing {
+            self.base.event(Event::FragmentationAvoided);
             return None;
         }
         let block = self.steal(order, wanted)?;
@@ -78,16 +112,20 @@ impl<P: Platform> LockedZone<'_, P> {
         if found >= self.blocks.order {
             let block = self.remove_head(found, theirs)?;
             self.set_type_of(&block, wanted);
+            self.base.event(claim_edge(wanted, theirs));
             return Some(self.split(block, order, wanted));
         }
+        self.raise_boost();
         let first = self.areas.lists[found.index()][theirs.index()].head()?;
         let used = self.block_use(first);
         if used.free + compatible(used, theirs, wanted) < self.blocks.order.pages() / 2 {
+            self.base.event(Event::ClaimRefused);
             return None;
         }
         self.move_free_blocks(first, wanted);
         self.blocks.set(self.zone.block_base, first, wanted);
         self.forget_homes(first);
+        self.base.event(claim_edge(wanted, theirs));
         self.take_smallest(order, wanted)
     }
 
@@ -120,7 +158,7 @@ impl<P: Platform> LockedZone<'_, P> {
     }
 
     /// Moves the free blocks of a pageblock to the wanted type's lists. All are smaller than the pageblock.
-    fn move_free_blocks(&mut self, pfn: Pfn, wanted: MigrateType) {
+    pub(super) fn move_free_blocks(&mut self, pfn: Pfn, wanted: MigrateType) {
         let mut next = 0;
         for pfn in self.pageblock_frames(pfn) {
             let free = self.base.frames.kind(pfn) == FrameKind::Free;
@@ -137,10 +175,35 @@ impl<P: Platform> LockedZone<'_, P> {
         for found in order.up_to(self.base.geometry.max_order) {
             if let Some(theirs) = self.fallback_at(found, wanted) {
                 let block = self.remove_head(found, theirs)?;
+                self.base.event(steal_edge(wanted, theirs));
                 return Some(self.split(block, order, theirs));
             }
         }
         None
+    }
+}
+
+/// The event of a claim: who wanted, and whose pageblock it was.
+fn claim_edge(wanted: MigrateType, theirs: MigrateType) -> Event {
+    match (wanted, theirs) {
+        (MigrateType::Unmovable, MigrateType::Reclaimable) => Event::ClaimUnmovableOfReclaimable,
+        (MigrateType::Unmovable, _) => Event::ClaimUnmovableOfMovable,
+        (MigrateType::Movable, MigrateType::Reclaimable) => Event::ClaimMovableOfReclaimable,
+        (MigrateType::Movable, _) => Event::ClaimMovableOfUnmovable,
+        (_, MigrateType::Unmovable) => Event::ClaimReclaimableOfUnmovable,
+        _ => Event::ClaimReclaimableOfMovable,
+    }
+}
+
+/// The event of a steal: who wanted, and whose block it was.
+fn steal_edge(wanted: MigrateType, theirs: MigrateType) -> Event {
+    match (wanted, theirs) {
+        (MigrateType::Unmovable, MigrateType::Reclaimable) => Event::StealUnmovableOfReclaimable,
+        (MigrateType::Unmovable, _) => Event::StealUnmovableOfMovable,
+        (MigrateType::Movable, MigrateType::Reclaimable) => Event::StealMovableOfReclaimable,
+        (MigrateType::Movable, _) => Event::StealMovableOfUnmovable,
+        (_, MigrateType::Unmovable) => Event::StealReclaimableOfUnmovable,
+        _ => Event::StealReclaimableOfMovable,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::addr::Pfn;
 use crate::geometry::{Geometry, ZoneSpec};
 use crate::gfp::GfpFlags;
 use crate::inspect::MIGRATE_TYPES;
+use crate::mobility::Mobility;
 use crate::order::Order;
 use crate::raw::{Carver, MetaSlice};
 use crate::sync::{AtomicU8, Ordering::Relaxed};
@@ -14,7 +15,7 @@ use crate::sync::{AtomicU8, Ordering::Relaxed};
 /// How the pages of a request behave, and the type of a pageblock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
-pub(crate) enum MigrateType {
+pub enum MigrateType {
     /// Stay where they are until they are freed.
     Unmovable,
     /// May be moved by whoever owns them.
@@ -41,7 +42,8 @@ pub(super) const PCP_TYPES: usize = 3;
 const _: () = assert!(Isolate as usize + 1 == MIGRATE_TYPES);
 
 impl MigrateType {
-    pub(super) const ALL: [Self; MIGRATE_TYPES] = [Unmovable, Movable, Reclaimable, HighAtomic, Cma, Isolate];
+    /// All types, in the order of their numbers.
+    pub const ALL: [Self; MIGRATE_TYPES] = [Unmovable, Movable, Reclaimable, HighAtomic, Cma, Isolate];
 
     /// The type that the flags ask for; `None` if they ask for two.
     pub(super) const fn of(gfp: GfpFlags) -> Option<Self> {
@@ -113,7 +115,8 @@ impl Pageblocks {
         let order = geometry.pageblock_order;
         let count: u32 = geometry.zones().iter().map(|zone| nr_pageblocks(zone, order)).sum();
         // Everything starts movable: a request that is not turns pageblocks over one by one, as few as it needs.
-        let types = carver.carve(count as usize, |_| AtomicU8::new(Movable as u8));
+        let first = if geometry.mobility == Mobility::Mixed { Unmovable } else { Movable };
+        let types = carver.carve(count as usize, |_| AtomicU8::new(first as u8));
         let skips = carver.carve(count as usize, |_| AtomicU8::new(0));
         Self { types, skips, order }
     }

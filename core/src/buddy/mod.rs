@@ -5,6 +5,7 @@
 //! | `zone` | a zone's free areas: split, merge |
 //! | `migrate` `fallback` | migrate types, pageblocks, what happens when a type has run out |
 //! | `watermark` `zonelist` | which zones a request may use, how far down, in which order |
+//! | `highatomic` | the reserve for urgent requests of several pages |
 //! | `pcp` | what a CPU keeps for itself |
 //! | `alloc` `free` | the way of a block between zone, CPU and owner: fast path, slow path, refill, drain |
 //! | `compact` `relocate` | making large blocks by moving movable ones out of the way |
@@ -44,6 +45,7 @@ mod compact;
 mod contig;
 mod fallback;
 mod free;
+mod highatomic;
 mod isolate;
 mod migrate;
 mod nolock;
@@ -60,6 +62,8 @@ mod zonelist;
 
 pub(crate) use self::compact::CompactPriority;
 pub use self::compact::CompactResult;
+pub(crate) use self::highatomic::Release;
+pub use self::migrate::MigrateType;
 use self::migrate::PCP_TYPES;
 use self::migrate::Pageblocks;
 use self::pcp::{HotPages, PerCpuPages};
@@ -126,7 +130,10 @@ impl<P: Platform> PageAllocator<P> {
             for pfn in zone.pfns() {
                 this.base.frames.set_zone(pfn, zone.index);
             }
-            this.locked(zone, |locked| locked.populate());
+            this.locked(zone, |locked| {
+                locked.set_aside();
+                locked.populate();
+            });
         }
         this
     }
@@ -149,6 +156,22 @@ impl<P: Platform> PageAllocator<P> {
     /// A CPU's pages of a zone.
     fn pcp(&self, cpu: CpuId, zone: usize) -> Option<&PerCpuPages> {
         if zone < self.nr_zones { self.pcps.get(cpu.index() * self.nr_zones + zone) } else { None }
+    }
+
+    /// The migrate type of the pageblock around a frame; `None` outside all zones.
+    pub(crate) fn pageblock_type(&self, pfn: Pfn) -> Option<MigrateType> {
+        if self.base.frames.kind(pfn) == FrameKind::Absent {
+            return None;
+        }
+        let zone = self.zones.get(usize::from(self.base.frames.zone(pfn)))?;
+        Some(self.blocks.get(zone.block_base, pfn))
+    }
+
+    /// Lowers the watermarks of all zones to what they are without a boost: reclaim has run.
+    pub(crate) fn drop_boosts(&self) {
+        for zone in self.zones.iter().filter(|zone| zone.boost() > 0) {
+            self.locked(zone, |locked| locked.drop_boost());
+        }
     }
 
     /// The node of a frame's memory; `None` outside all zones.
@@ -215,9 +238,13 @@ impl<P: Platform> PageAllocator<P> {
             min: zone.marks.min,
             low: zone.marks.low,
             high: zone.marks.high,
+            promo: zone.marks.promo,
+            boost: zone.boost(),
+            reserved_highatomic: 0,
         };
         self.locked(zone, |locked| {
             info.free_pages = zone.free_pages();
+            info.reserved_highatomic = locked.areas.reserved_highatomic;
             for (order, lists) in locked.areas.lists.iter().enumerate() {
                 for (migrate, list) in lists.iter().enumerate() {
                     info.free[order] += list.len();

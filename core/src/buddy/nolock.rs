@@ -6,7 +6,6 @@
 
 use super::PageAllocator;
 use super::pcp::{PerCpuPages, list_index};
-use super::watermark::Watermark;
 use super::zone::{LockedZone, Zone};
 use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
@@ -76,11 +75,11 @@ impl<P: Platform> PageAllocator<P> {
             return Some(first);
         }
         self.try_locked(zone, |locked| {
-            let pass = Pass { mark: Watermark::Min, nofragment: false };
+            let pass = Pass::hurried(request);
             if !locked.passes(request, pass) {
                 return None;
             }
-            let block = locked.take(request.order, request.route.migrate(), pass.nofragment)?;
+            let block = locked.take(request, pass)?;
             self.base.frames.set_migrate(block.first, request.route.migrate() as u8);
             self.base.frames.claim_block(block.first, block.order, FrameKind::Pages);
             zone.ledger.hand_out(FrameKind::Pages, block.order.pages());

@@ -1,15 +1,21 @@
 //! Watermarks: how many free pages a zone keeps back, and who may go below.
 //!
 //! ```text
-//! min  = the zone's share of min_free        low = min + step      high = low + step
+//! min  = the zone's share of min_free        low = min + step      high = low + step      promo = high + step
 //! step = max(min / 4, managed / 1000)
+//! boost <= max(pageblock, high * 3 / 2), on top of each of them
 //! ```
 //!
-//! A request looks for a zone above `low` first, then for one above `min`; urgent ones may go below that.
+//! A request looks for a zone above `low` first, then for one above `min`; urgent ones may go below that. The marks are
+//! boosted when a pageblock of mixed types was needed, until reclaim has run: with more pages free that happens less.
+//! Nothing looks at `promo` here: Linux promotes pages of slow memory up to it.
 
+use super::migrate::MigrateType;
 use crate::addr::PAGE_SIZE;
 use crate::geometry::{Geometry, MinFree, ZoneKind, ZoneSpec};
 use crate::gfp::GfpFlags;
+use crate::order::Order;
+use bitflags::bitflags;
 
 /// A zone's watermarks in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +23,43 @@ pub(super) struct Watermarks {
     pub(super) min: u64,
     pub(super) low: u64,
     pub(super) high: u64,
+    pub(super) promo: u64,
+}
+
+bitflags! {
+    /// What an attempt may do that others may not. The names are Linux's (`ALLOC_*`, `mm/internal.h`).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) struct AllocFlags: u8 {
+        /// Half of the min watermark is enough.
+        const MIN_RESERVE = 1 << 0;
+        /// With that, a quarter less; and if all else fails, the HIGHATOMIC reserve.
+        const NON_BLOCK = 1 << 1;
+        /// The HIGHATOMIC reserve first, and a new pageblock for it.
+        const HIGHATOMIC = 1 << 2;
+        /// Pageblocks that are set aside for contiguous ranges.
+        const CMA = 1 << 3;
+
+        /// Any of these makes the HIGHATOMIC reserve count as usable.
+        const RESERVES = Self::MIN_RESERVE.bits() | Self::NON_BLOCK.bits();
+    }
+}
+
+impl AllocFlags {
+    /// What a request may do as long as nobody is in a hurry.
+    pub(super) fn polite(migrate: MigrateType) -> Self {
+        if migrate == MigrateType::Movable { Self::CMA } else { Self::empty() }
+    }
+
+    /// What a request may do once the polite attempt has failed.
+    pub(super) fn entitled(order: Order, gfp: GfpFlags, migrate: MigrateType) -> Self {
+        let mut flags = Self::polite(migrate);
+        flags.set(Self::MIN_RESERVE, gfp.contains(GfpFlags::HIGH));
+        if !gfp.may_block() && !gfp.contains(GfpFlags::NOMEMALLOC) {
+            flags |= Self::NON_BLOCK;
+            flags.set(Self::HIGHATOMIC, order > Order::ZERO && gfp.contains(GfpFlags::HIGH));
+        }
+        flags
+    }
 }
 
 /// Which watermark an attempt must leave standing.
@@ -34,7 +77,7 @@ impl Watermarks {
     /// The watermarks of a zone with `managed` pages whose share of the reserve is `min`.
     pub(super) fn new(min: u64, managed: u64) -> Self {
         let step = (min / 4).max(managed / 1000);
-        Self { min, low: min + step, high: min + 2 * step }
+        Self { min, low: min + step, high: min + 2 * step, promo: min + 3 * step }
     }
 
     /// The watermarks of one zone of a machine.
@@ -43,13 +86,21 @@ impl Watermarks {
         Self::new(zone_min(geometry, zone), managed)
     }
 
-    /// The number of pages that must stay free after a request with these flags; `None` if it may take all.
-    pub(super) fn floor(&self, mark: Watermark, gfp: GfpFlags) -> Option<u64> {
+    /// The number of pages that must stay free after a request with these rights; `None` if it may take all.
+    pub(super) fn floor(&self, mark: Watermark, boost: u64, rights: AllocFlags) -> Option<u64> {
         match mark {
-            Watermark::Low => Some(self.low),
-            Watermark::Min => Some(reserve_rights(self.min, gfp)),
+            Watermark::Low => Some(self.low + boost),
+            Watermark::Min => Some(reserve_rights(self.min + boost, rights)),
             Watermark::Ignored => None,
         }
+    }
+
+    /// The boost after one more request had to mix types in a zone of `managed` pages. Source: `boost_watermark`, Linux 7.2.
+    pub(super) fn boosted(&self, boost: u64, managed: u64, pageblock: u64) -> u64 {
+        if pageblock * 4 > managed || self.high == 0 {
+            return boost;
+        }
+        (boost + pageblock).min((self.high * 3 / 2).max(pageblock))
     }
 }
 
@@ -76,14 +127,13 @@ fn zone_min(geometry: &Geometry, zone: &ZoneSpec) -> u64 {
     }
 }
 
-/// Lowers the min watermark for those who may use the reserve: `HIGH` halves it, and `HIGH` from a caller that cannot
-/// wait takes another quarter off. `NOMEMALLOC` forbids the latter.
-const fn reserve_rights(min: u64, gfp: GfpFlags) -> u64 {
-    if !gfp.contains(GfpFlags::HIGH) {
+/// Lowers the min watermark for those who may use the reserve.
+const fn reserve_rights(min: u64, rights: AllocFlags) -> u64 {
+    if !rights.contains(AllocFlags::MIN_RESERVE) {
         return min;
     }
     let half = min - min / 2;
-    if gfp.may_block() || gfp.contains(GfpFlags::NOMEMALLOC) { half } else { half - half / 4 }
+    if rights.contains(AllocFlags::NON_BLOCK) { half - half / 4 } else { half }
 }
 
 /// Tells whether the request may ignore the watermarks.
@@ -135,7 +185,11 @@ mod tests {
         ] {
             let spec = zone(ZoneKind::Normal, 0, bytes);
             assert_eq!(auto_min_pages(spec.frames.get()) * 4, min_free_kib, "{bytes} bytes");
-            assert_eq!(Watermarks::of(&machine(&[spec]), &spec), Watermarks { min, low, high }, "{bytes} bytes");
+            assert_eq!(
+                Watermarks::of(&machine(&[spec]), &spec),
+                Watermarks { min, low, high, promo: high + (high - low) },
+                "{bytes} bytes"
+            );
         }
     }
 
@@ -182,13 +236,52 @@ mod tests {
     }
 
     #[test]
+    fn only_urgent_requests_of_several_pages_use_the_highatomic_reserve_first() {
+        let has = |order, gfp| {
+            let rights = AllocFlags::entitled(Order::new(order).unwrap(), gfp, MigrateType::Movable);
+            assert!(rights.contains(AllocFlags::CMA));
+            rights.contains(AllocFlags::HIGHATOMIC)
+        };
+        assert!(has(1, GfpFlags::ATOMIC) && !has(0, GfpFlags::ATOMIC) && !has(1, GfpFlags::NOWAIT));
+        assert!(!has(1, GfpFlags::KERNEL | GfpFlags::HIGH) && !has(1, GfpFlags::ATOMIC | GfpFlags::NOMEMALLOC));
+        let unmovable = AllocFlags::entitled(Order::ZERO, GfpFlags::NOWAIT, MigrateType::Unmovable);
+        assert_eq!(unmovable, AllocFlags::NON_BLOCK);
+    }
+
+    #[test]
+    fn a_boost_grows_by_pageblocks_up_to_three_halves_of_high() {
+        let marks = Watermarks::new(400, 0);
+        assert_eq!(marks.high, 600);
+        let boosts: std::vec::Vec<u64> = (0..3)
+            .scan(0, |boost, _| {
+                *boost = marks.boosted(*boost, 1 << 16, 512);
+                Some(*boost)
+            })
+            .collect();
+        assert_eq!(boosts, [512, 900, 900]);
+        assert_eq!(marks.boosted(0, 2047, 512), 0, "a zone of less than four pageblocks");
+        assert_eq!(Watermarks::new(8, 0).boosted(0, 2048, 512), 512, "one pageblock at least");
+        assert_eq!(Watermarks::new(0, 0).boosted(0, 2048, 512), 0, "no reserve, no boost");
+    }
+
+    #[test]
     fn each_right_lowers_the_min_watermark_as_far_as_it_should() {
-        let floor = |gfp| Watermarks::new(1001, 0).floor(Watermark::Min, gfp);
+        let floor = |gfp| {
+            let rights = AllocFlags::entitled(Order::ZERO, gfp, MigrateType::Unmovable);
+            Watermarks::new(1001, 0).floor(Watermark::Min, 0, rights)
+        };
         assert_eq!(floor(GfpFlags::KERNEL), Some(1001));
         assert_eq!(floor(GfpFlags::NOWAIT), Some(1001));
         assert_eq!(floor(GfpFlags::KERNEL | GfpFlags::HIGH), Some(501));
         assert_eq!(floor(GfpFlags::ATOMIC), Some(501 - 125));
         assert_eq!(floor(GfpFlags::ATOMIC | GfpFlags::NOMEMALLOC), Some(501));
+        let marks = Watermarks::new(1000, 0);
+        assert_eq!(
+            marks.floor(Watermark::Low, 7, AllocFlags::MIN_RESERVE),
+            Some(1257),
+            "no right before the last attempt"
+        );
+        assert_eq!(marks.floor(Watermark::Min, 8, AllocFlags::MIN_RESERVE), Some(504), "half of the boosted mark");
         assert!(may_ignore(GfpFlags::MEMALLOC) && !may_ignore(GfpFlags::MEMALLOC | GfpFlags::NOMEMALLOC));
     }
 }

@@ -4,7 +4,7 @@ use super::compact::CompactState;
 use super::migrate::{MigrateType, Pageblocks, nr_pageblocks};
 use super::pcp::PcpLimits;
 use super::usage::{Ledger, OwnerClass};
-use super::watermark::{Watermarks, lowmem_reserve};
+use super::watermark::{AllocFlags, Watermark, Watermarks, lowmem_reserve};
 use super::zonelist::{Pass, Request, ZONE_KINDS};
 use crate::addr::Pfn;
 use crate::base::Base;
@@ -14,7 +14,7 @@ use crate::numa::NodeId;
 use crate::order::{NR_PAGE_ORDERS, Order};
 use crate::page::{FrameKind, PageList, PageStack};
 use crate::platform::{Event, Platform};
-use crate::sync::SpinLock;
+use crate::sync::{AtomicU64, Ordering::Relaxed, SpinLock};
 
 /// A run of frames on one node. All but the free areas and the ledger is fixed when the machine is made.
 pub(super) struct Zone {
@@ -24,6 +24,8 @@ pub(super) struct Zone {
     pub(super) start: Pfn,
     pub(super) frames: u64,
     pub(super) marks: Watermarks,
+    /// Pages on top of each mark; written under the zone's lock.
+    boost: AtomicU64,
     /// Pages kept from requests that could use a higher zone, by the highest kind that they could use.
     pub(super) reserve: [u64; ZONE_KINDS.len()],
     pub(super) pcp: PcpLimits,
@@ -52,6 +54,7 @@ impl Zone {
             start: spec.start,
             frames: spec.frames.get(),
             marks,
+            boost: AtomicU64::new(0),
             reserve: ZONE_KINDS.map(|highest| lowmem_reserve(geometry, spec, highest)),
             pcp: PcpLimits::new(spec.frames.get(), marks.low, cpus_that_share(geometry, spec.node)),
             block_base: blocks_before.wrapping_sub(spec.start.as_u32() >> order.get()),
@@ -77,9 +80,19 @@ impl Zone {
         self.ledger.get(OwnerClass::Free)
     }
 
+    /// Tells whether a block lies in the zone as a whole.
+    pub(super) fn spans(&self, first: Pfn, order: Order) -> bool {
+        first.offset_from(self.start).is_some_and(|offset| offset + order.pages() <= self.frames)
+    }
+
+    /// Pages on top of each watermark at present.
+    pub(super) fn boost(&self) -> u64 {
+        self.boost.load(Relaxed)
+    }
+
     /// Tells whether so much is free that nobody need hurry to give pages back.
     pub(super) fn has_plenty(&self) -> bool {
-        self.free_pages() >= self.marks.high
+        self.free_pages() >= self.marks.high + self.boost()
     }
 }
 
@@ -96,15 +109,37 @@ fn cpus_that_share(geometry: &Geometry, node: NodeId) -> u16 {
 /// ```text
 /// I8.3  bit k of nonempty[t] is set  <=>  lists[k][t] is not empty
 /// I8.4  ledger[Free] == sum over k, t of len(lists[k][t]) * 2^k
+/// I8.5  free_of[t] == sum over k of len(lists[k][t]) * 2^k for the special types t
+/// I8.6  reserved_highatomic == pageblocks of type HIGHATOMIC * their size
 /// ```
 pub(super) struct FreeAreas {
     pub(super) lists: [[PageList; MIGRATE_TYPES]; NR_PAGE_ORDERS],
     pub(super) nonempty: [u16; MIGRATE_TYPES],
+    /// Free pages of each special type; those of the ordinary ones are not counted.
+    pub(super) free_of: [u64; MIGRATE_TYPES],
+    /// Pages of the pageblocks kept for urgent requests of higher orders, in use or free.
+    pub(super) reserved_highatomic: u64,
 }
 
 impl FreeAreas {
-    const EMPTY: Self =
-        Self { lists: [[PageList::EMPTY; MIGRATE_TYPES]; NR_PAGE_ORDERS], nonempty: [0; MIGRATE_TYPES] };
+    const EMPTY: Self = Self {
+        lists: [[PageList::EMPTY; MIGRATE_TYPES]; NR_PAGE_ORDERS],
+        nonempty: [0; MIGRATE_TYPES],
+        free_of: [0; MIGRATE_TYPES],
+        reserved_highatomic: 0,
+    };
+
+    /// Free pages that a request with these rights cannot use.
+    fn unusable(&self, rights: AllocFlags) -> u64 {
+        let mut pages = self.free_of[MigrateType::Isolate.index()];
+        if !rights.intersects(AllocFlags::RESERVES) {
+            pages += self.free_of[MigrateType::HighAtomic.index()];
+        }
+        if !rights.contains(AllocFlags::CMA) {
+            pages += self.free_of[MigrateType::Cma.index()];
+        }
+        pages
+    }
 
     /// The smallest order from `from` on that has a block of this type.
     pub(super) fn smallest(&self, from: Order, migrate: MigrateType) -> Option<Order> {
@@ -153,6 +188,9 @@ impl<P: Platform> LockedZone<'_, P> {
             Place::Tail => list.push_tail(frames, first),
         }
         self.areas.nonempty[migrate.index()] |= 1 << order.get();
+        if !migrate.is_ordinary() {
+            self.areas.free_of[migrate.index()] += order.pages();
+        }
         self.zone.ledger.add(OwnerClass::Free, order.pages());
     }
 
@@ -164,6 +202,9 @@ impl<P: Platform> LockedZone<'_, P> {
         list.remove(frames, first);
         if list.is_empty() {
             self.areas.nonempty[migrate.index()] &= !(1 << order.get());
+        }
+        if !migrate.is_ordinary() {
+            self.areas.free_of[migrate.index()] -= order.pages();
         }
         self.zone.ledger.sub(OwnerClass::Free, order.pages());
         FreeBlock { first, order }
@@ -213,7 +254,8 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// Gives frames back: joins them with their free buddies and puts the result on its list.
     pub(super) fn free(&mut self, first: Pfn, order: Order) {
-        if order > self.blocks.order && self.is_partly_isolated(first, order) {
+        let apart = || self.is_partly_isolated(first, order) || !self.may_be_one(first, order);
+        if order > self.blocks.order && apart() {
             return self.free_by_pageblock(first, order);
         }
         self.free_whole(first, order);
@@ -222,6 +264,14 @@ impl<P: Platform> LockedZone<'_, P> {
     /// As [`Self::free`], for frames whose pageblocks belong together.
     pub(super) fn free_whole(&mut self, first: Pfn, order: Order) {
         let (block, migrate) = self.merge_freed(first, order);
+        let place = self.place_of(&block);
+        self.insert(block, migrate, place);
+    }
+
+    /// Joins a block with its free buddies and puts the result on the list of its pageblock's type.
+    pub(super) fn settle(&mut self, block: FreeBlock) {
+        let migrate = self.block_type(block.first);
+        let block = self.merge(block, migrate);
         let place = self.place_of(&block);
         self.insert(block, migrate, place);
     }
@@ -292,28 +342,85 @@ impl<P: Platform> LockedZone<'_, P> {
     }
 
     /// Tells whether the request leaves the watermark standing and a block large enough exists.
+    ///
+    /// A single page for an urgent caller need not leave the boost standing, which is there for reclaim's sake only.
     pub(super) fn passes(&self, request: &Request, pass: Pass) -> bool {
-        let Some(floor) = self.zone.marks.floor(pass.mark, request.gfp) else { return true };
-        self.spare_above(floor, request).is_some() && self.has_block(request.order)
+        let boost = self.zone.boost();
+        let Some(floor) = self.zone.marks.floor(pass.mark, boost, pass.rights) else { return true };
+        if self.spare_above(floor, request, pass.rights).is_some() {
+            return self.has_block(request.order, pass.rights);
+        }
+        let unboosted = request.order == Order::ZERO
+            && pass.mark == Watermark::Min
+            && pass.rights.contains(AllocFlags::MIN_RESERVE)
+            && boost > 0;
+        let floor = self.zone.marks.floor(pass.mark, 0, pass.rights).filter(|_| unboosted);
+        let passes = floor.is_some_and(|floor| self.spare_above(floor, request, pass.rights).is_some());
+        if passes {
+            self.base.event(Event::BoostIgnored);
+        }
+        passes
     }
 
     /// How many pages are left above `floor` and the pages reserved for others when the request is served; `None` if
     /// that would go below. Exactly at the watermark is too low.
-    fn spare_above(&self, floor: u64, request: &Request) -> Option<u64> {
+    fn spare_above(&self, floor: u64, request: &Request, rights: AllocFlags) -> Option<u64> {
         let reserve = self.zone.reserve.get(request.route.highest()).copied().unwrap_or(0);
-        self.zone.free_pages().checked_sub(request.order.pages() + floor + reserve)
+        let usable = self.zone.free_pages().checked_sub(self.areas.unusable(rights))?;
+        usable.checked_sub(request.order.pages() + floor + reserve)
     }
 
     /// How many blocks may be fetched for a per-CPU list besides the one requested: what is fetched ahead of need
     /// never comes from below the low watermark.
     pub(super) fn blocks_ahead(&self, request: &Request) -> u64 {
-        self.spare_above(self.zone.marks.low, request).unwrap_or(0) >> request.order.get()
+        let polite = AllocFlags::polite(request.route.migrate());
+        self.spare_above(self.zone.marks.low + self.zone.boost(), request, polite).unwrap_or(0) >> request.order.get()
     }
 
-    /// Tells whether an ordinary type has a block of at least this order.
-    fn has_block(&self, order: Order) -> bool {
-        let mut ordinary = MigrateType::ALL.into_iter().filter(|t| t.is_ordinary());
-        ordinary.any(|t| self.areas.smallest(order, t).is_some())
+    /// Tells whether there is a block of at least this order that a request with these rights may use. Of single pages it
+    /// is not asked: those that count as usable are there.
+    fn has_block(&self, order: Order, rights: AllocFlags) -> bool {
+        let usable = |t: &MigrateType| match t {
+            MigrateType::Cma => rights.contains(AllocFlags::CMA),
+            MigrateType::HighAtomic => rights.contains(AllocFlags::HIGHATOMIC),
+            MigrateType::Isolate => false,
+            _ => true,
+        };
+        order == Order::ZERO
+            || MigrateType::ALL.into_iter().filter(usable).any(|t| self.areas.smallest(order, t).is_some())
+    }
+
+    /// Raises the watermarks until reclaim has run.
+    pub(super) fn raise_boost(&self) {
+        let before = self.zone.boost();
+        let after = self.zone.marks.boosted(before, self.zone.frames, self.blocks.order.pages());
+        if after > before {
+            self.zone.boost.store(after, Relaxed);
+            self.base.event(Event::WatermarkBoosted);
+        }
+    }
+
+    /// Lowers the watermarks again: reclaim has run.
+    pub(super) fn drop_boost(&self) {
+        if self.zone.boost.swap(0, Relaxed) > 0 {
+            self.base.event(Event::BoostDropped);
+        }
+    }
+
+    /// Marks the pageblocks that the geometry sets aside; before anything is free.
+    pub(super) fn set_aside(&self) {
+        for area in &self.base.geometry.cma {
+            for pfn in self.zone.pfns().filter(|&pfn| area.contains(pfn) && self.blocks.order.is_aligned(pfn)) {
+                self.blocks.set(self.zone.block_base, pfn, MigrateType::Cma);
+            }
+        }
+    }
+
+    /// Tells whether all pageblocks that a block overlaps may be in one free block.
+    fn may_be_one(&self, first: Pfn, order: Order) -> bool {
+        let migrate = self.block_type(first);
+        let pageblocks = (0..order.pages()).step_by(self.blocks.order.pages() as usize);
+        pageblocks.filter_map(|offset| first.checked_add(offset)).all(|pfn| self.block_type(pfn) == migrate)
     }
 
     /// Puts all frames of the zone on the free lists, in the largest aligned blocks, lowest addresses first in line.
@@ -321,7 +428,8 @@ impl<P: Platform> LockedZone<'_, P> {
         let zone = self.zone;
         let mut offset = 0;
         while let Some(first) = zone.start.checked_add(offset).filter(|_| offset < zone.frames) {
-            let fits = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames - offset;
+            let inside = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames - offset;
+            let fits = |order: &Order| inside(order) && self.may_be_one(first, *order);
             let order = Order::ZERO.up_to(self.base.geometry.max_order).rev().find(fits).unwrap_or(Order::ZERO);
             self.base.frames.set_block_kind(first, order, FrameKind::Free);
             self.insert(FreeBlock { first, order }, self.block_type(first), Place::Tail);

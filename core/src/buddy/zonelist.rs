@@ -5,9 +5,10 @@
 //! of the CPU that makes it.
 
 use super::migrate::{MigrateType, PCP_TYPES};
-use super::watermark::{self, Watermark};
-use crate::geometry::{Geometry, MAX_ZONES, ZoneKind};
+use super::watermark::{self, AllocFlags, Watermark};
+use crate::geometry::{Geometry, MAX_ZONES, ZoneKind, ZoneSpec};
 use crate::gfp::GfpFlags;
+use crate::mobility::Mobility;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::order::Order;
 use crate::page::HOMES;
@@ -71,8 +72,31 @@ pub(super) struct Request {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Pass {
     pub(super) mark: Watermark,
+    pub(super) rights: AllocFlags,
     /// Rather try the next zone than mix types within a pageblock.
-    pub(super) nofragment: bool,
+    pub(super) nofragment: NoFragment,
+}
+
+impl Pass {
+    /// How room is found for a movable block that must go elsewhere.
+    pub(super) const MOVING: Self = Self { mark: Watermark::Min, rights: AllocFlags::CMA, nofragment: NoFragment::No };
+
+    /// The walk in which a request uses its rights and types may mix.
+    pub(super) fn hurried(request: &Request) -> Self {
+        let rights = AllocFlags::entitled(request.order, request.gfp, request.route.migrate());
+        Self { mark: Watermark::Min, rights, nofragment: NoFragment::No }
+    }
+}
+
+/// How far a walk goes to keep types apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NoFragment {
+    /// Types may mix.
+    No,
+    /// Not on the node of the preferred zone, and the walk ends there: nearness matters more.
+    OnNode,
+    /// Nowhere.
+    Everywhere,
 }
 
 /// The flags that decide the route are the lowest five.
@@ -129,8 +153,9 @@ pub(super) struct Zonelists {
     lists: [[ZoneRefs; ZONE_KINDS.len()]; MAX_NODES],
     /// The node of each zone.
     nodes: [NodeId; MAX_ZONES],
-    /// For each zone: whether requests that prefer it walk all zones before they fragment one.
-    nofragment: [bool; MAX_ZONES],
+    /// For each zone: how far requests that prefer it go before they mix types.
+    nofragment: [NoFragment; MAX_ZONES],
+    mobility: Mobility,
 }
 
 pub(super) const ZONE_KINDS: [ZoneKind; 4] = [ZoneKind::Dma, ZoneKind::Dma32, ZoneKind::Normal, ZoneKind::Movable];
@@ -141,11 +166,12 @@ impl Zonelists {
             routes: [[Route::BAD; ROUTES]; MAX_NODES],
             lists: [[ZoneRefs::EMPTY; ZONE_KINDS.len()]; MAX_NODES],
             nodes: [NodeId::ZERO; MAX_ZONES],
-            nofragment: [false; MAX_ZONES],
+            nofragment: [NoFragment::No; MAX_ZONES],
+            mobility: geometry.mobility,
         };
         for (i, zone) in geometry.zones().iter().enumerate() {
             lists.nodes[i] = zone.node;
-            lists.nofragment[i] = zone.kind == ZoneKind::Normal && defers_fragmenting(geometry, zone.node);
+            lists.nofragment[i] = nofragment_of(geometry, zone);
         }
         for node in NodeId::all() {
             lists.lists[node.index()] = ZONE_KINDS.map(|highest| zones_from(geometry, node, highest));
@@ -159,6 +185,7 @@ impl Zonelists {
 
     fn compute_route(&self, node: NodeId, gfp: GfpFlags) -> Route {
         let (Some(highest), Some(migrate)) = (highest_zone(gfp), MigrateType::of(gfp)) else { return Route::BAD };
+        let migrate = if self.mobility == Mobility::Mixed { MigrateType::Unmovable } else { migrate };
         let zone = self.list(node, highest as usize).first().map_or(Route::NO_ZONE, |&i| u16::from(i));
         Route::new(zone, migrate, highest)
     }
@@ -185,15 +212,24 @@ impl Zonelists {
 
     /// The walks that a request makes until one succeeds: politely at first, then with all its rights.
     pub(super) fn passes(&self, request: &Request) -> impl Iterator<Item = Pass> + use<> {
-        let nofragment = self.nofragment.get(request.route.zone()).copied().unwrap_or(false);
+        let nofragment = self.nofragment.get(request.route.zone()).copied().unwrap_or(NoFragment::No);
+        let migrate = request.route.migrate();
+        let entitled = AllocFlags::entitled(request.order, request.gfp, migrate);
         let marks = [
-            Some(Watermark::Low),
-            Some(Watermark::Min),
-            watermark::may_ignore(request.gfp).then_some(Watermark::Ignored),
+            Some((Watermark::Low, AllocFlags::polite(migrate))),
+            Some((Watermark::Min, entitled)),
+            watermark::may_ignore(request.gfp).then_some((Watermark::Ignored, entitled)),
         ];
+        let walks = [Some(nofragment).filter(|&walk| walk != NoFragment::No), Some(NoFragment::No)];
         let pass =
-            move |mark| [nofragment.then_some(Pass { mark, nofragment: true }), Some(Pass { mark, nofragment: false })];
-        marks.into_iter().flatten().flat_map(pass).flatten()
+            move |(mark, rights)| walks.into_iter().flatten().map(move |nofragment| Pass { mark, rights, nofragment });
+        marks.into_iter().flatten().flat_map(pass)
+    }
+
+    /// Tells whether a walk that keeps types apart ends before this zone.
+    pub(super) fn ends_before(&self, request: &Request, pass: Pass, zone: usize) -> bool {
+        let node_of = |zone: usize| self.nodes.get(zone);
+        pass.nofragment == NoFragment::OnNode && node_of(zone) != node_of(request.route.zone())
     }
 }
 
@@ -227,10 +263,16 @@ fn highest_zone(gfp: GfpFlags) -> Option<ZoneKind> {
 }
 
 /// Linux rather uses a lower zone than mix types when all memory is near, or when the node has a DMA32 zone to use.
-fn defers_fragmenting(geometry: &Geometry, node: NodeId) -> bool {
+fn nofragment_of(geometry: &Geometry, preferred: &ZoneSpec) -> NoFragment {
     let zones = geometry.zones();
-    let one_node = zones.iter().all(|z| z.node == node);
-    one_node || zones.iter().any(|z| z.node == node && z.kind == ZoneKind::Dma32)
+    let one_node = || zones.iter().all(|z| z.node == preferred.node);
+    let has_dma32 = || zones.iter().any(|z| z.node == preferred.node && z.kind == ZoneKind::Dma32);
+    match geometry.mobility {
+        Mobility::Defrag => NoFragment::Everywhere,
+        Mobility::Mixed => NoFragment::No,
+        Mobility::Grouped if preferred.kind == ZoneKind::Normal && (one_node() || has_dma32()) => NoFragment::OnNode,
+        Mobility::Grouped => NoFragment::No,
+    }
 }
 
 #[cfg(test)]
@@ -283,7 +325,7 @@ mod tests {
         let lists = Zonelists::new(&zoned(&MACHINE));
         let passes = |gfp| {
             let request = request(&lists, gfp, NodeId::ZERO);
-            lists.passes(&request).map(|p| (p.mark, p.nofragment)).collect::<Vec<_>>()
+            lists.passes(&request).map(|p| (p.mark, p.nofragment != NoFragment::No)).collect::<Vec<_>>()
         };
         let usual = [(Watermark::Low, true), (Watermark::Low, false), (Watermark::Min, true), (Watermark::Min, false)];
         assert_eq!(passes(GfpFlags::KERNEL), usual);

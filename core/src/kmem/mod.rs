@@ -9,6 +9,7 @@ mod memory;
 mod pages;
 mod reclaim;
 mod report;
+mod retry;
 mod slab;
 mod vmalloc;
 

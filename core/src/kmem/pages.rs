@@ -2,6 +2,7 @@
 
 use super::Kmem;
 use crate::addr::{Pfn, VirtAddr};
+use crate::buddy::MigrateType;
 use crate::buddy::Missed;
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
@@ -30,7 +31,7 @@ impl<P: Platform> Kmem<P> {
     #[inline(never)]
     fn alloc_pages_slow(&self, order: Order, gfp: GfpFlags, missed: Missed) -> Result<Pfn, AllocError> {
         let mut missed = missed;
-        self.with_reclaim(gfp, || {
+        self.with_reclaim(gfp, |gfp| {
             self.pages.alloc_missed(order, gfp, core::mem::replace(&mut missed, Missed::NotAsked))
         })
     }
@@ -42,7 +43,12 @@ impl<P: Platform> Kmem<P> {
     ///
     /// As [`Self::alloc_pages`].
     pub fn alloc_pages_node(&self, order: Order, gfp: GfpFlags, node: Option<NodeId>) -> Result<Pfn, AllocError> {
-        self.with_reclaim(gfp, || self.pages.alloc_pages_node(order, gfp, node))
+        self.with_reclaim_on(gfp, node, |gfp| self.pages.alloc_pages_node(order, gfp, node))
+    }
+
+    /// Tells the migrate type of the pageblock around a frame; `None` outside all zones.
+    pub fn pageblock_type(&self, frame: Pfn) -> Option<MigrateType> {
+        self.pages.pageblock_type(frame)
     }
 
     /// Tells which node a frame's memory belongs to; `None` outside all zones.
@@ -66,7 +72,7 @@ impl<P: Platform> Kmem<P> {
     ///
     /// As [`Self::alloc_pages`]; [`AllocError::ZeroSize`] for size 0 and [`AllocError::TooLarge`] above the largest block.
     pub fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-        self.with_reclaim(gfp, || self.pages.alloc_pages_exact(size, gfp))
+        self.with_reclaim(gfp, |gfp| self.pages.alloc_pages_exact(size, gfp))
     }
 
     /// Frees what [`Self::alloc_pages_exact`] gave for the same size.

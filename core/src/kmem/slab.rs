@@ -30,7 +30,7 @@ impl<P: Platform> Kmem<P> {
     #[inline(never)]
     #[track_caller]
     fn kmalloc_slow(&self, size: usize, gfp: GfpFlags, missed: Missed) -> Result<VirtAddr, AllocError> {
-        let addr = self.with_reclaim(gfp, || self.slab.kmalloc_slow(&self.pages, size, gfp, missed))?;
+        let addr = self.with_reclaim(gfp, |gfp| self.slab.kmalloc_slow(&self.pages, size, gfp, missed))?;
         self.slab.stamp(&self.pages, addr, Some(size), Location::caller());
         Ok(addr)
     }
@@ -44,7 +44,7 @@ impl<P: Platform> Kmem<P> {
     #[track_caller]
     pub fn kmalloc_node(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
         let Some(node) = node else { return self.kmalloc(size, gfp) };
-        let addr = self.with_reclaim(gfp, || self.slab.kmalloc_node(&self.pages, size, gfp, node))?;
+        let addr = self.with_reclaim_on(gfp, Some(node), |gfp| self.slab.kmalloc_node(&self.pages, size, gfp, node))?;
         self.slab.stamp(&self.pages, addr, Some(size), Location::caller());
         Ok(addr)
     }
@@ -112,7 +112,7 @@ impl<P: Platform> Kmem<P> {
     /// block is untouched then.
     #[track_caller]
     pub fn krealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        let new = self.with_reclaim(gfp, || self.slab.krealloc(&self.pages, addr, size, gfp))?;
+        let new = self.with_reclaim(gfp, |gfp| self.slab.krealloc(&self.pages, addr, size, gfp))?;
         if new != addr {
             self.slab.stamp(&self.pages, new, Some(size), Location::caller());
         }
@@ -175,7 +175,7 @@ impl<P: Platform> Kmem<P> {
     #[track_caller]
     pub fn kmem_cache_alloc(&self, cache: CacheId, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         let site = Location::caller();
-        self.with_reclaim(gfp, || self.slab.cache_alloc(&self.pages, cache, gfp, site))
+        self.with_reclaim(gfp, |gfp| self.slab.cache_alloc(&self.pages, cache, gfp, site))
     }
 
     /// [`Self::kmem_cache_alloc`] from the memory of `node`, as [`Self::kmalloc_node`].
@@ -191,7 +191,8 @@ impl<P: Platform> Kmem<P> {
         node: Option<NodeId>,
     ) -> Result<VirtAddr, AllocError> {
         let Some(node) = node else { return self.kmem_cache_alloc(cache, gfp) };
-        let addr = self.with_reclaim(gfp, || self.slab.cache_alloc_node(&self.pages, cache, gfp, node))?;
+        let addr =
+            self.with_reclaim_on(gfp, Some(node), |gfp| self.slab.cache_alloc_node(&self.pages, cache, gfp, node))?;
         self.slab.stamp(&self.pages, addr, None, Location::caller());
         Ok(addr)
     }
@@ -230,7 +231,7 @@ impl<P: Platform> Kmem<P> {
         objects: &mut [VirtAddr],
     ) -> Result<(), AllocError> {
         let site = Location::caller();
-        self.with_reclaim(gfp, || self.slab.cache_alloc_bulk(&self.pages, cache, gfp, objects))?;
+        self.with_reclaim(gfp, |gfp| self.slab.cache_alloc_bulk(&self.pages, cache, gfp, objects))?;
         objects.iter().for_each(|&object| self.slab.stamp(&self.pages, object, None, site));
         Ok(())
     }
@@ -259,7 +260,7 @@ impl<P: Platform> Kmem<P> {
         gfp: GfpFlags,
         count: usize,
     ) -> Result<PrefilledSheaf<N>, AllocError> {
-        self.with_reclaim(gfp, || self.slab.prefill_sheaf(&self.pages, cache, gfp, count))
+        self.with_reclaim(gfp, |gfp| self.slab.prefill_sheaf(&self.pages, cache, gfp, count))
     }
 
     /// Makes sure that at least `count` objects are in a sheaf.
@@ -273,7 +274,7 @@ impl<P: Platform> Kmem<P> {
         gfp: GfpFlags,
         count: usize,
     ) -> Result<(), AllocError> {
-        self.with_reclaim(gfp, || self.slab.refill_sheaf(&self.pages, sheaf, gfp, count))
+        self.with_reclaim(gfp, |gfp| self.slab.refill_sheaf(&self.pages, sheaf, gfp, count))
     }
 
     /// Allocates an object from a sheaf. Of the flags, [`ZERO`](GfpFlags::ZERO) matters.

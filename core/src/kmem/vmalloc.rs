@@ -14,7 +14,7 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::ZeroSize`]; [`AllocError::TooLarge`] above the size of memory; exhaustion of pages or addresses.
     pub fn vmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        let answer = self.with_reclaim(gfp, || self.vmalloc.vmalloc(&self.pages, &self.slab, size, gfp));
+        let answer = self.with_reclaim(gfp, |gfp| self.vmalloc.vmalloc(&self.pages, &self.slab, size, gfp));
         if let Err(AllocError::TooLarge { requested, .. }) = answer {
             self.pages.base.warn(gfp, Warning::VmallocFailed { bytes: requested });
         }
@@ -48,7 +48,7 @@ impl<P: Platform> Kmem<P> {
     /// [`AllocError::ZeroSize`] for no frames, [`AllocError::TooLarge`] for more than memory has,
     /// [`AllocError::BadAddress`] for a frame outside memory; exhaustion otherwise.
     pub fn vmap(&self, frames: &[Pfn], gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, || self.vmalloc.vmap(&self.pages, &self.slab, frames, gfp))
+        self.with_reclaim(gfp, |gfp| self.vmalloc.vmap(&self.pages, &self.slab, frames, gfp))
     }
 
     /// Removes a mapping of [`Self::vmap`]. Null is ignored.
@@ -76,7 +76,7 @@ impl<P: Platform> Kmem<P> {
     /// As [`Self::vmalloc`], and [`AllocError::BadAddress`] for anything but the start of a live area; the old area is
     /// untouched then.
     pub fn vrealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, || self.vmalloc.vrealloc(&self.pages, &self.slab, addr, size, gfp))
+        self.with_reclaim(gfp, |gfp| self.vmalloc.vrealloc(&self.pages, &self.slab, addr, size, gfp))
     }
 
     /// Flushes all lazily freed ranges; their addresses and frames can be used again.

@@ -102,7 +102,9 @@ enum Change {
 fn effect(kind: OpKind) -> (Option<usize>, Change) {
     use OpKind as K;
     match kind {
-        K::AllocPages | K::AllocPagesExact | K::AllocPagesBulk | K::Checkerboard => (Some(0), Change::Grow),
+        K::AllocPages | K::AllocPagesNode | K::AllocPagesExact | K::AllocPagesBulk | K::Checkerboard => {
+            (Some(0), Change::Grow)
+        }
         K::FreePages => (Some(0), Change::Shrink),
         K::Kmalloc | K::KmallocArray => (Some(1), Change::Grow),
         K::Kfree | K::KfreeSensitive => (Some(1), Change::Shrink),

@@ -138,7 +138,7 @@ impl Numbers {
             Role::Page => log(rng, 10),
             Role::Frame => rng.random_range(0..=0xffff),
             Role::Cache => log(rng, 4),
-            Role::Node => u64::from(rng.next_u32() & 3),
+            Role::Node => u64::from(rng.next_u32() % 5),
             Role::Cpu | Role::Phase => u64::from(rng.next_u32() & 7),
             Role::Flag | Role::Flag2 | Role::Point | Role::Tier => u64::from(rng.next_u32() & 0xff),
         }

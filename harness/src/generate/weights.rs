@@ -120,7 +120,7 @@ pub(crate) enum Effect {
 pub(crate) const fn effect_of(kind: OpKind) -> Effect {
     use OpKind as K;
     match kind {
-        K::AllocPages | K::AllocPagesExact | K::AllocPagesBulk | K::AllocPagesNolock => {
+        K::AllocPages | K::AllocPagesNode | K::AllocPagesExact | K::AllocPagesBulk | K::AllocPagesNolock => {
             Effect::Allocates(Family::Pages)
         }
         K::Kmalloc | K::KmallocArray | K::KmallocNode => Effect::Allocates(Family::Kmalloc),
@@ -152,7 +152,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::Krealloc => 100,
         K::Vmalloc | K::Vfree => 80,
         K::KmallocArray | K::Kvrealloc | K::Write | K::Read | K::SetCpu => 60,
-        K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
+        K::AllocPagesNode | K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
         K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,
         K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf => 20,
         K::KvmallocArray | K::Vrealloc => 40,

@@ -121,6 +121,11 @@ impl Model {
         self.cpu
     }
 
+    /// The node of the CPU from which calls come.
+    pub fn node_here(&self) -> kmem::NodeId {
+        self.geometry.node_of_cpu(kmem::CpuId::new(self.cpu))
+    }
+
     /// How many blocks of these tiers are live.
     pub fn count(&self, tiers: Tiers) -> usize {
         self.live.count(tiers)
@@ -405,7 +410,7 @@ impl Model {
     /// Which tier serves a new block: by the call, and for `kvmalloc` by the window that the address lies in.
     fn tier_of(&self, call: &Call, addr: u64, requested: usize) -> Tier {
         match call {
-            Call::AllocPages { .. } | Call::AllocPagesNolock { .. } => Tier::Pages,
+            Call::AllocPages { .. } | Call::AllocPagesNode { .. } | Call::AllocPagesNolock { .. } => Tier::Pages,
             Call::AllocPagesExact { .. } => Tier::PagesExact,
             Call::AllocContigRange { .. } | Call::AllocContigPages { .. } => Tier::Contig,
             Call::CacheAlloc { .. } => Tier::Cache,
@@ -512,7 +517,9 @@ pub fn old_address(call: &Call) -> Option<u64> {
 /// Bytes and flags of a request; `None` for calls that ask for nothing and for products that overflow.
 pub fn request(call: &Call) -> Option<(usize, GfpFlags)> {
     match call {
-        Call::AllocPages { order, gfp } => Some((PAGE_SIZE.checked_shl(u32::from(*order))?, *gfp)),
+        Call::AllocPages { order, gfp } | Call::AllocPagesNode { order, gfp, .. } => {
+            Some((PAGE_SIZE.checked_shl(u32::from(*order))?, *gfp))
+        }
         Call::AllocPagesNolock { order } => Some((PAGE_SIZE.checked_shl(u32::from(*order))?, moving::NOLOCK)),
         Call::AllocPagesBulk { gfp, .. } => Some((PAGE_SIZE, *gfp)),
         Call::AllocContigRange { pages, gfp, .. } | Call::AllocContigPages { pages, gfp } => {

@@ -1,6 +1,6 @@
 //! Which zones a request may use and how much it must leave in them, derived again from sections 3.1 and 3.5.
 
-use kmem::{Geometry, GfpFlags, MinFree, NR_PAGE_ORDERS, ZoneKind, ZoneSpec};
+use kmem::{Geometry, GfpFlags, MigrateType, MinFree, Mobility, NR_PAGE_ORDERS, NodeId, ZoneKind, ZoneSpec};
 
 /// The highest kind of zone that these flags allow; `None` if they contradict each other (section 3.1).
 pub fn highest_zone(gfp: GfpFlags) -> Option<ZoneKind> {
@@ -31,7 +31,7 @@ pub fn large_page_flags(gfp: GfpFlags) -> GfpFlags {
     gfp.difference(GfpFlags::DMA32 | GfpFlags::HIGHMEM)
 }
 
-/// One zone's three marks, in pages.
+/// One zone's marks, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Watermarks {
     /// Only reserves are below it.
@@ -40,6 +40,8 @@ pub struct Watermarks {
     pub low: u64,
     /// Reclaim stops here.
     pub high: u64,
+    /// Promotion of pages from slower memory stops here.
+    pub promo: u64,
 }
 
 /// The marks of each zone of the geometry.
@@ -57,9 +59,52 @@ pub fn watermarks(geometry: &Geometry) -> Vec<Watermarks> {
             MinFree::Auto => (low_pages * 4 * 16).isqrt().clamp(128, 262_144) / 4 * managed / low_pages,
         };
         let step = (min / 4).max(managed * 10 / 10_000);
-        Watermarks { min, low: min + step, high: min + 2 * step }
+        Watermarks { min, low: min + step, high: min + 2 * step, promo: min + 3 * step }
     };
     geometry.zones().iter().map(marks).collect()
+}
+
+/// The most by which a zone's marks can be boosted: 150 percent of high, a pageblock at least, and nothing where there are
+/// less than four pageblocks or no reserve (section 3.3, last row).
+pub fn most_boost(geometry: &Geometry, index: usize) -> u64 {
+    let (Some(zone), Some(marks)) = (geometry.zones().get(index), watermarks(geometry).get(index).copied()) else {
+        return 0;
+    };
+    let pageblock = geometry.pageblock_order.pages();
+    if zone.frames.get() < 4 * pageblock || marks.high == 0 { 0 } else { (marks.high * 15_000 / 10_000).max(pageblock) }
+}
+
+/// The most pages in the HIGHATOMIC reserve of a zone: it takes no more pageblocks once it has a hundredth of the zone, and
+/// none if that is less than one (section 3.3).
+pub fn most_highatomic(geometry: &Geometry, zone: &ZoneSpec) -> u64 {
+    let (hundredth, pageblock) = (zone.frames.get() / 100, geometry.pageblock_order.pages());
+    if hundredth < pageblock {
+        return 0;
+    }
+    // One page less than full, it takes a last block, which can be larger than a pageblock.
+    hundredth.next_multiple_of(pageblock) - pageblock + geometry.max_order.pages().max(pageblock)
+}
+
+/// Tells whether a request with these flags may use CMA pageblocks (sections 3.3 and 3.5).
+pub fn may_use_cma(geometry: &Geometry, gfp: GfpFlags) -> bool {
+    gfp.contains(GfpFlags::MOVABLE) && geometry.mobility != Mobility::Mixed
+}
+
+/// Tells whether a request keeps clear of direct reclaim and may use what is kept for such.
+fn is_non_blocking(gfp: GfpFlags) -> bool {
+    !gfp.intersects(GfpFlags::DIRECT_RECLAIM | GfpFlags::NOMEMALLOC)
+}
+
+/// The nodes in the order in which `from` falls back to them: by distance, of equally near ones those above `from` first
+/// (section 3.1).
+pub fn fallback_order(geometry: &Geometry, from: NodeId) -> Vec<NodeId> {
+    let mut order = Vec::new();
+    while let Some(next) = NodeId::all().filter(|node| !order.contains(node)).min_by_key(|&node| {
+        u32::from(geometry.distances.get(from, node)) * 100 + u32::from((node.get() + 4 - from.get()) % 4)
+    }) {
+        order.push(next);
+    }
+    order
 }
 
 /// Pages that zone `index` keeps back from requests that could have used higher zones of its node.
@@ -90,52 +135,159 @@ pub fn reserve_mark(gfp: GfpFlags, min: u64) -> Option<u64> {
     Some(if blocking { half } else { half - half / 4 })
 }
 
-/// Free pages and blocks of one zone, real or imagined.
+/// What a free page's pageblock means for requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Class {
+    /// Any request may use it, if it must.
+    Ordinary,
+    /// The HIGHATOMIC reserve.
+    HighAtomic,
+    /// Set aside for contiguous ranges.
+    Cma,
+}
+
+impl Class {
+    /// The class of a type; `None` for what is out of circulation.
+    pub fn of(migrate: MigrateType) -> Option<Self> {
+        match migrate {
+            MigrateType::Unmovable | MigrateType::Movable | MigrateType::Reclaimable => Some(Self::Ordinary),
+            MigrateType::HighAtomic => Some(Self::HighAtomic),
+            MigrateType::Cma => Some(Self::Cma),
+            MigrateType::Isolate => None,
+        }
+    }
+}
+
+/// Free blocks of one zone, real or imagined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ZoneState {
-    /// Pages in free blocks.
-    pub free_pages: u64,
-    /// Free blocks of each order.
-    pub blocks: [u32; NR_PAGE_ORDERS],
+    /// Free blocks of each class and order.
+    pub blocks: [[u32; NR_PAGE_ORDERS]; 3],
+    /// Pages on top of the marks.
+    pub boost: u64,
+}
+
+impl ZoneState {
+    /// What a zone shows.
+    pub fn of(info: &kmem::ZoneInfo) -> Self {
+        let mut state = Self { boost: info.boost, ..Self::default() };
+        for (migrate, blocks) in MigrateType::ALL.into_iter().zip(info.free_by_type) {
+            if let Some(class) = Class::of(migrate) {
+                state.blocks[class as usize].iter_mut().zip(blocks).for_each(|(sum, n)| *sum += n);
+            }
+        }
+        state
+    }
+
+    /// Pages in the free blocks of a class.
+    pub fn pages(&self, class: Class) -> u64 {
+        self.blocks[class as usize].iter().enumerate().map(|(order, &n)| u64::from(n) << order).sum()
+    }
+
+    /// Tells whether a class has a block of at least this order.
+    pub fn has(&self, class: Class, order: u8) -> bool {
+        self.blocks[class as usize].iter().skip(usize::from(order)).any(|&n| n > 0)
+    }
+}
+
+/// One zone as a request sees it.
+#[derive(Clone, Copy, Debug)]
+struct ZoneRule {
+    marks: Watermarks,
+    reserve: u64,
+    most_boost: u64,
+    node: NodeId,
 }
 
 /// The zones as one request sees them.
 #[derive(Clone, Debug)]
 pub struct ZoneRules {
-    /// Of each zone of the geometry: `None` if the request may not use it, else what it must leave free there,
-    /// `Some(None)` meaning nothing.
-    marks: Vec<Option<Option<u64>>>,
+    gfp: GfpFlags,
+    cma: bool,
+    /// Of each zone of the geometry: `None` if the request may not use it.
+    zones: Vec<Option<ZoneRule>>,
 }
 
 impl ZoneRules {
-    /// Derives them; a request with contradicting flags may use no zone.
-    pub fn new(geometry: &Geometry, gfp: GfpFlags) -> Self {
-        let mark = |(index, (zone, marks)): (usize, (&ZoneSpec, Watermarks))| {
+    /// Derives them for a request made for a node; one with contradicting flags may use no zone.
+    pub fn new(geometry: &Geometry, gfp: GfpFlags, node: NodeId) -> Self {
+        let rule = |(index, (zone, marks)): (usize, (&ZoneSpec, Watermarks))| {
             let highest = highest_zone(gfp).filter(|&highest| zone.kind <= highest)?;
-            Some(reserve_mark(gfp, marks.min).map(|m| m + lowmem_reserve(geometry, index, highest)))
+            if gfp.contains(GfpFlags::THISNODE) && zone.node != node {
+                return None;
+            }
+            let reserve = lowmem_reserve(geometry, index, highest);
+            Some(ZoneRule { marks, reserve, most_boost: most_boost(geometry, index), node: zone.node })
         };
-        Self { marks: geometry.zones().iter().zip(watermarks(geometry)).enumerate().map(mark).collect() }
+        let zones = geometry.zones().iter().zip(watermarks(geometry)).enumerate().map(rule).collect();
+        Self { gfp, cma: may_use_cma(geometry, gfp), zones }
     }
 
     /// The zones that the request may use.
     pub fn eligible(&self) -> impl Iterator<Item = usize> {
-        self.marks.iter().enumerate().filter(|(_, m)| m.is_some()).map(|(i, _)| i)
+        self.zones.iter().enumerate().filter(|(_, m)| m.is_some()).map(|(i, _)| i)
+    }
+
+    fn rule(&self, index: usize) -> Option<&ZoneRule> {
+        self.zones.get(index)?.as_ref()
+    }
+
+    /// Free pages that count for the request: without CMA and the HIGHATOMIC reserve, unless it has a right to them.
+    fn usable(&self, state: &ZoneState, has_rights: bool) -> u64 {
+        let reserves = has_rights && (self.gfp.contains(GfpFlags::HIGH) || is_non_blocking(self.gfp));
+        let optional = [(self.cma, Class::Cma), (reserves, Class::HighAtomic)];
+        let more = optional.into_iter().filter(|(may, _)| *may).map(|(_, class)| state.pages(class));
+        state.pages(Class::Ordinary) + more.sum::<u64>()
     }
 
     /// Tells whether zone `index` must serve a block of this order from this state (section 3.5, "Test").
     pub fn admits(&self, index: usize, order: u8, state: &ZoneState) -> bool {
-        let Some(Some(mark)) = self.marks.get(index) else { return false };
-        let has_block = state.blocks.iter().skip(usize::from(order)).any(|&n| n > 0);
-        let passes = mark.is_none_or(|mark| state.free_pages > mark + (1 << order) - 1);
-        has_block && passes
+        let urgent = is_non_blocking(self.gfp) && (order == 0 || self.gfp.contains(GfpFlags::HIGH));
+        self.passes(index, order, state) && self.has_block(order, state, urgent)
     }
 
-    /// How many single pages zone `index` must give one after another.
+    /// Tells whether zone `index` may serve a block of this order from this state.
+    pub fn may_admit(&self, index: usize, order: u8, state: &ZoneState) -> bool {
+        self.passes(index, order, state) && self.has_block(order, state, is_non_blocking(self.gfp))
+    }
+
+    fn has_block(&self, order: u8, state: &ZoneState, highatomic: bool) -> bool {
+        state.has(Class::Ordinary, order)
+            || (self.cma && state.has(Class::Cma, order))
+            || (highatomic && state.has(Class::HighAtomic, order))
+    }
+
+    fn passes(&self, index: usize, order: u8, state: &ZoneState) -> bool {
+        let Some(rule) = self.rule(index) else { return false };
+        let usable = self.usable(state, true);
+        let above = |boost: u64| {
+            let mark = reserve_mark(self.gfp, rule.marks.min + boost);
+            mark.is_none_or(|mark| usable > mark + rule.reserve + (1 << order) - 1)
+        };
+        // A single page for an urgent caller need not leave the boost standing.
+        above(state.boost) || (order == 0 && self.gfp.contains(GfpFlags::HIGH) && above(0))
+    }
+
+    /// Tells whether zone `index` serves a block of this order in the first attempt, which leaves the low mark standing
+    /// and uses no rights.
+    pub fn admits_politely(&self, index: usize, order: u8, state: &ZoneState) -> bool {
+        let Some(rule) = self.rule(index) else { return false };
+        let mark = rule.marks.low + state.boost + rule.reserve;
+        self.usable(state, false) > mark + (1 << order) - 1 && self.has_block(order, state, false)
+    }
+
+    /// The node of zone `index`, if the request may use it.
+    pub fn node(&self, index: usize) -> Option<NodeId> {
+        self.rule(index).map(|rule| rule.node)
+    }
+
+    /// How many single pages zone `index` must give one after another, however much its marks are boosted meanwhile.
     pub fn single_pages(&self, index: usize, state: &ZoneState) -> u64 {
-        match self.marks.get(index) {
-            Some(Some(mark)) => state.free_pages.saturating_sub(mark.unwrap_or(0)),
-            _ => 0,
-        }
+        let Some(rule) = self.rule(index) else { return 0 };
+        let mark = reserve_mark(self.gfp, rule.marks.min + rule.most_boost).map_or(0, |mark| mark + rule.reserve);
+        let usable = state.pages(Class::Ordinary) + if self.cma { state.pages(Class::Cma) } else { 0 };
+        usable.saturating_sub(mark)
     }
 }
 
@@ -159,7 +311,7 @@ mod tests {
     fn marks_are_the_golden_ones() {
         for (mib, min, low, high) in [(16, 128, 160, 192), (64, 256, 320, 384), (1024, 1024, 1286, 1548)] {
             let marks = watermarks(&Geometry::flat(mib * 256));
-            assert_eq!(marks, [Watermarks { min, low, high }], "{mib} MiB");
+            assert_eq!(marks, [Watermarks { min, low, high, promo: high + (high - low) }], "{mib} MiB");
         }
     }
 
@@ -194,11 +346,12 @@ mod tests {
     fn the_test_fails_at_the_mark_and_passes_above_it() {
         let mut geometry = Geometry::flat(64);
         geometry.min_free = MinFree::Pages(16);
-        let rules = ZoneRules::new(&geometry, GfpFlags::KERNEL);
-        let state = |free_pages, order: usize| {
-            let mut blocks = [0; NR_PAGE_ORDERS];
-            blocks[order] = 1;
-            ZoneState { free_pages, blocks }
+        let rules = ZoneRules::new(&geometry, GfpFlags::KERNEL, NodeId::ZERO);
+        let state = |free_pages: u32, order: usize| {
+            let mut state = ZoneState::default();
+            state.blocks[0][order] = free_pages >> order;
+            state.blocks[0][0] += free_pages % (1 << order);
+            state
         };
         assert!(!rules.admits(0, 0, &state(16, 4)) && rules.admits(0, 0, &state(17, 4)));
         assert!(!rules.admits(0, 2, &state(19, 4)) && rules.admits(0, 2, &state(20, 4)));

@@ -11,7 +11,7 @@ use super::o09_refusal::{ADDRESS_RANGE, FLAGS, ORDER, Reason, ZERO_SIZE};
 use super::scene::{Pins, coalesced};
 use super::{Context, Step};
 use crate::model::Model;
-use crate::model::zones::{highest_zone, lowmem_reserve, watermarks};
+use crate::model::zones::{Class, highest_zone, lowmem_reserve, watermarks};
 use crate::subject::{Call, WhiteBox};
 use kmem::{AllocError, FrameKind, GfpFlags, Order, PAGE_SIZE, Pfn, ZoneSpec};
 use std::ops::Range;
@@ -135,10 +135,13 @@ fn judge_no_room(model: &Model, inside: &dyn WhiteBox, range: &Range<u32>, order
             continue;
         }
         let outside = |frame: u32| number != home || !emptied.contains(&frame);
-        let state = coalesced(zone, geometry.max_order, |f| outside(f) && inside.frame_kind(f) == FrameKind::Free);
-        let has_block = state.blocks.iter().skip(order.index()).any(|&blocks| blocks > 0);
+        let is_free = |f: u32| outside(f) && inside.frame_kind(f) == FrameKind::Free;
+        let class = |f: u32| inside.pageblock_type(f).and_then(Class::of).filter(|_| is_free(f));
+        let state = coalesced(zone, geometry, class);
+        let usable = [Class::Ordinary, Class::Cma];
+        let has_block = usable.iter().any(|&class| state.has(class, order.get()));
         let kept = marks[number].min + lowmem_reserve(geometry, number, own.kind);
-        if has_block && state.free_pages >= kept + order.pages() {
+        if has_block && usable.iter().map(|&class| state.pages(class)).sum::<u64>() >= kept + order.pages() {
             return Err(format!("zone {:?} has room for a block of order {order}", zone.kind));
         }
     }

@@ -24,6 +24,8 @@ pub(crate) struct FakeSubject {
     pub(crate) areas: Vec<VmallocEntry>,
     pub(crate) broken: Option<kmem::Violation>,
     pub(crate) warnings: Vec<kmem::Warning>,
+    /// Frames whose pageblocks are not movable.
+    pub(crate) special: Vec<(std::ops::Range<u32>, kmem::MigrateType)>,
 }
 
 impl FakeSubject {
@@ -45,6 +47,7 @@ impl FakeSubject {
             areas: Vec::new(),
             broken: None,
             warnings: Vec::new(),
+            special: Vec::new(),
             geometry,
         }
     }
@@ -154,6 +157,9 @@ fn zone_info(geometry: &Geometry, blocks: &[(usize, u32)]) -> ZoneInfo {
         min: marks.min,
         low: marks.low,
         high: marks.high,
+        promo: marks.promo,
+        boost: 0,
+        reserved_highatomic: 0,
     }
 }
 
@@ -225,6 +231,11 @@ impl WhiteBox for FakeSubject {
 
     fn frame_kind(&self, pfn: u32) -> FrameKind {
         self.kinds.get(pfn as usize).copied().unwrap_or(FrameKind::Absent)
+    }
+
+    fn pageblock_type(&self, pfn: u32) -> Option<kmem::MigrateType> {
+        let special = self.special.iter().find(|(frames, _)| frames.contains(&pfn));
+        Some(special.map_or(kmem::MigrateType::Movable, |&(_, migrate)| migrate))
     }
 
     fn audit(&self) -> Result<(), kmem::Violation> {

@@ -26,6 +26,7 @@ mod o16_misuse;
 mod o18_warnings;
 mod o20_caches;
 mod pattern;
+mod policy;
 mod scene;
 
 pub use moves::{on_lent, on_move};
@@ -63,6 +64,8 @@ pub(crate) struct Notes {
     pub(crate) lent: Vec<(u64, u8)>,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
+    /// How often each reason of refusal had come up before the call.
+    pub(crate) refusals: [u64; policy::REFUSALS.len()],
 }
 
 /// Names an oracle.

@@ -44,7 +44,9 @@ fn check(cx: &Context<'_>, addr: u64, align: usize) -> Result<(), Violation> {
 fn promise(cx: &Context<'_>, step: &Step, addr: u64) -> usize {
     let requested = cx.model.promised(&step.call).map_or(1, |(n, _)| n);
     match &step.call {
-        Call::AllocPages { .. } | Call::AllocPagesNolock { .. } => PAGE_SIZE << get_order(requested),
+        Call::AllocPages { .. } | Call::AllocPagesNode { .. } | Call::AllocPagesNolock { .. } => {
+            PAGE_SIZE << get_order(requested)
+        }
         Call::AllocContigRange { .. } => PAGE_SIZE,
         Call::AllocContigPages { pages, .. } => {
             if pages.is_power_of_two() {

@@ -70,6 +70,7 @@ fn check_usable(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usab
         (_, Some(old)) => (old.usable, old.usable),
         (
             Call::AllocPages { .. }
+            | Call::AllocPagesNode { .. }
             | Call::AllocPagesNolock { .. }
             | Call::AllocContigRange { .. }
             | Call::AllocContigPages { .. },
@@ -105,7 +106,7 @@ fn check_zone(cx: &Context<'_>, addr: u64, usable: usize, call: &Call, gfp: GfpF
 /// The highest zone in which a block of the direct map may lie.
 fn allowed_zone(cx: &Context<'_>, call: &Call, usable: usize, gfp: GfpFlags) -> Option<ZoneKind> {
     match call {
-        Call::AllocPages { .. } | Call::AllocPagesBulk { .. } => highest_zone(gfp),
+        Call::AllocPages { .. } | Call::AllocPagesNode { .. } | Call::AllocPagesBulk { .. } => highest_zone(gfp),
         Call::AllocPagesNolock { .. } => Some(ZoneKind::Normal),
         Call::AllocPagesExact { .. } => highest_zone(gfp.difference(GfpFlags::HIGHMEM)),
         // The range says where; flags that would say it as well are ignored.

@@ -149,7 +149,7 @@ fn judge_shortage(
         return Err(format!("{call} is a proper request, but was refused with \"{error}\""));
     }
     let found = match gfp.may_block() {
-        true => Snapshot::reclaimed(cx.model, inside),
+        true => Snapshot::reclaimed(cx.model, inside, false),
         false => Snapshot::as_is(cx.model, inside),
     };
     let node = call.node().filter(|_| gfp.contains(GfpFlags::THISNODE));

@@ -12,9 +12,11 @@
 //! [`scene`](super::scene), which also says where it leans to "justified", and by how much. Of a loose subject only one
 //! thing is demanded: with nothing live, a modest request with plain flags is served.
 //!
-//! At the first audit the zones' marks are compared with those of section 3.5.
+//! What the page allocator's policy adds (nodes, reserves, why it gave up) is in [`policy`](super::policy). At the first
+//! audit the zones' marks are compared with those of section 3.5.
 
 use super::contig;
+use super::policy::{check_reserves, insists, judge_node, judge_reclaim, judge_why, page_request, refusal_counts};
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
@@ -33,6 +35,9 @@ impl Oracle for RefusalJustified {
 
     fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
         super::o09_objects::before_call(cx, call);
+        if let Some(inside) = cx.subject.white_box() {
+            cx.model.notes.refusals = refusal_counts(inside);
+        }
         Ok(())
     }
 
@@ -45,20 +50,26 @@ impl Oracle for RefusalJustified {
             Reply::Refused(error) if cx.model.is_tight() => judge_refusal(cx, step, error),
             Reply::Refused(error) => judge_loose_refusal(cx, step, error),
             Reply::Pages(pages) if cx.model.is_tight() && pages.is_empty() => judge_empty_bulk(cx, step),
-            Reply::Block { .. } if cx.model.is_tight() => judge_success(cx, &step.call),
+            Reply::Block { addr, .. } if cx.model.is_tight() => {
+                judge_success(cx, &step.call).and_then(|()| judge_node(cx, &step.call, *addr))
+            }
+            Reply::Done if matches!(step.call, Call::Reclaim) => judge_reclaim(cx),
             _ => Ok(()),
         };
         verdict.map_err(|message| cx.violation(OracleId::O9RefusalJustified, &[], message))
     }
 
     fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        if let Some(inside) = cx.subject.white_box() {
+            check_reserves(inside).map_err(|message| cx.violation(OracleId::O9RefusalJustified, &[], message))?;
+        }
         if std::mem::replace(&mut cx.model.notes.watermarks_checked, true) {
             return Ok(());
         }
         let Some(inside) = cx.subject.white_box() else { return Ok(()) };
         let expected = watermarks(cx.model.geometry());
         for (info, marks) in inside.buddyinfo().zones().iter().zip(expected) {
-            if (info.min, info.low, info.high) != (marks.min, marks.low, marks.high) {
+            if (info.min, info.low, info.high, info.promo) != (marks.min, marks.low, marks.high, marks.promo) {
                 let message = format!("the marks of zone {:?} should be {marks:?}: {info:?}", info.kind);
                 return Err(cx.violation(OracleId::O9RefusalJustified, &[], message));
             }
@@ -108,7 +119,7 @@ pub(super) const ADDRESS_RANGE: Reason = Reason {
 fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
     let largest = model.geometry().max_order.get();
     match *call {
-        Call::AllocPages { order, gfp } => page_reasons(order > largest, gfp),
+        Call::AllocPages { order, gfp } | Call::AllocPagesNode { order, gfp, .. } => page_reasons(order > largest, gfp),
         // Only orders of which CPUs keep lists (section 3.4).
         Call::AllocPagesNolock { order } => {
             let listed = order <= 3 || order == model.geometry().pageblock_order.get();
@@ -244,16 +255,15 @@ fn judge_success(cx: &Context<'_>, call: &Call) -> Result<(), String> {
 
 /// The reserve is for those who have a right to it: without reclaim a block must come from above the watermark.
 fn judge_generosity(cx: &Context<'_>, call: &Call) -> Result<(), String> {
-    let call = match *call {
-        Call::AllocPagesNolock { order } => &Call::AllocPages { order, gfp: GfpFlags::NOMEMALLOC },
-        _ => call,
+    let asked = match *call {
+        Call::AllocPagesNolock { order } => Some((order, GfpFlags::NOMEMALLOC, None)),
+        _ => page_request(call),
     };
-    match (call, &cx.model.notes.before) {
-        (Call::AllocPages { order, gfp }, Some(before)) if !before.may_serve_pages(cx.model, *order, *gfp) => {
-            Err(format!("{call:?} was served from below the watermark"))
-        }
-        _ => Ok(()),
+    let (Some((order, gfp, node)), Some(before)) = (asked, &cx.model.notes.before) else { return Ok(()) };
+    if gfp.may_block() || before.may_serve_pages_on(cx.model, order, gfp, node) {
+        return Ok(());
     }
+    Err(format!("{call:?} was served from below the watermark"))
 }
 
 fn judge_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<(), String> {
@@ -263,7 +273,9 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result<()
     }
     match (&step.call, error) {
         (Call::AllocContigRange { .. } | Call::AllocContigPages { .. }, _) => contig::judge(cx, step, error),
-        (_, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. }) => judge_exhaustion(cx, step, error),
+        (_, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. }) => {
+            judge_exhaustion(cx, step, error).and_then(|()| judge_why(cx, &step.call))
+        }
         _ => Err(format!("{:?} is a proper request, but was refused with \"{error}\"", step.call)),
     }
 }
@@ -304,8 +316,10 @@ fn judge_exhaustion(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result
     if old_block(cx.model, &step.call).is_some_and(|block| size <= room(block)) {
         return Err(format!("{:?} fits the block as it is, but was refused with \"{error}\"", step.call));
     }
+    // Who must not fail may use the reserve in the end.
+    let gfp = if gfp.may_block() && gfp.contains(GfpFlags::NOFAIL) { gfp | GfpFlags::HIGH } else { gfp };
     let found = match &cx.model.notes.before {
-        _ if gfp.may_block() => Snapshot::reclaimed(cx.model, inside),
+        _ if gfp.may_block() => Snapshot::reclaimed(cx.model, inside, insists(&step.call, gfp)),
         Some(before) => before.clone(),
         None => Snapshot::as_is(cx.model, inside),
     };
@@ -336,6 +350,7 @@ fn served_by(
         Call::AllocPages { order, .. } | Call::AllocPagesNolock { order } => {
             found.serves_pages(model, *order, gfp).then_some(block)
         }
+        Call::AllocPagesNode { order, node, .. } => found.serves_pages_on(model, *order, gfp, *node).then_some(block),
         Call::AllocPagesBulk { .. } => found.serves_pages(model, 0, gfp).then_some(block),
         Call::AllocPagesExact { .. } => {
             found.serves_pages(model, get_order(size), gfp.difference(GfpFlags::HIGHMEM)).then_some(block)

@@ -57,15 +57,26 @@ fn snapshot(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
             | Call::KvmallocArray { .. }
             | Call::Kvrealloc { .. }
     );
-    let asked = request(call).filter(|(size, gfp)| !gfp.may_block() && *size > 0);
-    let (size, gfp) = asked?;
+    let (size, gfp) = request(call).filter(|(size, _)| *size > 0)?;
     let inside = cx.subject.white_box()?;
+    let one_block = matches!(call, Call::AllocPages { .. } | Call::AllocPagesNode { .. });
+    if one_block && has_nodes(cx) {
+        return Some(Snapshot::of_blocks(cx.model, inside, false));
+    }
+    if gfp.may_block() {
+        return None;
+    }
     match call {
-        Call::AllocPages { .. } | Call::AllocPagesNolock { .. } if is_short(cx, size, gfp) => {
+        _ if (one_block || matches!(call, Call::AllocPagesNolock { .. })) && is_short(cx, size, gfp) => {
             Some(Snapshot::of_blocks(cx.model, inside, false))
         }
         _ => makes_area.then(|| Snapshot::as_is(cx.model, inside)),
     }
+}
+
+/// Whether a request can fall back to another node.
+fn has_nodes(cx: &Context<'_>) -> bool {
+    cx.model.geometry().nodes().nth(1).is_some()
 }
 
 /// Whether the marks may matter: always in a small zone, else below an eighth of memory.
@@ -90,7 +101,7 @@ fn contiguous_attempt(cx: &Context<'_>, call: &Call) -> Option<Contiguous> {
     let insists = gfp.contains(GfpFlags::RETRY_MAYFAIL);
     let adjusted = if insists { gfp } else { gfp.difference(GfpFlags::DIRECT_RECLAIM) };
     let found = match adjusted.may_block() {
-        true => Snapshot::reclaimed(cx.model, inside),
+        true => Snapshot::reclaimed(cx.model, inside, false),
         false => Snapshot::of_blocks(cx.model, inside, size <= KMALLOC_MAX_CACHE),
     };
     Some(match () {
@@ -158,6 +169,7 @@ fn check_owner(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), String> {
         Call::Vmap { .. } => true,
         _ if cx.model.in_vmalloc_window(addr) => kind == FrameKind::Vmalloc,
         Call::AllocPages { .. }
+        | Call::AllocPagesNode { .. }
         | Call::AllocPagesExact { .. }
         | Call::AllocPagesNolock { .. }
         | Call::AllocContigRange { .. }

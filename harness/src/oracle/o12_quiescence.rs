@@ -6,6 +6,7 @@
 
 use super::scene::coalesced;
 use super::{Context, Oracle, OracleId, Violation};
+use crate::model::zones::{Class, ZoneState};
 use crate::subject::WhiteBox;
 use kmem::{FrameKind, MemInfo};
 
@@ -47,11 +48,13 @@ fn check_lists(inside: &dyn WhiteBox) -> Result<(), String> {
 
 /// The free lists hold the largest blocks that the free frames allow.
 fn check_coalesced(inside: &dyn WhiteBox) -> Result<(), String> {
-    let max_order = inside.geometry().max_order;
+    let class = |pfn| inside.pageblock_type(pfn).and_then(Class::of);
     for (zone, info) in inside.geometry().zones().iter().zip(inside.buddyinfo().zones()) {
-        let expected = coalesced(zone, max_order, |pfn| inside.frame_kind(pfn) == FrameKind::Free);
-        if info.free != expected.blocks {
-            let (found, wanted) = (info.free, expected.blocks);
+        let free_class = |pfn| if inside.frame_kind(pfn) == FrameKind::Free { class(pfn) } else { None };
+        let expected = coalesced(zone, inside.geometry(), free_class);
+        let found = ZoneState::of(info).blocks;
+        if found != expected.blocks {
+            let wanted = expected.blocks;
             return Err(format!("zone {:?} has {found:?} free blocks; coalesced they are {wanted:?}", zone.kind));
         }
     }

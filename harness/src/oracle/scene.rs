@@ -19,10 +19,14 @@
 
 use crate::model::areas::{Span, Window};
 use crate::model::classes::{class_of, get_order, slab_order};
-use crate::model::zones::{ZoneRules, ZoneState, bad_mobility, large_page_flags, slab_page_flags};
+use crate::model::zones::{
+    Class, ZoneRules, ZoneState, bad_mobility, fallback_order, large_page_flags, slab_page_flags,
+};
 use crate::model::{Model, Tiers};
 use crate::subject::WhiteBox;
-use kmem::{AreaKind, CacheId, CacheInfo, FrameKind, GfpFlags, Order, PAGE_SIZE, ZoneKind, ZoneSpec};
+use kmem::{
+    AreaKind, CacheId, CacheInfo, FrameKind, Geometry, GfpFlags, NR_PAGE_ORDERS, NodeId, PAGE_SIZE, ZoneKind, ZoneSpec,
+};
 
 /// The largest order of which every CPU keeps a list, but for that of pageblocks (section 3.4).
 const LARGEST_PCP_ORDER: u8 = 3;
@@ -55,9 +59,8 @@ pub(crate) struct AreaVerdict {
 impl Snapshot {
     /// The moment as it is, for questions about blocks, and with `objects` about objects; not about areas.
     pub(crate) fn of_blocks(model: &Model, inside: &dyn WhiteBox, objects: bool) -> Self {
-        let state = |info: &kmem::ZoneInfo| ZoneState { free_pages: info.free_pages, blocks: info.free };
         let listed = inside.buddyinfo();
-        let zones = listed.zones().iter().map(state).collect();
+        let zones = listed.zones().iter().map(ZoneState::of).collect();
         let pcp = listed.zones().iter().map(|info| info.pcp_pages).collect();
         let caches = if objects { inside.slabinfo() } else { Vec::new() };
         Self { zones, pcp, caches, window: Window::new(model.geometry(), Vec::new()), reclaimed: false }
@@ -71,12 +74,17 @@ impl Snapshot {
         Self { window, ..Self::of_blocks(model, inside, true) }
     }
 
-    /// The moment after an imagined reclaim: every frame that is not pinned is free.
-    pub(crate) fn reclaimed(model: &Model, inside: &dyn WhiteBox) -> Self {
+    /// The moment after an imagined reclaim: every frame that is not pinned is free. For requests that may `insist` the
+    /// HIGHATOMIC reserve is given back as well.
+    pub(crate) fn reclaimed(model: &Model, inside: &dyn WhiteBox, insist: bool) -> Self {
         let caches = inside.slabinfo();
         let pins = Pins { model, inside, caches: &caches };
-        let max_order = model.geometry().max_order;
-        let zone = |zone: &ZoneSpec| coalesced(zone, max_order, |pfn| !pins.is_pinned(pfn));
+        let class = |pfn| match inside.pageblock_type(pfn).and_then(Class::of)? {
+            Class::HighAtomic if insist => Some(Class::Ordinary),
+            class => Some(class),
+        };
+        let free_class = |pfn| if pins.is_pinned(pfn) { None } else { class(pfn) };
+        let zone = |zone: &ZoneSpec| coalesced(zone, model.geometry(), free_class);
         let zones: Vec<ZoneState> = model.geometry().zones().iter().map(zone).collect();
         let window = Window::new(model.geometry(), live_spans(model).collect());
         Self { pcp: vec![0; zones.len()], zones, caches, window, reclaimed: true }
@@ -84,18 +92,44 @@ impl Snapshot {
 
     /// Must a page block of this order be served?
     pub(crate) fn serves_pages(&self, model: &Model, order: u8, gfp: GfpFlags) -> bool {
-        let rules = ZoneRules::new(model.geometry(), gfp);
+        self.serves_pages_on(model, order, gfp, None)
+    }
+
+    /// Must a page block of this order be served to a request made for a node, or for that of the CPU?
+    pub(crate) fn serves_pages_on(&self, model: &Model, order: u8, gfp: GfpFlags, node: Option<NodeId>) -> bool {
+        let rules = ZoneRules::new(model.geometry(), gfp, node.unwrap_or(model.node_here()));
         self.zones.iter().enumerate().any(|(index, state)| rules.admits(index, order, state))
+    }
+
+    /// The first node, in the order in which the request falls back, that serves it in the first attempt; `None` if none
+    /// does.
+    pub(crate) fn polite_node(&self, model: &Model, order: u8, gfp: GfpFlags, node: NodeId) -> Option<NodeId> {
+        let rules = ZoneRules::new(model.geometry(), gfp, node);
+        let admits = |wanted: &NodeId| {
+            let of_node = |&(index, _): &(usize, &ZoneState)| rules.node(index) == Some(*wanted);
+            self.zones
+                .iter()
+                .enumerate()
+                .filter(of_node)
+                .any(|(index, state)| rules.admits_politely(index, order, state))
+        };
+        fallback_order(model.geometry(), node).into_iter().find(admits)
     }
 
     /// Can a page block of this order come from a free block above the watermark, or from a per-CPU list?
     pub(crate) fn may_serve_pages(&self, model: &Model, order: u8, gfp: GfpFlags) -> bool {
+        self.may_serve_pages_on(model, order, gfp, None)
+    }
+
+    /// The same for a request made for a node.
+    pub(crate) fn may_serve_pages_on(&self, model: &Model, order: u8, gfp: GfpFlags, node: Option<NodeId>) -> bool {
         let is_listed = order <= LARGEST_PCP_ORDER || order == model.geometry().pageblock_order.get();
         let parked = |index: usize| is_listed && self.pcp.get(index).is_some_and(|&pages| pages >= 1 << order);
-        let rules = ZoneRules::new(model.geometry(), gfp);
+        let rules = ZoneRules::new(model.geometry(), gfp, node.unwrap_or(model.node_here()));
         // How much of the reserve these flags open can be read in two ways.
         let is_open = gfp.contains(GfpFlags::HIGH | GfpFlags::NOMEMALLOC) || bad_mobility(gfp);
-        is_open || self.serves_pages(model, order, gfp) || rules.eligible().any(parked)
+        let admits = |(index, state): (usize, &ZoneState)| rules.may_admit(index, order, state);
+        is_open || self.zones.iter().enumerate().any(admits) || rules.eligible().any(parked)
     }
 
     /// Can `kmalloc` have an object or a block of this size?
@@ -167,30 +201,24 @@ impl Snapshot {
     pub(crate) fn serves_object_on(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags, node: u8) -> bool {
         let cache = self.slabs_of(model, id);
         let order = get_order(cache.map_or(stride, |cache| cache.size));
-        self.has_object_on(cache, node) || self.serves_pages_on(model, order, cache_page_flags(model, id, gfp), node)
+        self.has_object_on(cache, node)
+            || self.serves_pages_on(model, order, cache_page_flags(model, id, gfp), NodeId::new(node))
     }
 
     /// Must `kmalloc` serve this size from a memory node?
     pub(crate) fn serves_kmalloc_on(&self, model: &Model, size: usize, gfp: GfpFlags, node: u8) -> bool {
         let Some(class) = class_of(size) else {
-            return size == 0 || self.serves_pages_on(model, get_order(size), large_page_flags(gfp), node);
+            return size == 0 || self.serves_pages_on(model, get_order(size), large_page_flags(gfp), NodeId::new(node));
         };
         let gfp = class_flags(model, gfp);
         let cache = self.kmalloc_cache(class, gfp);
-        self.has_object_on(cache, node) || self.serves_pages_on(model, get_order(class), slab_page_flags(gfp), node)
+        self.has_object_on(cache, node)
+            || self.serves_pages_on(model, get_order(class), slab_page_flags(gfp), NodeId::new(node))
     }
 
     fn has_object_on(&self, cache: Option<&CacheInfo>, node: u8) -> bool {
         let free = cache.and_then(|cache| cache.free_by_node.get(usize::from(node)));
         !self.reclaimed && free.is_some_and(|&free| free > 0)
-    }
-
-    /// Must a page block of this order be served from a memory node?
-    fn serves_pages_on(&self, model: &Model, order: u8, gfp: GfpFlags, node: u8) -> bool {
-        let rules = ZoneRules::new(model.geometry(), gfp);
-        let zones = self.zones.iter().zip(model.geometry().zones()).enumerate();
-        let mut of_node = zones.filter(|(_, (_, zone))| zone.node.get() == node);
-        of_node.any(|(index, (state, _))| rules.admits(index, order, state))
     }
 
     /// The cache of a `kmalloc` class for these flags.
@@ -220,7 +248,8 @@ impl Snapshot {
         let readings = [gfp, gfp | GfpFlags::HIGHMEM, slab_page_flags(gfp).difference(GfpFlags::DMA)];
         let has_zone_flags = gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32 | GfpFlags::HIGHMEM | GfpFlags::MOVABLE);
         let readings = if has_zone_flags { &readings[..] } else { &readings[..1] };
-        let rules: Vec<ZoneRules> = readings.iter().map(|&flags| ZoneRules::new(model.geometry(), flags)).collect();
+        let rule = |&flags: &GfpFlags| ZoneRules::new(model.geometry(), flags, model.node_here());
+        let rules: Vec<ZoneRules> = readings.iter().map(rule).collect();
         let of_zone = |(index, state): (usize, &ZoneState)| {
             rules.iter().map(|rules| rules.single_pages(index, state)).min().unwrap_or(0)
         };
@@ -281,29 +310,30 @@ fn live_spans(model: &Model) -> impl Iterator<Item = Span> {
     })
 }
 
-/// Free pages and blocks of a zone if exactly these frames are free and everything is coalesced.
-pub(crate) fn coalesced(zone: &ZoneSpec, max_order: Order, is_free: impl Fn(u32) -> bool) -> ZoneState {
+/// Free blocks of a zone if exactly the frames that have a class are free, and everything is coalesced: blocks of one class
+/// only, because that is what pageblocks have.
+pub(crate) fn coalesced(zone: &ZoneSpec, geometry: &Geometry, free_class: impl Fn(u32) -> Option<Class>) -> ZoneState {
     let mut state = ZoneState::default();
-    let mut run = 0u64;
+    let mut run = (0u64, None);
     let (start, end) = (u64::from(zone.start.as_u32()), u64::from(zone.start.as_u32()) + zone.frames.get());
     for frame in start..=end {
-        if frame < end && is_free(frame as u32) {
-            run += 1;
-        } else {
-            add_run(&mut state, frame - run, frame, max_order);
-            run = 0;
+        let class = if frame < end { free_class(frame as u32) } else { None };
+        if class != run.1 || frame == end {
+            if let Some(class) = run.1 {
+                add_run(&mut state.blocks[class as usize], run.0, frame, geometry.max_order.get());
+            }
+            run = (frame, class);
         }
     }
     state
 }
 
 /// Adds the largest aligned blocks that make up the free frames `[from, to)`.
-fn add_run(state: &mut ZoneState, mut from: u64, to: u64, max_order: Order) {
-    state.free_pages += to - from;
+fn add_run(blocks: &mut [u32; NR_PAGE_ORDERS], mut from: u64, to: u64, max_order: u8) {
     while from < to {
-        let aligned = if from == 0 { u32::from(max_order.get()) } else { from.trailing_zeros() };
-        let order = aligned.min((to - from).ilog2()).min(u32::from(max_order.get()));
-        state.blocks[order as usize] += 1;
+        let aligned = if from == 0 { u32::from(max_order) } else { from.trailing_zeros() };
+        let order = aligned.min((to - from).ilog2()).min(u32::from(max_order));
+        blocks[order as usize] += 1;
         from += 1 << order;
     }
 }
@@ -355,9 +385,14 @@ mod tests {
             start: Pfn::new(3),
             frames: PageCount::new(30),
         };
-        let state = coalesced(&zone, Order::new(3).unwrap(), |f| f != 20);
+        let mut geometry = Geometry::flat(64);
+        geometry.max_order = kmem::Order::new(3).unwrap();
+        let state = coalesced(&zone, &geometry, |f| (f != 20).then_some(Class::Ordinary));
         // 3 | 4-7 | 8-15 | 16-19 | 21 | 22-23 | 24-31 | 32
-        assert_eq!((state.free_pages, state.blocks[..5].to_vec()), (29, vec![3, 1, 2, 2, 0]));
+        assert_eq!((state.pages(Class::Ordinary), state.blocks[0][..5].to_vec()), (29, vec![3, 1, 2, 2, 0]));
+        let state = coalesced(&zone, &geometry, |f| Some(if f < 12 { Class::Cma } else { Class::Ordinary }));
+        assert_eq!(state.blocks[Class::Cma as usize][..5], [1, 0, 2, 0, 0], "3 | 4-7 | 8-11");
+        assert_eq!(state.blocks[Class::Ordinary as usize][..5], [1, 0, 1, 2, 0], "12-15 | 16-23 | 24-31 | 32");
     }
 
     #[test]

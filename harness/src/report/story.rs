@@ -44,7 +44,7 @@ struct Row {
 }
 
 /// What happened inside, as far as it explains an answer.
-const NOTABLE: [(Event, &str); 19] = [
+const NOTABLE: [(Event, &str); 26] = [
     (Event::Split, "a larger block was split"),
     (Event::Merge, "buddies were merged"),
     (Event::PageblockClaimed, "a pageblock changed its type"),
@@ -63,7 +63,14 @@ const NOTABLE: [(Event, &str); 19] = [
     (Event::ReclaimPcp, "per-CPU pages were reclaimed"),
     (Event::ReclaimSlab, "slabs were reclaimed"),
     (Event::ReclaimVa, "address space was reclaimed"),
-    (Event::RefusedAfterReclaim, "reclaim did not help"),
+    (Event::ReclaimPlatform, "the platform gave memory back"),
+    (Event::GaveUpNoProspect, "compaction had no prospect"),
+    (Event::GaveUpNoRetry, "one round did not help"),
+    (Event::GaveUpCostly, "one round did not help, and the order is costly"),
+    (Event::GaveUpNoProgress, "nobody had anything left to give back"),
+    (Event::GaveUpTooManyRounds, "all rounds did not help"),
+    (Event::NofailUnanswered, "it must not fail, but nobody gives anything back"),
+    (Event::NofailMayNotWait, "it must not fail, but may not wait"),
 ];
 
 impl Story {
@@ -242,6 +249,10 @@ fn reply_text(reply: &Reply) -> String {
 pub fn call_text(call: &Call) -> String {
     match call {
         Call::AllocPages { order, gfp } => format!("alloc_pages({order}, {})", flags(*gfp)),
+        Call::AllocPagesNode { order, gfp, node } => {
+            let node = node.map_or("any".to_owned(), |node| node.to_string());
+            format!("alloc_pages_node({order}, {}, {node})", flags(*gfp))
+        }
         Call::FreePages { addr, order } => format!("free_pages({addr:#x}, {order})"),
         Call::AllocPagesExact { size, gfp } => format!("alloc_pages_exact({size}, {})", flags(*gfp)),
         Call::FreePagesExact { addr, size } => format!("free_pages_exact({addr:#x}, {size})"),

@@ -102,6 +102,7 @@ fn asked_tier(call: &Call) -> Option<usize> {
     request_flags(call)?;
     Some(match call {
         Call::AllocPages { .. }
+        | Call::AllocPagesNode { .. }
         | Call::AllocPagesExact { .. }
         | Call::AllocPagesBulk { .. }
         | Call::AllocPagesNolock { .. }
@@ -117,6 +118,7 @@ fn asked_tier(call: &Call) -> Option<usize> {
 fn request_flags(call: &Call) -> Option<GfpFlags> {
     match call {
         Call::KmallocArray { gfp, .. } | Call::KvmallocArray { gfp, .. } | Call::AllocPages { gfp, .. } => Some(*gfp),
+        Call::AllocPagesNode { gfp, .. } => Some(*gfp),
         call => request(call).map(|(_, gfp)| gfp),
     }
 }

@@ -142,6 +142,10 @@ impl Session {
     fn resolve_allocation(&self, op: &Op) -> Option<Call> {
         Some(match *op {
             Op::AllocPages { order, gfp } => Call::AllocPages { order, gfp: gfp.to_flags() },
+            Op::AllocPagesNode { order, gfp, node } => {
+                let node = kmem::NodeId::new(node % (kmem::MAX_NODES as u8 + 1));
+                Call::AllocPagesNode { order, gfp: gfp.to_flags(), node }
+            }
             Op::AllocPagesExact { size, gfp } => Call::AllocPagesExact { size: size as usize, gfp: gfp.to_flags() },
             Op::AllocPagesBulk { count, gfp } => {
                 Call::AllocPagesBulk { count: usize::from(count), gfp: gfp.to_flags() }

@@ -39,6 +39,7 @@ fn simpler_call(op: &Op) -> Option<Op> {
         }
         Op::KmallocNode { size, gfp, .. } => Some(Op::Kmalloc { size, gfp }),
         Op::CacheFreeBulk { pick, count: 1, .. } => Some(Op::CacheFree { pick }),
+        Op::AllocPagesNode { order, gfp, .. } => Some(Op::AllocPages { order, gfp }),
         Op::AllocPagesBulk { count: 1, gfp } => Some(Op::AllocPages { order: 0, gfp }),
         Op::Burst { count: 1, tier: BurstTier::Kmalloc, size, gfp } => Some(Op::Kmalloc { size, gfp }),
         Op::Burst { count: 1, tier: BurstTier::Vmalloc, size, gfp } => Some(Op::Vmalloc { size, gfp }),

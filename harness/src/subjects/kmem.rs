@@ -82,9 +82,9 @@ impl KmemSubject {
         }
     }
 
-    fn alloc_pages(&self, order: u8, gfp: GfpFlags) -> Reply {
+    fn alloc_pages(&self, order: u8, alloc: impl FnOnce(Order) -> Result<Pfn, AllocError>) -> Reply {
         match Order::new(order) {
-            Some(order) => self.page_block(self.kmem.alloc_pages(order, gfp), order.bytes()),
+            Some(order) => self.page_block(alloc(order), order.bytes()),
             None => Reply::Refused(AllocError::OrderTooLarge { max: self.kmem.geometry().max_order }),
         }
     }
@@ -121,7 +121,10 @@ impl KmemSubject {
 
     fn pages_call(&mut self, call: &Call) -> Option<Reply> {
         Some(match *call {
-            Call::AllocPages { order, gfp } => self.alloc_pages(order, gfp),
+            Call::AllocPages { order, gfp } => self.alloc_pages(order, |order| self.kmem.alloc_pages(order, gfp)),
+            Call::AllocPagesNode { order, gfp, node } => {
+                self.alloc_pages(order, |order| self.kmem.alloc_pages_node(order, gfp, node))
+            }
             Call::AllocPagesExact { size, gfp } => self.alloc_pages_exact(size, gfp),
             Call::AllocPagesBulk { count, gfp } => self.alloc_pages_bulk(count, gfp),
             Call::FreePages { addr, order } => match Order::new(order) {
@@ -317,6 +320,10 @@ impl WhiteBox for KmemSubject {
 
     fn frame_kind(&self, pfn: u32) -> FrameKind {
         self.kmem.frame_kind(Pfn::new(pfn))
+    }
+
+    fn pageblock_type(&self, pfn: u32) -> Option<kmem::MigrateType> {
+        self.kmem.pageblock_type(Pfn::new(pfn))
     }
 
     fn audit(&self) -> Result<(), Violation> {

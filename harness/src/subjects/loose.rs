@@ -193,7 +193,7 @@ impl<F: Flaw> Subject for Loose<F> {
 
     fn call(&mut self, call: &Call) -> Reply {
         match *call {
-            Call::AllocPages { order, gfp } => self.alloc_pages(order, gfp),
+            Call::AllocPages { order, gfp } | Call::AllocPagesNode { order, gfp, .. } => self.alloc_pages(order, gfp),
             Call::AllocPagesExact { size, gfp } => self.alloc_pages_exact(size, gfp),
             Call::Kmalloc { size, gfp } | Call::Kvmalloc { size, gfp } => self.kmalloc(size, gfp),
             Call::KmallocArray { n, size, gfp } | Call::KvmallocArray { n, size, gfp } => self.array(n, size, gfp),

@@ -135,6 +135,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
         if hidden { FrameKind::Free } else { self.inner.frame_kind(pfn) }
     }
 
+    fn pageblock_type(&self, pfn: u32) -> Option<kmem::MigrateType> {
+        self.inner.pageblock_type(pfn)
+    }
+
     fn audit(&self) -> Result<(), Violation> {
         self.inner.audit()
     }

@@ -1,10 +1,12 @@
 //! The byte encoding: a header, then fixed-width records. Every byte string decodes.
 //!
 //! ```text
-//! with header     0 magic "kmt1"   4 swarm   8 frames  12 dma  16 movable  20 cpus  22 max order  23 pageblock order
+//! with header     0 magic "kmt2"   4 swarm   8 frames  12 dma  16 movable  20 cpus  22 max order  23 pageblock order
 //!                24 vmalloc pages  28 min free  32 hardening  33 number of faults  34 zero
 //!                36 swarm, upper half
-//!                40 faults, 8 bytes each: point, 3 zero bytes, nth       then records
+//!                40 dma32  44 nodes  45 nodes with CPUs  46 CMA pageblocks  47 mobility  48 zero
+//!                72 faults, 8 bytes each: point, 3 zero bytes, nth       then records
+//! older header    0 magic "kmt1"   as above up to 40, where the faults begin; what is missing has its default
 //! without magic   0 selects a machine  1..8 ignored                       8 records
 //! record          0 kind  1 mode  2 pick, cache, cpu or nth  4 flags  8 small numbers or n  16 size
 //! ```
@@ -18,12 +20,16 @@ use super::geometry::GeometrySpec;
 use super::op::{Op, OpKind, Role};
 use super::swarm::Swarm;
 use super::{FaultSpec, MAX_FAULTS, MAX_OPS, Trace, VERSION, interesting};
-use kmem::{FaultPoint, Hardening};
+use kmem::{FaultPoint, Hardening, Mobility};
 
 /// What a trace in bytes begins with.
-pub const MAGIC: [u8; 4] = *b"kmt1";
+pub const MAGIC: [u8; 4] = *b"kmt2";
+/// What a trace in bytes began with when its header was shorter.
+const OLD_MAGIC: [u8; 4] = *b"kmt1";
 /// Bytes before the first fault.
-pub const HEADER_BYTES: usize = 40;
+pub const HEADER_BYTES: usize = 72;
+/// Bytes before the first fault after the old magic.
+const OLD_HEADER_BYTES: usize = 40;
 /// Bytes of an operation.
 pub const RECORD_BYTES: usize = 24;
 /// Bytes before the first record when the magic is missing.
@@ -31,13 +37,24 @@ const BARE_HEADER_BYTES: usize = 8;
 /// Bytes of a planned failure.
 const FAULT_BYTES: usize = 8;
 
+/// The ways with mobility, in the order of their numbers.
+const MOBILITIES: [Mobility; 3] = [Mobility::Grouped, Mobility::Defrag, Mobility::Mixed];
+
 /// The numbers stand in the record as they are.
 const EXACT: u8 = 0;
 
 impl Trace {
     /// Decodes any byte string; what [`Self::to_bytes`] wrote comes back as it was.
     pub fn from_bytes(bytes: &[u8]) -> Self {
-        let mut trace = if bytes.starts_with(&MAGIC) { with_header(bytes) } else { without_header(bytes) };
+        let mut trace = match () {
+            () if bytes.starts_with(&MAGIC) => with_header(bytes, bytes.get(HEADER_BYTES..)),
+            () if bytes.starts_with(&OLD_MAGIC) => {
+                let mut header = bytes.to_vec();
+                header.truncate(OLD_HEADER_BYTES);
+                with_header(&header, bytes.get(OLD_HEADER_BYTES..))
+            }
+            () => without_header(bytes),
+        };
         trace.normalize();
         trace
     }
@@ -70,9 +87,9 @@ fn byte_at(bytes: &[u8], offset: usize) -> u8 {
     u8::from_le_bytes(at(bytes, offset))
 }
 
-fn with_header(bytes: &[u8]) -> Trace {
+fn with_header(bytes: &[u8], body: Option<&[u8]>) -> Trace {
     let nr_faults = usize::from(byte_at(bytes, 33)).min(MAX_FAULTS);
-    let body = bytes.get(HEADER_BYTES..).unwrap_or_default();
+    let body = body.unwrap_or_default();
     let (faults, records) = body.split_at(body.len().min(nr_faults * FAULT_BYTES));
     Trace {
         version: VERSION,
@@ -97,7 +114,12 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
     GeometrySpec {
         frames: u32_at(bytes, 8),
         dma_frames: u32_at(bytes, 12),
+        dma32_frames: u32_at(bytes, 40),
         movable_frames: u32_at(bytes, 16),
+        nodes: byte_at(bytes, 44),
+        cpu_nodes: byte_at(bytes, 45),
+        cma_blocks: byte_at(bytes, 46),
+        mobility: interesting::pick(&MOBILITIES, u64::from(byte_at(bytes, 47))),
         cpus: u16::from_le_bytes(at(bytes, 20)),
         max_order: byte_at(bytes, 22),
         pageblock_order: byte_at(bytes, 23),
@@ -120,6 +142,8 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     put(&mut out, 22, &[g.max_order, g.pageblock_order]);
     put(&mut out, 24, &g.vmalloc_pages.to_le_bytes());
     put(&mut out, 28, &g.min_free.to_le_bytes());
+    put(&mut out, 40, &g.dma32_frames.to_le_bytes());
+    put(&mut out, 44, &[g.nodes, g.cpu_nodes, g.cma_blocks, g.mobility as u8]);
     put(&mut out, 32, &[u8::from(g.hardening == Hardening::Off), nr_faults]);
     out
 }
@@ -153,13 +177,13 @@ const fn place(role: Role) -> (usize, usize) {
         Role::Tier | Role::Step | Role::Percent | Role::Flag => (10, 1),
         Role::Order | Role::Phase | Role::Flag2 => (11, 1),
         Role::Frame => (12, 4),
+        Role::Node => (12, 1),
         Role::Size => (16, 8),
         Role::Length => (2, 2),
         Role::CacheFlags => (4, 2),
         Role::Capacity => (6, 2),
         Role::FreePointer => (10, 1),
         Role::Offset => (12, 4),
-        Role::Node => (12, 1),
     }
 }
 
@@ -260,8 +284,10 @@ mod tests {
         for case in 0..2000 {
             let mut bytes = vec![0; rng.random_range(0..600)];
             rng.fill_bytes(&mut bytes);
-            if case % 2 == 0 {
-                put(&mut bytes, 0, &MAGIC);
+            match case % 3 {
+                0 => put(&mut bytes, 0, &MAGIC),
+                1 => put(&mut bytes, 0, &OLD_MAGIC),
+                _ => {}
             }
             let trace = Trace::from_bytes(&bytes);
             let mut normal = trace.clone();

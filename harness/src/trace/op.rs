@@ -63,7 +63,7 @@ pub enum Role {
     Capacity,
     /// A frame of memory: modulo a few more than there are.
     Frame,
-    /// Which memory node: modulo those that a machine may have.
+    /// Which memory node: modulo those that a machine may have, or one more, which means none in particular.
     Node,
 }
 
@@ -466,6 +466,9 @@ operations! {
     RefillSheaf in Sheaf { pick: u16 as Pick, count: u8 as Count, gfp: Gfp as Gfp };
     /// `kmem_cache_return_sheaf`; the pick names a sheaf.
     ReturnSheaf in Sheaf { pick: u16 as Pick };
+    // Nodes and page allocator policy.
+    /// `alloc_pages_node`.
+    AllocPagesNode in Pages { order: u8 as Order, gfp: Gfp as Gfp, node: u8 as Node };
 }
 
 impl Op {

@@ -68,6 +68,7 @@ fn allocates(call: &Call) -> bool {
     matches!(
         call,
         Call::AllocPages { .. }
+            | Call::AllocPagesNode { .. }
             | Call::AllocPagesExact { .. }
             | Call::Kmalloc { .. }
             | Call::KmallocArray { .. }

@@ -1,0 +1,154 @@
+//! What O9 asks about the page allocator's policy: nodes, reserves, boosts, and why a request was given up.
+//!
+//! Contract: sections 3.1, 3.3, 3.5 and 3.6. Exact, but for one thing: in defrag mode a far node may be preferred to mixing
+//! types on a near one, so there nearness is not judged.
+
+use super::Context;
+use crate::model::zones::{fallback_order, most_boost, most_highatomic};
+use crate::subject::{Call, WhiteBox};
+use kmem::{Event, FrameKind, GfpFlags, MigrateType, Mobility, NodeId, Order, PAGE_ALLOC_COSTLY_ORDER, PAGE_SIZE, Pfn};
+use std::ops::Range;
+
+/// Order, flags and node of a request for one block of pages.
+pub(super) fn page_request(call: &Call) -> Option<(u8, GfpFlags, Option<NodeId>)> {
+    match *call {
+        Call::AllocPages { order, gfp } => Some((order, gfp, None)),
+        Call::AllocPagesNode { order, gfp, node } => Some((order, gfp, node)),
+        _ => None,
+    }
+}
+
+/// A block comes from its node if `THISNODE` says so, and from none that is farther away than one which had it to give.
+pub(super) fn judge_node(cx: &Context<'_>, call: &Call, addr: u64) -> Result<(), String> {
+    let Some((order, gfp, asked)) = page_request(call) else { return Ok(()) };
+    let geometry = cx.model.geometry();
+    let frame = cx.model.direct_frames(addr, PAGE_SIZE).start;
+    let zone =
+        geometry.zones().iter().find(|z| frame >= z.start.as_u32() && z.end().is_some_and(|e| frame < e.as_u32()));
+    let (Some(found), wanted) = (zone.map(|z| z.node), asked.unwrap_or(cx.model.node_here())) else { return Ok(()) };
+    if gfp.contains(GfpFlags::THISNODE) && found != wanted {
+        return Err(format!("{call:?} may use node {wanted} only, but {addr:#x} is on node {found}"));
+    }
+    let rank = |node| fallback_order(geometry, wanted).into_iter().position(|n| n == node);
+    let polite = cx.model.notes.before.as_ref().and_then(|before| before.polite_node(cx.model, order, gfp, wanted));
+    // In defrag mode a far node is better than mixing types on a near one.
+    match polite.filter(|_| geometry.mobility != Mobility::Defrag) {
+        Some(nearer) if rank(nearer) < rank(found) => {
+            Err(format!("{call:?} was served from node {found}, but node {nearer} had the block to give"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What refuses a request in the end is what its flags say (section 3.6, the slow path).
+pub(super) fn judge_why(cx: &Context<'_>, call: &Call) -> Result<(), String> {
+    let (Some((order, gfp, _)), Some(inside)) = (page_request(call), cx.subject.white_box()) else { return Ok(()) };
+    if inside.events().is_empty() {
+        return Ok(());
+    }
+    let has = |flag| gfp.contains(flag);
+    let costly = order > PAGE_ALLOC_COSTLY_ORDER;
+    let allowed: &[Event] = match (gfp.may_block(), has(GfpFlags::NOFAIL)) {
+        (false, true) => &[Event::NofailMayNotWait],
+        (false, false) => &[Event::RefusedWithoutReclaim],
+        (true, true) => &[Event::NofailUnanswered],
+        _ if has(GfpFlags::NORETRY) && costly => &[Event::GaveUpNoRetry, Event::GaveUpNoProspect],
+        _ if has(GfpFlags::NORETRY) => &[Event::GaveUpNoRetry],
+        _ if costly && !has(GfpFlags::RETRY_MAYFAIL) => &[Event::GaveUpCostly],
+        _ => &[Event::GaveUpNoProgress, Event::GaveUpTooManyRounds],
+    };
+    let before = &cx.model.notes.refusals;
+    let raised = REFUSALS.iter().zip(refusal_counts(inside)).zip(before).filter(|((_, now), before)| now > before);
+    let raised: Vec<Event> = raised.map(|((&event, _), _)| event).collect();
+    match raised[..] {
+        [why] if allowed.contains(&why) => Ok(()),
+        _ => Err(format!("{call:?} was refused because of {raised:?}; its flags say {allowed:?}")),
+    }
+}
+
+/// The events that say why a request was refused.
+pub(super) const REFUSALS: [Event; 8] = [
+    Event::RefusedWithoutReclaim,
+    Event::NofailMayNotWait,
+    Event::GaveUpNoProspect,
+    Event::GaveUpNoRetry,
+    Event::GaveUpCostly,
+    Event::GaveUpNoProgress,
+    Event::GaveUpTooManyRounds,
+    Event::NofailUnanswered,
+];
+
+pub(super) fn refusal_counts(inside: &dyn WhiteBox) -> [u64; REFUSALS.len()] {
+    REFUSALS.map(|event| inside.events().get(event.index()).copied().unwrap_or(0))
+}
+
+/// Whether the HIGHATOMIC reserve is given back before such a request is refused.
+pub(super) fn insists(call: &Call, gfp: GfpFlags) -> bool {
+    let costly = page_request(call).is_none_or(|(order, _, _)| order > PAGE_ALLOC_COSTLY_ORDER);
+    let gives_up_early = gfp.contains(GfpFlags::NORETRY) || (costly && !gfp.contains(GfpFlags::RETRY_MAYFAIL));
+    gfp.contains(GfpFlags::NOFAIL) || !gives_up_early
+}
+
+/// Reclaim lowers boosted watermarks again.
+pub(super) fn judge_reclaim(cx: &Context<'_>) -> Result<(), String> {
+    let Some(inside) = cx.subject.white_box() else { return Ok(()) };
+    match inside.buddyinfo().zones().iter().find(|info| info.boost > 0) {
+        Some(info) => Err(format!("reclaim has run, but zone {:?} is still boosted: {info:?}", info.kind)),
+        None => Ok(()),
+    }
+}
+
+/// What is kept back is as much as section 3.3 allows: boosts, the HIGHATOMIC reserve, and the CMA areas, which hold nothing
+/// that stays where it is.
+pub(super) fn check_reserves(inside: &dyn WhiteBox) -> Result<(), String> {
+    let geometry = inside.geometry();
+    let pageblock = geometry.pageblock_order;
+    for (index, (zone, info)) in geometry.zones().iter().zip(inside.buddyinfo().zones()).enumerate() {
+        let (boost, most) = (info.boost, most_boost(geometry, index));
+        if boost > most {
+            return Err(format!("the marks of zone {:?} are boosted by {boost} pages; the most is {most}", zone.kind));
+        }
+        let frames = zone.start.as_u32()..zone.end().map_or(0, kmem::Pfn::as_u32);
+        let count = |wanted: MigrateType| -> u64 {
+            let blocks =
+                pageblocks(pageblock, frames.clone()).filter(|b| inside.pageblock_type(b.start) == Some(wanted));
+            blocks.map(|block| block.len() as u64).sum()
+        };
+        let (reserved, counted) = (count(MigrateType::HighAtomic), info.reserved_highatomic);
+        let most = most_highatomic(geometry, zone);
+        if reserved > most || reserved != counted || !reserved.is_multiple_of(pageblock.pages()) {
+            let kind = zone.kind;
+            return Err(format!(
+                "{reserved} pages of {kind:?} are HIGHATOMIC; the zone counts {counted}, the most is {most}"
+            ));
+        }
+        for block in pageblocks(pageblock, frames.clone()) {
+            check_cma(inside, block)?;
+        }
+    }
+    Ok(())
+}
+
+/// The parts of a range of frames that lie in one pageblock each.
+fn pageblocks(order: Order, frames: Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    let mut next = frames.start;
+    std::iter::from_fn(move || {
+        let start = next;
+        let end = order.align_down(Pfn::new(start)).as_u32() + order.pages() as u32;
+        next = end.min(frames.end);
+        (start < frames.end).then_some(start..next)
+    })
+}
+
+fn check_cma(inside: &dyn WhiteBox, block: Range<u32>) -> Result<(), String> {
+    let set_aside = inside.geometry().cma.iter().any(|area| area.contains(Pfn::new(block.start)));
+    let is_cma = inside.pageblock_type(block.start) == Some(MigrateType::Cma);
+    if set_aside != is_cma {
+        return Err(format!("pageblock {block:?} is set aside for CMA: {set_aside}; it is of type CMA: {is_cma}"));
+    }
+    let stays = |frame: &u32| matches!(inside.frame_kind(*frame), FrameKind::Slab(_) | FrameKind::PageTable);
+    match block.clone().filter(|_| set_aside).find(stays) {
+        Some(frame) => Err(format!("frame {frame} is set aside for CMA, but holds what cannot move")),
+        None => Ok(()),
+    }
+}
