@@ -110,10 +110,25 @@ fn constructed(cx: &Context<'_>, addr: u64) -> Option<Block> {
 }
 
 fn check_constructed(cx: &mut Context<'_>, block: &Block) -> Result<(), Violation> {
-    pattern::verify_bytes(cx.subject, block.addr, 0..block.requested, &CONSTRUCTED).map_err(|damage| {
+    let word = free_pointer(cx, block);
+    let parts = [0..word.start, word.end..block.requested];
+    let verdict = parts.into_iter().try_for_each(|part| match part.is_empty() {
+        true => Ok(()),
+        false => pattern::verify_bytes(cx.subject, block.addr, part, &CONSTRUCTED),
+    });
+    verdict.map_err(|damage| {
         let message = format!("{} is not as its constructor left it: {damage}", block.describe());
         cx.violation(OracleId::O4Content, &[block.handle], message)
     })
+}
+
+/// The word of a constructed object that its cache's maker gave away for the free list of a debug cache; empty if none.
+fn free_pointer(cx: &Context<'_>, block: &Block) -> std::ops::Range<usize> {
+    let cache = block.cache.and_then(|id| cx.model.cache(id)).filter(|cache| cache.spec.is_debugged());
+    match cache.and_then(|cache| cache.spec.freeptr_offset) {
+        Some(at) => at..(at + size_of::<u64>()).min(block.requested),
+        None => 0..0,
+    }
 }
 
 #[cfg(test)]

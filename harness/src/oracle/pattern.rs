@@ -92,10 +92,13 @@ pub(crate) fn verify_bytes(
     expected: &[u8; PERIOD],
 ) -> Result<(), Damage> {
     let mut found = [0; PERIOD];
-    for start in range.clone().step_by(PERIOD) {
-        let found = &mut found[..PERIOD.min(range.end - start)];
+    let mut start = range.start;
+    while start < range.end {
+        let at = start % PERIOD;
+        let found = &mut found[..(PERIOD - at).min(range.end - start)];
         subject.read(addr + start as u64, found).map_err(Damage::Fault)?;
-        compare(start, &expected[..found.len()], found)?;
+        compare(start, &expected[at..at + found.len()], found)?;
+        start += found.len();
     }
     Ok(())
 }
