@@ -131,6 +131,13 @@ pub enum FreeError {
     Corrupted(VirtAddr),
     /// The object's cache was destroyed while the object was live.
     Leaked(VirtAddr),
+    /// There is no room for a head at this place in the block.
+    BadRcuHead {
+        /// The address given.
+        addr: VirtAddr,
+        /// Where the head was to be.
+        offset: usize,
+    },
     /// The block has another order or size.
     WrongOrder {
         /// The order that the block has.
@@ -152,6 +159,9 @@ impl fmt::Display for FreeError {
             Self::WrongCache { addr, owner } => write!(f, "{addr} belongs to cache {}", owner.get()),
             Self::Corrupted(addr) => {
                 write!(f, "bytes around {addr} were overwritten; see the report, then free it again")
+            }
+            Self::BadRcuHead { addr, offset } => {
+                write!(f, "no aligned 16 bytes at {offset} of {addr}; place the head in the block's first page")
             }
             Self::Leaked(addr) => write!(f, "the cache of {addr} was destroyed before; free objects first"),
             Self::WouldBlock(addr) => write!(f, "what takes {addr} is in use; free it where waiting is allowed"),
@@ -360,7 +370,7 @@ kinds! { AllocError:
     BadRange Busy SheafEmpty WouldBlock
 }
 kinds! { FreeError:
-    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked WrongOrder WouldBlock
+    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked BadRcuHead WrongOrder WouldBlock
 }
 kinds! { CacheError:
     BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn Busy Injected

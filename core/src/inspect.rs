@@ -192,6 +192,8 @@ pub struct CacheInfo {
     pub nr_partial: u64,
     /// Objects in a sheaf; 0 for a cache without sheaves.
     pub sheaf_capacity: u16,
+    /// Objects that were freed and wait for a grace period.
+    pub rcu_pending: u64,
     /// Other caches that use the same slabs.
     pub aliases: u32,
     /// What it was created with.
@@ -226,6 +228,8 @@ pub enum AreaKind {
     Vmalloc,
     /// Maps frames of somebody else.
     Vmap,
+    /// Freed, and waits for a grace period.
+    Pending,
     /// Freed, not yet flushed.
     Lazy,
 }
@@ -253,6 +257,7 @@ impl fmt::Display for VmallocEntry {
         match self.kind {
             AreaKind::Vmalloc => write!(f, "pages={} vmalloc", self.mapped),
             AreaKind::Vmap => write!(f, "pages={} vmap", self.mapped),
+            AreaKind::Pending => write!(f, "pages={} waits for readers", self.mapped),
             AreaKind::Lazy => write!(f, "unpurged vm_area"),
         }
     }

@@ -44,7 +44,7 @@ pub use mobility::{CmaArea, MAX_CMA_AREAS, Mobility};
 pub use numa::{Distances, LOCAL_DISTANCE, MAX_NODES, NodeId, REMOTE_DISTANCE};
 pub use order::{MAX_PAGE_ORDER, NR_PAGE_ORDERS, Order, PAGE_ALLOC_COSTLY_ORDER};
 pub use page::FrameKind;
-pub use platform::{CpuId, Event, Platform, Shortage};
+pub use platform::{CpuId, Event, Platform, RcuCookie, Shortage};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, Destroyed, LeakedObject, PrefilledSheaf, SlabFlags};
 pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};

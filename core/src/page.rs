@@ -49,6 +49,8 @@ pub enum FrameKind {
     LargeKmalloc,
     /// Another frame of such a block.
     LargeTail,
+    /// First frame of a large `kmalloc` that was freed and waits for a grace period.
+    LargePending,
     /// Behind a vmalloc area.
     Vmalloc,
     /// A page table.
@@ -85,6 +87,7 @@ impl FrameKind {
             Self::PageTable => 8,
             Self::Leaked => 12,
             Self::Deferred => 13,
+            Self::LargePending => 14,
             Self::Slab(cache) => SLAB_BASE + cache.get() as u8,
         }
     }
@@ -104,6 +107,7 @@ impl FrameKind {
             12 => Self::Leaked,
             13 => Self::Deferred,
             HOME_BASE..SLAB_BASE => Self::Pages,
+            14 => Self::LargePending,
             SLAB_BASE.. => Self::Slab(CacheId::new((byte - SLAB_BASE) as u16)),
             _ => Self::Absent,
         }
@@ -125,7 +129,7 @@ impl FrameKind {
     pub(crate) const fn tail(self) -> Self {
         match self {
             Self::Pages => Self::PagesTail,
-            Self::LargeKmalloc => Self::LargeTail,
+            Self::LargeKmalloc | Self::LargePending => Self::LargeTail,
             other => other,
         }
     }
@@ -134,7 +138,7 @@ impl FrameKind {
     pub const fn block_kind(self) -> BlockKind {
         match self {
             Self::Pages | Self::PagesTail => BlockKind::Pages,
-            Self::LargeKmalloc | Self::LargeTail => BlockKind::LargeKmalloc,
+            Self::LargeKmalloc | Self::LargePending | Self::LargeTail => BlockKind::LargeKmalloc,
             Self::Slab(_) | Self::Leaked => BlockKind::Slab,
             Self::Vmalloc => BlockKind::Vmalloc,
             Self::Absent | Self::Free | Self::Pcp | Self::PageTable | Self::Deferred => BlockKind::Internal,

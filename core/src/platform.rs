@@ -29,6 +29,10 @@ impl CpuId {
     }
 }
 
+/// Names a grace period of the machine's readers; what the number means is up to the platform.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct RcuCookie(pub u64);
+
 /// Defines [`Event`], the list of its kinds and their families from one table.
 macro_rules! events {
     ($($family:literal: $($(#[$doc:meta])* $name:ident;)*)*) => {
@@ -283,6 +287,38 @@ events! {
     /// A cache was destroyed with live objects.
     CacheLeaked;
 
+    "frees that wait for readers":
+    /// An object waits in an rcu sheaf of this CPU.
+    RcuSheaf;
+    /// An rcu sheaf was full and joined a batch.
+    RcuSheafFull;
+    /// An rcu sheaf that was not full joined a batch.
+    RcuSheafCollected;
+    /// An object waits in the bulk buffer.
+    RcuBulk;
+    /// An object waits in a chain, by the head inside it.
+    RcuHead;
+    /// A large block waits.
+    RcuLarge;
+    /// A vmalloc area waits.
+    RcuArea;
+    /// There was no place to wait in: the caller waited.
+    RcuSynchronized;
+    /// A batch began to wait for a grace period.
+    RcuBatch;
+    /// A batch was freed after its grace period.
+    RcuBatchFreed;
+    /// A barrier waited for a grace period.
+    RcuBarrier;
+    /// A chain was cut off: an object in it was written after it was freed.
+    RcuChainLost;
+    /// A slab of a `TYPESAFE_BY_RCU` cache waits.
+    SlabPutOff;
+    /// A cache was destroyed after its last objects had waited.
+    CacheWaited;
+    /// Reclaim waited for a grace period.
+    ReclaimRcu;
+
     "kvmalloc and vmalloc":
     /// kvmalloc was served physically contiguous.
     KvContiguous;
@@ -417,6 +453,21 @@ pub trait Platform {
         let _ = (first, order);
         false
     }
+
+    /// Returns a name for the grace period that begins now: it ends once every reader that is inside a read-side section
+    /// now has left it. A machine without such readers needs none of the three: every grace period has ended at once.
+    fn rcu_cookie(&self) -> RcuCookie {
+        RcuCookie::default()
+    }
+
+    /// Tells whether a grace period has ended. Never waits.
+    fn rcu_done(&self, cookie: RcuCookie) -> bool {
+        let _ = cookie;
+        true
+    }
+
+    /// Waits until every grace period that has begun has ended. Called with no lock held, by callers that may wait.
+    fn synchronize_rcu(&self) {}
 
     /// Tells the CPU that it waits in a loop.
     fn relax(&self) {

@@ -9,7 +9,7 @@ use crate::geometry::{Geometry, MinFree, SlabMerge, ZoneKind, ZoneSpec};
 use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameTable;
-use crate::platform::{CpuId, Event, Platform};
+use crate::platform::{CpuId, Event, Platform, RcuCookie};
 use crate::raw::{Carver, MetaRegion, PhysMem};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ pub(crate) struct TestPlatform {
     /// Each flush of the TLB: first page and number of pages.
     pub(crate) flushes: RefCell<Vec<(Vpn, u64)>>,
     pub(crate) root: Cell<Option<Pfn>>,
+    /// Whether a reader keeps every grace period from ending, until somebody waits for it.
+    pub(crate) reader: Cell<bool>,
     events: RefCell<[u64; Event::COUNT]>,
     /// What the checks of debug caches told.
     pub(crate) bugs: RefCell<Vec<SlabBug>>,
@@ -47,6 +49,7 @@ impl TestPlatform {
             asked: Default::default(),
             flushes: RefCell::default(),
             root: Cell::new(None),
+            reader: Cell::new(false),
             events: RefCell::new([0; Event::COUNT]),
             bugs: RefCell::default(),
             host: Cell::new(0),
@@ -106,6 +109,14 @@ impl Platform for TestPlatform {
         assert_eq!(movable.insert(to, order), None, "a block was moved onto another one");
         assert!(self.memory.copy(from.addr(), to.addr(), order.bytes()));
         self.memory.fill(from.addr(), order.bytes(), JUNK)
+    }
+
+    fn rcu_done(&self, _: RcuCookie) -> bool {
+        !self.reader.get()
+    }
+
+    fn synchronize_rcu(&self) {
+        self.reader.set(false);
     }
 
     fn fault(&self, site: FaultSite) -> bool {

@@ -244,7 +244,7 @@ fn check_span(zone: &Zone, first: Pfn, order: Order) -> Check {
 fn check_used_block<P: Platform>(base: &Base<P>, zone: &Zone, pfn: Pfn, kind: FrameKind) -> Check {
     let (frames, at) = (&base.frames, pfn.index() as u64);
     match kind {
-        FrameKind::Pages | FrameKind::LargeKmalloc => {
+        FrameKind::Pages | FrameKind::LargeKmalloc | FrameKind::LargePending => {
             let what = "distance of a block's first frame to itself";
             Violation::check_eq(Invariant::I10InsideZone, what, at, 0, frames.head_distance(pfn).into())?;
             check_span(zone, pfn, frames.order(pfn))

@@ -50,7 +50,7 @@ impl OwnerClass {
             FrameKind::Pcp => Self::Pcp,
             // A late free is booked as its owner's until it has happened.
             FrameKind::Pages | FrameKind::PagesTail | FrameKind::Deferred => Self::Pages,
-            FrameKind::LargeKmalloc | FrameKind::LargeTail => Self::LargeKmalloc,
+            FrameKind::LargeKmalloc | FrameKind::LargePending | FrameKind::LargeTail => Self::LargeKmalloc,
             FrameKind::Vmalloc => Self::Vmalloc,
             FrameKind::PageTable => Self::PageTable,
             FrameKind::Slab(_) => Self::Slab,

@@ -7,6 +7,7 @@ mod contig;
 mod kvmalloc;
 mod memory;
 mod pages;
+mod rcu;
 mod reclaim;
 mod report;
 mod retry;

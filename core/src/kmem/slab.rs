@@ -311,6 +311,8 @@ impl<P: Platform> Kmem<P> {
 
     /// Destroys a cache. A cache that shares its slabs with others only loses its name.
     ///
+    /// Waits for a grace period if objects of the cache do ([`Self::kfree_rcu`]), or its slabs.
+    ///
     /// Objects that are still live are a mistake of the caller: the cache goes all the same, and its number and name are
     /// free; the objects stay where they are, and their memory is lost. [`Self::kmem_cache_destroy_with`] names them.
     ///
@@ -332,6 +334,6 @@ impl<P: Platform> Kmem<P> {
         cache: CacheId,
         mut report: impl FnMut(LeakedObject),
     ) -> Result<Destroyed, CacheError> {
-        self.slab.cache_destroy(&self.pages, cache, &mut report)
+        self.slab.cache_destroy(&self.pages, cache, &mut report, &|| self.kvfree_rcu_barrier())
     }
 }

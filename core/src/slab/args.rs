@@ -71,6 +71,7 @@ impl SlabFlags {
         .union(Self::NO_MERGE)
         .union(Self::NOLEAKTRACE)
         .union(Self::FAILSLAB)
+        .union(Self::TYPESAFE_BY_RCU)
         .union(Self::DEBUG)
         .union(Self::PANIC);
 }

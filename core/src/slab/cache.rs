@@ -98,10 +98,11 @@ impl SlabLayer {
             nr_slabs += node.nr_slabs();
             nr_partial += u64::from(node.partial.len());
         }
+        let rcu_pending = self.rcu.pending(id);
         Some(CacheInfo {
             id: cache,
             name: self.identity(id)?.name,
-            active_objs: inuse.saturating_sub(in_sheaves + lost + self.nr_reserved(id) + deferred),
+            active_objs: inuse.saturating_sub(in_sheaves + lost + self.nr_reserved(id) + deferred + rcu_pending),
             deferred,
             reserved: self.nr_reserved(id),
             num_objs: objects,
@@ -118,6 +119,7 @@ impl SlabLayer {
             nr_slabs,
             nr_partial,
             sheaf_capacity: shape.capacity,
+            rcu_pending,
             aliases: self.users(id).saturating_sub(1),
             flags: shape.flags,
         })

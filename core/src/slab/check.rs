@@ -64,6 +64,7 @@ impl SlabLayer {
         for id in self.caches() {
             buffers += self.check_cache(pages, id)?;
         }
+        buffers += self.rcu_buffers();
         let owned = pages.owned(OwnerClass::Slab);
         Violation::check_eq(Invariant::I12SlabCounts, "pages of all slabs", 0, owned, self.nr_pages())?;
         let (all, free) = (u64::from(self.pool.len()), u64::from(self.pool.free_count()));
@@ -92,9 +93,10 @@ impl SlabLayer {
             lost += node.lost;
         }
         if slabs.shape.live != LiveMode::Off {
-            let what = "objects in sheaves, reserved, deferred, live and lost of cache";
+            let what = "objects in sheaves, reserved, deferred, pending, live and lost of cache";
             let reserved = if slabs.shape.is_debug() { 0 } else { self.nr_reserved(id) };
-            let found = cached.objects + reserved + self.nr_deferred(pages, id) + sums.live + lost;
+            let waiting = self.nr_deferred(pages, id) + self.rcu.pending(id);
+            let found = cached.objects + reserved + waiting + sums.live + lost;
             Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, sums.inuse, found)?;
         }
         Ok(cached.buffers)

@@ -159,7 +159,7 @@ impl SlabLayer {
             FrameKind::LargeKmalloc | FrameKind::LargeTail => large_block(pages, addr, frame),
             FrameKind::Absent => Err(FreeError::Foreign(addr)),
             FrameKind::Leaked => Err(FreeError::Leaked(addr)),
-            FrameKind::Free | FrameKind::Pcp => Err(FreeError::DoubleFree(addr)),
+            FrameKind::Free | FrameKind::Pcp | FrameKind::LargePending => Err(FreeError::DoubleFree(addr)),
             other => Err(wrong_kind(addr, other.block_kind())),
         }
     }

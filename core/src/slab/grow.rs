@@ -73,6 +73,11 @@ impl SlabLayer {
         let mut released = 0;
         while let Some(head) = discard.pop_head(frames) {
             let order = frames.order(head);
+            if frames.slab_cache(head.index()).is_some_and(|id| self.is_typesafe(id)) {
+                self.rcu.put_slab(frames, head);
+                pages.base.event(Event::SlabPutOff);
+                continue;
+            }
             pages.free_block(head, order);
             pages.base.event(Event::SlabRelease);
             released += order.pages();

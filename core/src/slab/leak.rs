@@ -76,7 +76,7 @@ impl fmt::Display for LeakedObject {
 
 impl SlabLayer {
     /// Destroys a cache. The last one that uses its slabs gives them back; those with live objects are lost, and `each`
-    /// hears of every object.
+    /// hears of every object. `barrier` waits for what was put off until a grace period has passed.
     ///
     /// # Errors
     ///
@@ -86,10 +86,17 @@ impl SlabLayer {
         pages: &PageAllocator<P>,
         cache: CacheId,
         each: &mut dyn FnMut(LeakedObject),
+        barrier: &dyn Fn(),
     ) -> Result<Destroyed, CacheError> {
         let root = self.known(cache)?;
-        if self.users(root) == 1 && !self.empty_sheaves(pages, root) {
-            return Err(CacheError::Busy(cache.get()));
+        if self.users(root) == 1 {
+            if self.rcu.pending(root) > 0 {
+                pages.base.event(Event::CacheWaited);
+                barrier();
+            }
+            if self.rcu.pending(root) > 0 || !self.empty_sheaves(pages, root) {
+                return Err(CacheError::Busy(cache.get()));
+            }
         }
         let id = match self.let_go(cache)? {
             LetGo::Shared(users) => {
@@ -101,6 +108,10 @@ impl SlabLayer {
         self.set_capacities(id, 0, 0);
         self.trim(pages, id);
         let (objects, lost) = self.leak_slabs(pages, id, each);
+        if self.is_typesafe(id) {
+            // The frames of the slabs still name the cache.
+            barrier();
+        }
         self.vacate(id);
         if objects == 0 {
             pages.base.event(Event::CacheReleased);

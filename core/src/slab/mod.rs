@@ -46,6 +46,7 @@ mod occupancy;
 mod order;
 mod place;
 mod prefill;
+mod rcu;
 mod realloc;
 mod reclaim;
 mod refill;
@@ -58,6 +59,7 @@ pub(crate) use alloc::Missed;
 pub use args::{CacheArgs, Ctor, CtorObject, SlabFlags};
 pub use leak::{Destroyed, LeakedObject};
 pub use prefill::PrefilledSheaf;
+pub(crate) use rcu::{PutOff, RCU_HEAD_BYTES};
 
 use crate::addr::{PAGE_SIZE, Pfn};
 use crate::buddy::PageAllocator;
@@ -79,6 +81,7 @@ use nolock::Deferred;
 use occupancy::Occupancy;
 use order::SlabOrders;
 use prefill::Reserved;
+use rcu::{Rcu, RcuParts};
 use shape::{Reciprocal, Role, Shape, ShapeRecord, UserWindow};
 use sheaf::{CpuCell, SheafPool};
 
@@ -98,6 +101,7 @@ pub(crate) struct SlabParts {
     sites: Sites,
     reserved: Reserved,
     deferred: Deferred,
+    rcu: RcuParts,
 }
 
 impl SlabParts {
@@ -115,6 +119,7 @@ impl SlabParts {
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
             reserved: carver.carve(caches, |_| AtomicU64::new(0)),
             deferred: Deferred::carve(usize::from(geometry.cpus), carver),
+            rcu: RcuParts::carve(caches, usize::from(geometry.cpus), carver),
         }
     }
 }
@@ -142,6 +147,7 @@ pub(crate) struct SlabLayer {
     nearest_memory: [usize; MAX_NODES],
     sites: Sites,
     numbers: SpinLock<Numbers>,
+    rcu: Rcu,
     /// The largest request that `kmalloc` serves.
     kmalloc_max: usize,
     /// Whether DMA requests have caches of their own.
@@ -152,7 +158,7 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved, deferred } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved, deferred, rcu } = parts;
         let layer = Self {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
@@ -162,6 +168,7 @@ impl SlabLayer {
             pool,
             reserved,
             deferred,
+            rcu: Rcu::new(rcu),
             nearest_memory: nearest_memory(geometry),
             sites,
             numbers: SpinLock::new(Numbers::new()),

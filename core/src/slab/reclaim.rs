@@ -116,6 +116,6 @@ impl SlabLayer {
 
     /// Pages in the slabs of all caches.
     pub(crate) fn nr_pages(&self) -> u64 {
-        self.nodes.iter().map(|node| node.lock().pages).sum()
+        self.nodes.iter().map(|node| node.lock().pages).sum::<u64>() + self.rcu.slab_pages()
     }
 }

@@ -158,6 +158,25 @@ impl SheafPool {
         free.count += 1;
     }
 
+    /// Remembers which buffer comes after one in a chain. A buffer in use has no other need for the link.
+    pub(super) fn set_next(&self, id: &SheafId, next: Option<SheafId>) {
+        if let Some(buffer) = self.buffers.get(usize::from(id.0)) {
+            *buffer.next.lock() = next.map(|next| next.0);
+        }
+    }
+
+    /// Takes the buffer that comes after one in a chain.
+    pub(super) fn take_next(&self, id: &SheafId) -> Option<SheafId> {
+        self.buffers.get(usize::from(id.0))?.next.lock().take().map(SheafId)
+    }
+
+    /// How many buffers a chain has.
+    pub(super) fn chained(&self, first: &Option<SheafId>) -> u64 {
+        let next = |&id: &u16| self.buffers.get(usize::from(id)).and_then(|buffer| *buffer.next.lock());
+        let chain = core::iter::successors(first.as_ref().map(|id| id.0), next);
+        chain.take(self.buffers.len()).count() as u64
+    }
+
     /// Works on the contents of a buffer. Its lock is never contended: the owner is the only one to come here.
     pub(super) fn with<R>(&self, id: &SheafId, work: impl FnOnce(&mut Sheaf) -> R) -> Option<R> {
         self.buffers.get(usize::from(id.0)).map(|buffer| work(&mut buffer.sheaf.lock()))

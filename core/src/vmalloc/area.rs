@@ -40,7 +40,8 @@ impl Link {
 ///
 /// ```text
 /// Reserved ──► Vmalloc ──► Lazy ──► (gone)
-///    │   └───► Vmap ───────►┘
+///    │   │        └──► Pending ──►│
+///    │   └───► Vmap ───────────►┘
 ///    └─► (gone)
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +52,13 @@ pub(super) enum State {
     Vmalloc {
         /// Bytes that the caller asked for last.
         requested: usize,
+    },
+    /// As `Vmalloc`, but freed; it stays as it is until a grace period has passed.
+    Pending {
+        /// Bytes that the caller asked for last.
+        requested: usize,
+        /// The batch with which it waits, 0 or 1.
+        batch: u8,
     },
     /// Maps frames of somebody else.
     Vmap,
@@ -72,6 +80,8 @@ impl State {
             Self::Vmap => (3, 0),
             Self::Lazy { next, owned: true } => (4, next.0),
             Self::Lazy { next, owned: false } => (5, next.0),
+            Self::Pending { requested, batch: 0 } => (6, requested as u64),
+            Self::Pending { requested, .. } => (7, requested as u64),
         }
     }
 
@@ -82,18 +92,20 @@ impl State {
             3 => Self::Vmap,
             4 => Self::Lazy { next: Link(word), owned: true },
             5 => Self::Lazy { next: Link(word), owned: false },
+            6 => Self::Pending { requested: word as usize, batch: 0 },
+            7 => Self::Pending { requested: word as usize, batch: 1 },
             _ => Self::Reserved,
         }
     }
 
     /// Tells whether the frames behind the area's pages are the area's own.
     pub(super) const fn owns_frames(self) -> bool {
-        matches!(self, Self::Vmalloc { .. } | Self::Lazy { owned: true, .. })
+        matches!(self, Self::Vmalloc { .. } | Self::Pending { .. } | Self::Lazy { owned: true, .. })
     }
 
     /// Tells whether the processor can use the area's pages.
     pub(super) const fn is_live(self) -> bool {
-        matches!(self, Self::Vmalloc { .. } | Self::Vmap)
+        matches!(self, Self::Vmalloc { .. } | Self::Pending { .. } | Self::Vmap)
     }
 }
 
@@ -170,7 +182,7 @@ impl Node {
         match self.state {
             State::Vmalloc { requested } => requested,
             State::Vmap => (self.mapped as usize).saturating_mul(PAGE_SIZE),
-            State::Reserved | State::Lazy { .. } => 0,
+            State::Reserved | State::Pending { .. } | State::Lazy { .. } => 0,
         }
     }
 
@@ -179,6 +191,7 @@ impl Node {
         let kind = match self.state {
             State::Reserved => return None,
             State::Vmalloc { .. } => AreaKind::Vmalloc,
+            State::Pending { .. } => AreaKind::Pending,
             State::Vmap => AreaKind::Vmap,
             State::Lazy { .. } => AreaKind::Lazy,
         };

@@ -53,6 +53,7 @@ mod alloc;
 mod area;
 mod check;
 mod lazy;
+mod pending;
 mod realloc;
 #[cfg(test)]
 mod tests;
@@ -182,7 +183,7 @@ impl Space {
         match node.state {
             State::Vmalloc { .. } | State::Vmap if addr == start => Ok((at, node)),
             State::Vmalloc { .. } | State::Vmap if inside => Err(FreeError::Interior { addr, start }),
-            State::Lazy { .. } if addr == start => Err(FreeError::DoubleFree(addr)),
+            State::Pending { .. } | State::Lazy { .. } if addr == start => Err(FreeError::DoubleFree(addr)),
             _ => Err(FreeError::Foreign(addr)),
         }
     }

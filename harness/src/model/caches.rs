@@ -195,7 +195,7 @@ fn bad_align(spec: &CacheSpec) -> bool {
 
 fn bad_flags(spec: &CacheSpec) -> bool {
     /// What no user of the library may ask for.
-    const REFUSED: SlabFlags = SlabFlags::KMALLOC.union(SlabFlags::TYPESAFE_BY_RCU);
+    const REFUSED: SlabFlags = SlabFlags::KMALLOC;
     spec.flags.intersects(REFUSED) || spec.flags.contains(SlabFlags::CACHE_DMA | SlabFlags::CACHE_DMA32)
 }
 

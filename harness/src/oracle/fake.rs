@@ -114,6 +114,7 @@ impl FakeSubject {
             min_order: order,
             nr_slabs: 0,
             nr_partial: 0,
+            rcu_pending: 0,
             aliases: 0,
             flags: kmem::SlabFlags::empty(),
             sheaf_capacity: crate::model::classes::sheaf_capacity(size) as u16,

@@ -348,7 +348,7 @@ pub(super) struct Pins<'a> {
 impl Pins<'_> {
     pub(super) fn is_pinned(&self, pfn: u32) -> bool {
         match self.inside.frame_kind(pfn) {
-            FrameKind::Free | FrameKind::Pcp | FrameKind::Deferred => false,
+            FrameKind::Free | FrameKind::Pcp | FrameKind::Deferred | FrameKind::LargePending => false,
             FrameKind::Pages | FrameKind::PagesTail | FrameKind::LargeKmalloc | FrameKind::LargeTail => {
                 self.model.used_directly(pfn)
             }

@@ -69,6 +69,7 @@ fn symbol(kind: FrameKind) -> char {
         FrameKind::Deferred => ';',
         FrameKind::Slab(_) => 'S',
         FrameKind::Leaked => 'x',
+        FrameKind::LargePending => 'w',
     }
 }
 

@@ -53,7 +53,7 @@ fn live_objects_are_named_and_lost_with_their_slabs() {
     m.run_on(1);
     m.free_all(cache, (0..20).filter(|&n| n != 9 && n != 19).map(|n| objects[n]));
     let mut named = Vec::new();
-    let answer = m.slab.cache_destroy(&m.pages, cache, &mut |object| named.push(object));
+    let answer = m.slab.cache_destroy(&m.pages, cache, &mut |object| named.push(object), &|| ());
     // 16 objects fit a slab of four pages: the two are in different ones.
     assert_eq!(answer, Ok(Destroyed::Leaked { objects: 2, pages: 8 }));
     assert_eq!(answer.unwrap().errors(), 3);

@@ -72,7 +72,7 @@ impl Machine {
     }
 
     pub(super) fn destroy(&self, cache: CacheId) -> Result<Destroyed, CacheError> {
-        self.slab.cache_destroy(&self.pages, cache, &mut |_| ())
+        self.slab.cache_destroy(&self.pages, cache, &mut |_| (), &|| ())
     }
 
     pub(super) fn objects(&self, cache: CacheId, n: usize) -> Vec<VirtAddr> {
