@@ -218,3 +218,15 @@ fn a_remote_cpu_s_sheaf_is_collected() {
     assert_eq!(events(&k, Event::RcuSheafCollected), 1);
     assert_eq!(info(&k, c).rcu_pending, 0);
 }
+
+#[test]
+fn reclaim_waits_for_the_slabs_that_it_empties() {
+    let k = kmem(1024);
+    let before = k.meminfo();
+    let c = cache(&k, 512, SlabFlags::TYPESAFE_BY_RCU);
+    let object = k.kmem_cache_alloc(c, GfpFlags::KERNEL).unwrap();
+    k.platform().reader.set(true);
+    k.kmem_cache_free(c, object).unwrap();
+    k.reclaim();
+    assert_eq!(k.meminfo(), before);
+}

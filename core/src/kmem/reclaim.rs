@@ -21,6 +21,10 @@ impl<P: Platform> Kmem<P> {
         self.vmalloc.purge(&self.pages, &self.slab);
         self.pages.base.event(Event::ReclaimSlab);
         self.slab.reclaim(&self.pages);
+        if self.slab.has_pending() {
+            // Slabs whose frames keep their type for readers.
+            self.kvfree_rcu_barrier();
+        }
         self.pages.base.event(Event::ReclaimPcp);
         self.pages.drain_all_pages();
         self.pages.drop_boosts();
