@@ -243,7 +243,7 @@ pub enum CacheError {
     Unknown(u16),
     /// A kmalloc class or one of the allocator's own caches cannot be destroyed.
     BuiltIn,
-    /// A CPU is inside a call on the cache; destroy it once that has returned.
+    /// A CPU is inside a call on the cache, or a prefilled sheaf has objects of it; destroy it after that.
     Busy(u16),
     /// The platform's fault plan made the creation fail.
     Injected(FaultPoint),
@@ -262,7 +262,10 @@ impl fmt::Display for CacheError {
             Self::TooMany(n) => write!(f, "{n} caches exist; raise max_caches in the geometry"),
             Self::Unknown(n) => write!(f, "there is no cache {n}"),
             Self::BuiltIn => f.write_str("the allocator's own caches cannot be destroyed"),
-            Self::Busy(n) => write!(f, "a CPU is inside a call on cache {n}; try again once it has returned"),
+            Self::Busy(n) => write!(
+                f,
+                "a CPU is inside a call on cache {n}, or a prefilled sheaf has its objects; try again after that"
+            ),
             Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
         }
     }

@@ -80,7 +80,8 @@ impl SlabLayer {
     ///
     /// # Errors
     ///
-    /// `Unknown`, `BuiltIn`; `Busy` while a CPU is inside a call on the cache. The cache is as before then.
+    /// `Unknown`, `BuiltIn`; `Busy` while a CPU is inside a call on the cache, or a prefilled sheaf has objects of it. The
+    /// cache is as before then.
     pub(crate) fn cache_destroy<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -94,7 +95,8 @@ impl SlabLayer {
                 pages.base.event(Event::CacheWaited);
                 barrier();
             }
-            if self.rcu.pending(root) > 0 || !self.empty_sheaves(pages, root) {
+            let promised = self.rcu.pending(root) + self.nr_reserved(root);
+            if promised > 0 || !self.empty_sheaves(pages, root) {
                 return Err(CacheError::Busy(cache.get()));
             }
         }
@@ -126,7 +128,7 @@ impl SlabLayer {
         self.trim(pages, id);
         let is_empty =
             |cpu| self.with_sheaves(pages, cpu, id, |sheaves| sheaves.main.is_empty() && sheaves.spare.is_none());
-        self.cpus(pages).all(|cpu| is_empty(cpu) == Some(true))
+        self.nr_deferred(pages, id) == 0 && self.cpus(pages).all(|cpu| is_empty(cpu) == Some(true))
     }
 
     /// Takes the slabs that are left from a cache; returns how many objects and frames are lost with them.
