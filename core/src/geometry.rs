@@ -1,7 +1,7 @@
 //! The shape of a machine, as a value.
 
 use crate::addr::{PageCount, Pfn, VirtAddr};
-use crate::hardening::{Hardening, SlubDebug};
+use crate::hardening::{Hardening, PageDebug, SlubDebug};
 use crate::mobility::{CmaArea, MAX_CMA_AREAS, Mobility};
 use crate::numa::{Distances, NodeId};
 use crate::order::{MAX_PAGE_ORDER, Order};
@@ -122,6 +122,11 @@ pub struct Geometry {
     pub track_sites: u16,
     /// Which caches share slabs.
     pub slab_merge: SlabMerge,
+    /// Checks of pages that cost; none is Linux's default.
+    pub page_debug: PageDebug,
+    /// Blocks below this order that are left over when a block is cut become guards, nobody's until the block is free
+    /// again; 0: none do. At most half the largest order (Linux: `debug_guardpage_minorder`).
+    pub guardpage_minorder: Order,
 }
 
 /// Why a [`Geometry`] cannot be used.
@@ -132,6 +137,8 @@ pub enum GeometryError {
     ZoneCount(usize),
     /// The zone at this index is empty, overlaps its predecessor, or ends beyond 2^32 frames.
     ZoneSpan(usize),
+    /// Guards of an order above half the largest.
+    GuardOrder(u8),
     /// No CPU, or more than [`MAX_CPUS`].
     Cpus(u16),
     /// The pageblock order is above the largest order.
@@ -174,6 +181,7 @@ impl fmt::Display for GeometryError {
         match *self {
             Self::ZoneCount(n) => write!(f, "{n} zones; use 1 to {MAX_ZONES}"),
             Self::ZoneSpan(i) => write!(f, "zone {i} is empty, overlaps the zone before it, or ends beyond 2^32 frames"),
+            Self::GuardOrder(n) => write!(f, "guards below order {n}; use 0 to {}", MAX_PAGE_ORDER / 2),
             Self::Cpus(n) => write!(f, "{n} CPUs; use 1 to {MAX_CPUS}"),
             Self::PageblockOrder { pageblock, max } => {
                 write!(f, "pageblock order {pageblock} is above the largest order {max}; lower it")
@@ -224,6 +232,8 @@ impl Geometry {
             slub_debug: SlubDebug::empty(),
             track_sites: 0,
             slab_merge: SlabMerge::Similar,
+            page_debug: PageDebug::empty(),
+            guardpage_minorder: Order::ZERO,
         }
     }
 
@@ -316,6 +326,9 @@ impl Geometry {
             return Err(GeometryError::PageblockOrder { pageblock, max });
         }
         self.validate_cma()?;
+        if self.guardpage_minorder.get() > MAX_PAGE_ORDER / 2 {
+            return Err(GeometryError::GuardOrder(self.guardpage_minorder.get()));
+        }
         if !CACHES.contains(&self.max_caches) {
             return Err(GeometryError::Caches(self.max_caches));
         }

@@ -29,3 +29,15 @@ bitflags! {
         const TRACE = 1 << 4;
     }
 }
+bitflags! {
+    /// Checks of pages that cost time or memory.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct PageDebug: u8 {
+        /// Pages are looked at when they are handed out and freed, whoever owned them (Linux: `check_pages`).
+        const CHECK = 1 << 0;
+        /// Free pages are filled with 0xaa, and compared with that before they are handed out (Linux: `page_poison`).
+        const POISON = 1 << 1;
+        /// For each block it is noted who allocated it (Linux: `page_owner`).
+        const OWNER = 1 << 2;
+    }
+}

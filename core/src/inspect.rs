@@ -3,10 +3,14 @@
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::error::CacheId;
 use crate::geometry::{MAX_ZONES, ZoneKind};
+use crate::gfp::GfpFlags;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::order::{NR_PAGE_ORDERS, Order};
+use crate::page::FrameKind;
+use crate::platform::CpuId;
 use crate::slab::SlabFlags;
 use core::fmt;
+use core::panic::Location;
 
 /// How many migrate types there are, the special ones included.
 pub const MIGRATE_TYPES: usize = 6;
@@ -263,6 +267,39 @@ impl fmt::Display for VmallocEntry {
     }
 }
 
+/// Who has a block of pages; its text is an entry of Linux's `page_owner` file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageOwner {
+    /// The block's first frame.
+    pub first: Pfn,
+    /// Its order.
+    pub order: Order,
+    /// What it is used for.
+    pub kind: FrameKind,
+    /// The flags of the request.
+    pub gfp: GfpFlags,
+    /// The CPU that asked.
+    pub cpu: CpuId,
+    /// How many blocks had been handed out before.
+    pub sequence: u64,
+    /// Where it was asked for.
+    pub location: &'static Location<'static>,
+}
+
+impl fmt::Display for PageOwner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, order, kind, gfp, cpu, sequence, location } = self;
+        writeln!(
+            f,
+            "Page allocated via order {order}, mask {:#x}({gfp:?}), cpu {}, seq {sequence}",
+            gfp.bits(),
+            cpu.get()
+        )?;
+        writeln!(f, "PFN {first} type {kind:?}")?;
+        writeln!(f, " {location}")
+    }
+}
+
 /// Pages by owner. The owners' sum is `managed`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MemInfo {
@@ -286,6 +323,10 @@ pub struct MemInfo {
     pub page_tables: u64,
     /// In slabs with live objects whose caches were destroyed.
     pub leaked: u64,
+    /// Guards beside used blocks.
+    pub guard: u64,
+    /// Bad pages, out of circulation.
+    pub bad: u64,
 }
 
 impl MemInfo {
@@ -300,6 +341,8 @@ impl MemInfo {
             + self.vmalloc_lazy
             + self.page_tables
             + self.leaked
+            + self.guard
+            + self.bad
     }
 }
 
@@ -317,6 +360,8 @@ impl fmt::Display for MemInfo {
             ("VmallocLazy:", self.vmalloc_lazy),
             ("PageTables:", self.page_tables),
             ("Leaked:", self.leaked),
+            ("Guard:", self.guard),
+            ("BadPages:", self.bad),
         ];
         for (name, pages) in rows {
             writeln!(f, "{name:<15}{:>9} kB", kib(pages))?;

@@ -35,9 +35,10 @@ pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, SlabMerge, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;
-pub use hardening::{Hardening, SlubDebug};
+pub use hardening::{Hardening, PageDebug, SlubDebug};
 pub use inspect::{
-    AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, SLABINFO_HEADER, VmallocEntry, ZoneInfo,
+    AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, PageOwner, SLABINFO_HEADER, VmallocEntry,
+    ZoneInfo,
 };
 pub use kmem::Kmem;
 pub use mobility::{CmaArea, MAX_CMA_AREAS, Mobility};

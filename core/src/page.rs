@@ -14,6 +14,9 @@
 //! | `Slab(cache)` | slab | first frame: counts, links; every frame: distance to it |
 //! | `Vmalloc` | vmalloc | nothing: the page table knows |
 //! | `Leaked` | nobody any more | nothing |
+//! | `PagesShared` | the caller of `alloc_pages` and others | as `Pages`, and the number of extra references |
+//! | `Guard` | nobody: between blocks that could run over | in the first frame: order |
+//! | `Bad` | nobody, for good | nothing |
 //! | `PageTable` | paging | number of entries in use |
 //! | `Deferred` | a zone's stack of late frees | first frame: order, link |
 //!
@@ -59,6 +62,12 @@ pub enum FrameKind {
     Leaked,
     /// In a block that was freed when nobody could take the zone's lock, and that will be free when somebody does.
     Deferred,
+    /// First frame of a block given by `alloc_pages` with extra references, or that is mapped.
+    PagesShared,
+    /// Set aside next to a used block, to be nobody's while that lives.
+    Guard,
+    /// Something was wrong with its block; never handed out again.
+    Bad,
     /// Part of a slab of this cache.
     Slab(CacheId),
 }
@@ -88,6 +97,9 @@ impl FrameKind {
             Self::Leaked => 12,
             Self::Deferred => 13,
             Self::LargePending => 14,
+            Self::PagesShared => 9,
+            Self::Guard => 10,
+            Self::Bad => 11,
             Self::Slab(cache) => SLAB_BASE + cache.get() as u8,
         }
     }
@@ -106,6 +118,9 @@ impl FrameKind {
             8 => Self::PageTable,
             12 => Self::Leaked,
             13 => Self::Deferred,
+            9 => Self::PagesShared,
+            10 => Self::Guard,
+            11 => Self::Bad,
             HOME_BASE..SLAB_BASE => Self::Pages,
             14 => Self::LargePending,
             SLAB_BASE.. => Self::Slab(CacheId::new((byte - SLAB_BASE) as u16)),
@@ -128,7 +143,7 @@ impl FrameKind {
     /// The kind of the frames after the first of a block with this kind.
     pub(crate) const fn tail(self) -> Self {
         match self {
-            Self::Pages => Self::PagesTail,
+            Self::Pages | Self::PagesShared => Self::PagesTail,
             Self::LargeKmalloc | Self::LargePending => Self::LargeTail,
             other => other,
         }
@@ -137,11 +152,13 @@ impl FrameKind {
     /// Which family of calls frees memory in such a frame.
     pub const fn block_kind(self) -> BlockKind {
         match self {
-            Self::Pages | Self::PagesTail => BlockKind::Pages,
+            Self::Pages | Self::PagesTail | Self::PagesShared => BlockKind::Pages,
             Self::LargeKmalloc | Self::LargePending | Self::LargeTail => BlockKind::LargeKmalloc,
             Self::Slab(_) | Self::Leaked => BlockKind::Slab,
             Self::Vmalloc => BlockKind::Vmalloc,
-            Self::Absent | Self::Free | Self::Pcp | Self::PageTable | Self::Deferred => BlockKind::Internal,
+            Self::Absent | Self::Free | Self::Pcp | Self::PageTable | Self::Deferred | Self::Guard | Self::Bad => {
+                BlockKind::Internal
+            }
         }
     }
 }
@@ -165,9 +182,10 @@ pub(crate) struct Page {
     order: AtomicU8,
     migrate: AtomicU8,
     zone: AtomicU8,
-    /// Slab: which list the slab is on.
+    /// Slab: which list the slab is on. Block of several pages: whether it is compound.
     list: AtomicU8,
-    _reserved: AtomicU32,
+    /// How many mappings show the frame.
+    mappings: AtomicU32,
     _reserved2: AtomicU32,
 }
 
@@ -247,7 +265,7 @@ impl FrameTable {
             migrate: AtomicU8::new(0),
             zone: AtomicU8::new(0),
             list: AtomicU8::new(0),
-            _reserved: zero32(),
+            mappings: zero32(),
             _reserved2: zero32(),
         });
         let kinds = carver.carve(frames, |_| AtomicU8::new(FrameKind::Absent.to_byte()));
@@ -369,11 +387,29 @@ impl FrameTable {
         self.set_order(first, order);
         self.set_kind(first, kind);
         self.set_head_distance(first, 0);
+        self.set_list(first, 0);
         for distance in 1..order.pages() as u32 {
             let Some(tail) = first.checked_add(u64::from(distance)) else { return };
             self.set_kind(tail, kind.tail());
             self.set_head_distance(tail, distance);
         }
+    }
+
+    /// How many mappings show a frame; 0 beyond the table.
+    pub(crate) fn mappings(&self, pfn: Pfn) -> u32 {
+        self.pages.get(pfn.index()).map_or(0, |page| page.mappings.load(Relaxed))
+    }
+
+    /// Counts one more mapping of a frame.
+    pub(crate) fn add_mapping(&self, pfn: Pfn) {
+        if let Some(page) = self.pages.get(pfn.index()) {
+            page.mappings.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Counts one mapping less; returns how many are left.
+    pub(crate) fn remove_mapping(&self, pfn: Pfn) -> u32 {
+        self.pages.get(pfn.index()).map_or(0, |page| page.mappings.fetch_sub(1, Relaxed).saturating_sub(1))
     }
 
     /// Sets the kind of all frames of a block.

@@ -74,6 +74,24 @@ events! {
     /// This CPU's page lists gave a batch back.
     PcpDrain;
 
+    "references, guards and owners":
+    /// A block got an extra reference.
+    PageGet;
+    /// An extra reference was dropped, not the last.
+    PagePut;
+    /// The last reference was dropped by `put_page`.
+    PagePutLast;
+    /// A block was freed, and an extra reference kept it.
+    FreeKeptByReference;
+    /// A block was freed piecewise, because an extra reference kept its first page.
+    FreePiecewise;
+    /// A part of a block that was cut became a guard.
+    GuardSet;
+    /// A guard became free memory again.
+    GuardCleared;
+    /// The note of a block's owner followed it to another place.
+    OwnerMoved;
+
     "zones and migrate types":
     /// A larger block was split.
     Split;

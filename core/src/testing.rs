@@ -11,6 +11,7 @@ use crate::order::Order;
 use crate::page::FrameTable;
 use crate::platform::{CpuId, Event, Platform, RcuCookie};
 use crate::raw::{Carver, MetaRegion, PhysMem};
+use crate::warn::Warning;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -36,6 +37,8 @@ pub(crate) struct TestPlatform {
     /// How many more free blocks the host takes, and those that it took.
     pub(crate) host: Cell<u32>,
     pub(crate) reports: RefCell<Vec<(Pfn, Order)>>,
+    /// Every warning so far.
+    pub(crate) warnings: RefCell<Vec<Warning>>,
     /// Blocks that may be moved, by first frame.
     pub(crate) movable: RefCell<BTreeMap<Pfn, Order>>,
 }
@@ -54,6 +57,7 @@ impl TestPlatform {
             bugs: RefCell::default(),
             host: Cell::new(0),
             reports: RefCell::default(),
+            warnings: RefCell::default(),
             movable: RefCell::default(),
         }
     }
@@ -131,6 +135,10 @@ impl Platform for TestPlatform {
 
     fn slab_bug(&self, bug: &SlabBug) {
         self.bugs.borrow_mut().push(*bug);
+    }
+
+    fn warn(&self, warning: Warning) {
+        self.warnings.borrow_mut().push(warning);
     }
 
     fn event(&self, event: Event) {

@@ -106,6 +106,17 @@ pub enum Call {
     Objects(ObjectsCall),
     /// The `nth` question from now on (0: the next) about this fault point is answered with "fail", once.
     FailNth { point: FaultPoint, nth: u32 },
+
+    // References, and filters of faults.
+    /// `get_page`: answers with the number of references.
+    GetPage { addr: u64 },
+    /// `put_page`: answers with the number of references that are left.
+    PutPage { addr: u64 },
+    /// `fail_page_alloc`: from now on every `interval`-th block of at least this order fails, `times` times, unless the
+    /// request has an ignored flag or must not fail.
+    FailPages { min_order: u8, ignored: GfpFlags, interval: u32, times: u32 },
+    /// `failslab`: the same for objects, of one cache if that is given.
+    FailSlabs { cache: Option<CacheId>, ignored: GfpFlags, interval: u32, times: u32 },
 }
 
 impl Call {
@@ -209,6 +220,9 @@ pub trait Subject {
     /// What may be demanded of it.
     fn strength(&self) -> Strength;
 
+    /// Hears that the next call is the first of a step.
+    fn begin_step(&mut self) {}
+
     /// Executes a call.
     fn call(&mut self, call: &Call) -> Reply;
 
@@ -271,7 +285,9 @@ pub trait WhiteBox {
     fn audit(&self) -> Result<(), kmem::Violation>;
     /// How often each [`kmem::Event`] happened, by [`kmem::Event::index`].
     fn events(&self) -> &[u64];
-    /// What the last call warned of.
+    /// Who has each block of pages, where that is noted.
+    fn page_owner(&self) -> Vec<kmem::PageOwner>;
+    /// What the calls of this step warned of.
     fn warnings(&self) -> &[kmem::Warning];
     /// How often injected faults struck since the machine was made.
     fn faults_struck(&self) -> u64;

@@ -15,6 +15,7 @@ use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
 use crate::warn::Warning;
+use core::panic::Location;
 
 impl<P: Platform> PageAllocator<P> {
     /// Allocates a block and tags its frames. One attempt: nothing is reclaimed, and no fault point is asked.
@@ -23,13 +24,14 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// [`AllocError::BadFlags`], [`AllocError::OrderTooLarge`], or [`AllocError::NoPages`].
     #[inline(always)]
+    #[track_caller]
     pub(crate) fn alloc_block(&self, order: Order, gfp: GfpFlags, kind: FrameKind) -> Result<Pfn, AllocError> {
         if order == Order::ZERO
             && let Some(pfn) = self.alloc_page_fast(gfp, kind)
         {
             return Ok(pfn);
         }
-        self.alloc_block_slow(order, gfp, self.base.node_here(), kind)
+        self.alloc_block_slow(order, gfp, self.base.node_here(), kind, Location::caller())
     }
 
     /// As [`Self::alloc_block`], from the memory of this node or, unless the flags say `THISNODE`, of the nearest to it.
@@ -39,6 +41,7 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// As [`Self::alloc_block`].
     #[inline]
+    #[track_caller]
     pub(crate) fn alloc_block_on(
         &self,
         order: Order,
@@ -46,10 +49,30 @@ impl<P: Platform> PageAllocator<P> {
         node: Option<NodeId>,
         kind: FrameKind,
     ) -> Result<Pfn, AllocError> {
-        match node {
-            None => self.alloc_block(order, gfp, kind),
-            Some(node) => self.alloc_block_slow(order, gfp, node, kind),
+        self.alloc_block_at(order, gfp, node, kind, Location::caller())
+    }
+
+    /// As [`Self::alloc_block_on`], for a caller at `location`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_block`].
+    #[inline(always)]
+    pub(super) fn alloc_block_at(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+        kind: FrameKind,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
+        if node.is_none()
+            && order == Order::ZERO
+            && let Some(pfn) = self.alloc_page_fast(gfp, kind)
+        {
+            return Ok(pfn);
         }
+        self.alloc_block_slow(order, gfp, node.unwrap_or_else(|| self.base.node_here()), kind, location)
     }
 
     /// Takes a page from this CPU's array; `None` if that is empty or in use, or if the request makes no sense.
@@ -103,10 +126,26 @@ impl<P: Platform> PageAllocator<P> {
 
     #[cold]
     #[inline(never)]
-    fn alloc_block_slow(&self, order: Order, gfp: GfpFlags, node: NodeId, kind: FrameKind) -> Result<Pfn, AllocError> {
+    fn alloc_block_slow(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        node: NodeId,
+        kind: FrameKind,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
         let request =
             self.request(order, gfp, node).inspect_err(|error| self.note_refusal(error, order.bytes(), gfp))?;
-        let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
+        let first = loop {
+            let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
+            // A bad block is out of circulation, so the next one is another.
+            if self.passes_checks(first, order, gfp, kind, location) {
+                break first;
+            }
+        };
+        if order > Order::ZERO && kind == FrameKind::Pages {
+            self.note_compound(first, gfp.contains(GfpFlags::COMP));
+        }
         if gfp.wants_zero() {
             self.zero(first, order);
         }

@@ -95,7 +95,8 @@ impl<P: Platform> PageAllocator<P> {
                 return Err(violation(Invariant::I10InsideZone, what, pfn, expected, found));
             }
             let is_block = (FIRST_BLOCK..=LAST_BLOCK).contains(&kind);
-            if is_block || FrameKind::home_number(kind) < HOMES {
+            let is_shared = kind == FrameKind::PagesShared.to_byte();
+            if is_block || is_shared || FrameKind::home_number(kind) < HOMES {
                 check_used_block(&self.base, zone, pfn, FrameKind::from_byte(kind))?;
             }
         }
@@ -244,7 +245,7 @@ fn check_span(zone: &Zone, first: Pfn, order: Order) -> Check {
 fn check_used_block<P: Platform>(base: &Base<P>, zone: &Zone, pfn: Pfn, kind: FrameKind) -> Check {
     let (frames, at) = (&base.frames, pfn.index() as u64);
     match kind {
-        FrameKind::Pages | FrameKind::LargeKmalloc | FrameKind::LargePending => {
+        FrameKind::Pages | FrameKind::PagesShared | FrameKind::LargeKmalloc | FrameKind::LargePending => {
             let what = "distance of a block's first frame to itself";
             Violation::check_eq(Invariant::I10InsideZone, what, at, 0, frames.head_distance(pfn).into())?;
             check_span(zone, pfn, frames.order(pfn))

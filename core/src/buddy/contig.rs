@@ -22,6 +22,7 @@ use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
 use core::ops::Range;
+use core::panic::Location;
 
 /// Flags that say where and how, which the range has decided already: ignored.
 const IGNORED: GfpFlags = GfpFlags::DMA
@@ -53,6 +54,7 @@ impl<P: Platform> PageAllocator<P> {
     /// [`AllocError::ZeroSize`]; [`AllocError::BadRange`] if they are not in one zone or, with `COMP`, no aligned power of
     /// two; [`AllocError::OrderTooLarge`]; [`AllocError::BadFlags`]; [`AllocError::Busy`] names what cannot be moved;
     /// [`AllocError::NoPages`] if there is no room for what can.
+    #[track_caller]
     pub(crate) fn alloc_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
         let zone = self.zone_of_range(start, pages)?;
         let block = self.block_of_range(start, pages, gfp)?;
@@ -71,6 +73,9 @@ impl<P: Platform> PageAllocator<P> {
             Err(AllocError::Busy { .. }) => Event::ContigBusy,
             Err(_) => Event::ContigNoRoom,
         });
+        if taken.is_ok() {
+            self.check_run(&frames, block, gfp, Location::caller());
+        }
         if gfp.wants_zero() && taken.is_ok() {
             let zeroed = self.base.mem.fill(start.addr(), (pages.get() as usize) << crate::addr::PAGE_SHIFT, 0);
             debug_assert!(zeroed, "the range is in memory");

@@ -41,6 +41,9 @@ impl<P: Platform> PageAllocator<P> {
     #[inline(never)]
     pub(super) fn free_slow(&self, first: Pfn, order: Order, kind: FrameKind) {
         let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(first))) else { return };
+        if !self.passes_free_checks(first, order, kind) {
+            return;
+        }
         if !self.free_to_lists(zone, first, order, kind) {
             self.locked(zone, |locked| {
                 zone.ledger.take_back(kind, order.pages());

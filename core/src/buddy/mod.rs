@@ -11,6 +11,8 @@
 //! | `compact` `relocate` | making large blocks by moving movable ones out of the way |
 //! | `isolate` `contig` | taking pageblocks out of circulation; runs of frames of any length |
 //! | `nolock` `report` | calls that wait for no lock; free blocks lent to the host |
+//! | `refs` | blocks with extra references, and those that are mapped |
+//! | `debug` | bad pages, poison, owners: checks that cost |
 //! | `request` | the calls: one block, exact sizes, many pages, misuse |
 //! | `usage` `check` | who has how many pages; the auditor |
 //!
@@ -43,6 +45,7 @@ mod alloc;
 mod check;
 mod compact;
 mod contig;
+mod debug;
 mod fallback;
 mod free;
 mod highatomic;
@@ -50,6 +53,7 @@ mod isolate;
 mod migrate;
 mod nolock;
 mod pcp;
+mod refs;
 mod relocate;
 mod report;
 mod request;
@@ -62,6 +66,7 @@ mod zonelist;
 
 pub(crate) use self::compact::CompactPriority;
 pub use self::compact::CompactResult;
+use self::debug::{DebugParts, PageChecks};
 pub(crate) use self::highatomic::Release;
 pub use self::migrate::MigrateType;
 use self::migrate::PCP_TYPES;
@@ -91,6 +96,7 @@ pub(crate) struct PageParts {
     hot: MetaSlice<HotPages>,
     blocks: Pageblocks,
     routes: MetaSlice<LocalRoutes>,
+    debug: DebugParts,
 }
 
 impl PageParts {
@@ -101,7 +107,8 @@ impl PageParts {
         let pcps = carver.carve(lists, |i| PerCpuPages::new(Zone::new(geometry, i % nr_zones).pcp));
         let hot = carver.carve(lists * PCP_TYPES, |i| HotPages::new(Zone::new(geometry, i / PCP_TYPES % nr_zones).pcp));
         let blocks = Pageblocks::carve(geometry, carver);
-        Self { zones, pcps, hot, blocks, routes: LocalRoutes::carve(geometry, carver) }
+        let routes = LocalRoutes::carve(geometry, carver);
+        Self { zones, pcps, hot, blocks, routes, debug: DebugParts::carve(geometry, carver) }
     }
 }
 
@@ -116,16 +123,18 @@ pub(crate) struct PageAllocator<P> {
     hot: PerCpu<HotPages, PCP_TYPES>,
     blocks: Pageblocks,
     routes: PerCpu<LocalRoutes, 1>,
+    checks: PageChecks,
 }
 
 impl<P: Platform> PageAllocator<P> {
     /// Takes over all frames of all zones; they are free from here on.
     pub(crate) fn new(base: Base<P>, parts: PageParts) -> Self {
-        let PageParts { zones, pcps, hot, blocks, routes } = parts;
+        let PageParts { zones, pcps, hot, blocks, routes, debug } = parts;
+        let checks = PageChecks::new(&base.geometry, debug);
         let zonelists = Zonelists::new(&base.geometry);
         let cpus = base.geometry.cpus;
         let (hot, routes) = (PerCpu::new(hot, cpus), PerCpu::new(routes, cpus));
-        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, hot, blocks, routes, base };
+        let this = Self { zonelists, nr_zones: zones.len(), zones, pcps, hot, blocks, routes, checks, base };
         for zone in this.zones.iter() {
             for pfn in zone.pfns() {
                 this.base.frames.set_zone(pfn, zone.index);
@@ -135,6 +144,7 @@ impl<P: Platform> PageAllocator<P> {
                 locked.populate();
             });
         }
+        this.poison_everything();
         this
     }
 

@@ -16,6 +16,7 @@ use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
+use core::panic::Location;
 
 /// What such a request can ask for: zeroed, silent, no reserve.
 const GFP: GfpFlags = GfpFlags::ZERO.union(GfpFlags::NOWARN).union(GfpFlags::NOMEMALLOC).union(GfpFlags::COMP);
@@ -26,6 +27,7 @@ impl<P: Platform> PageAllocator<P> {
     /// # Errors
     ///
     /// [`AllocError::OrderTooLarge`] for other orders, [`AllocError::NoPages`], [`AllocError::Injected`].
+    #[track_caller]
     pub(crate) fn alloc_pages_nolock(&self, order: Order, node: Option<NodeId>) -> Result<Pfn, AllocError> {
         let request = self.request(order, GFP, node.unwrap_or_else(|| self.base.node_here()))?;
         if list_index(order, request.route.migrate(), self.blocks.order).is_none() {
@@ -35,16 +37,23 @@ impl<P: Platform> PageAllocator<P> {
         if self.base.fault(FaultSite::new(FaultPoint::Page, GFP).with_order(order)) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
-        let mut zones = self.zonelists.zones(&request).filter_map(|index| self.zones.get(index));
-        let Some(first) = zones.find_map(|zone| self.try_zone(zone, &request)) else {
+        let zones = || self.zonelists.zones(&request).filter_map(|index| self.zones.get(index));
+        let location = Location::caller();
+        let mut blocks = core::iter::from_fn(|| zones().find_map(|zone| self.try_zone(zone, &request)));
+        // A bad block is out of circulation, so the next one is another.
+        let Some(first) = blocks.find(|&first| self.passes_checks(first, order, GFP, FrameKind::Pages, location))
+        else {
             self.base.event(Event::NolockRefused);
             return Err(AllocError::NoPages { order });
         };
+        if order > Order::ZERO {
+            self.note_compound(first, true);
+        }
         self.zero(first, order);
         Ok(first)
     }
 
-    /// Frees a block without waiting for any lock.
+    /// Frees a block without waiting for any lock. One that others use too waits for the zone's, under which they count.
     ///
     /// # Errors
     ///
@@ -53,7 +62,10 @@ impl<P: Platform> PageAllocator<P> {
         let frames = &self.base.frames;
         match frames.frame(first) {
             Some(frame) if frame.heads(FrameKind::Pages, order) => {}
-            _ => return Err(self.misuse(first)),
+            _ => return self.free_shared(first, order),
+        }
+        if !self.passes_free_checks(first, order, FrameKind::Pages) {
+            return Ok(());
         }
         let Some(zone) = self.zones.get(usize::from(frames.zone(first))) else { return Err(self.misuse(first)) };
         if self.try_park(zone, first, order) || self.try_free(zone, first, order) {

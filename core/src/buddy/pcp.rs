@@ -49,6 +49,9 @@ pub(super) struct PcpLimits {
 }
 
 impl PcpLimits {
+    /// No pages at all: each block goes by the slow paths, where the checks of pages are.
+    pub(super) const NONE: Self = Self { batch: 1, high_min: 0, high_max: 0 };
+
     pub(super) fn new(managed: u64, low_mark: u64, cpus: u16) -> Self {
         let (batch, cpus) = (batch_of(managed), u64::from(cpus.max(1)));
         let high_min = (low_mark / cpus).max(4 * batch);
@@ -104,7 +107,8 @@ impl HotPages {
     pub(super) fn new(limits: PcpLimits) -> Self {
         let pages = PerCpuStack::new(Pfn::new(0), ());
         // All arrays of a zone together stay below the least limit of a CPU.
-        pages.set_limits([(limits.high_min / 4).clamp(1, HOT_MAX as u64) as u32]);
+        let most = if limits == PcpLimits::NONE { 0 } else { (limits.high_min / 4).clamp(1, HOT_MAX as u64) };
+        pages.set_limits([most as u32]);
         Self { pages, out: AtomicU64::new(0) }
     }
 

@@ -65,11 +65,16 @@ impl<P: Platform> PageAllocator<P> {
 
     /// Asks the owner of the block at `from` to use `room` instead; gives the room back if he refuses.
     pub(super) fn relocate(&self, zone: &Zone, from: Pfn, room: Room) -> Result<(), Room> {
+        self.check_room(&room);
         if !self.base.platform.migrate(from, room.first, room.order) {
             self.base.event(Event::BlockPinned);
             return Err(room);
         }
         self.base.event(Event::BlockMoved);
+        self.owner_moved(from, room.first);
+        if !self.passes_free_checks(from, room.order, FrameKind::Pages) {
+            return Ok(());
+        }
         self.locked(zone, |locked| {
             zone.ledger.take_back(FrameKind::Pages, room.order.pages());
             locked.free(from, room.order);

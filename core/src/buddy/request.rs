@@ -2,7 +2,7 @@
 
 use super::PageAllocator;
 use crate::addr::{PAGE_SIZE, Pfn};
-use crate::error::{AllocError, BlockKind, FreeError};
+use crate::error::{AllocError, FreeError};
 use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
@@ -10,6 +10,7 @@ use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
 use crate::warn::{FlagsRemovedBy, Warning};
+use core::panic::Location;
 
 /// Flags that have no meaning for independent pages.
 const EXACT_REMOVES: GfpFlags = GfpFlags::COMP.union(GfpFlags::HIGHMEM);
@@ -32,8 +33,9 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// As [`Self::alloc_block`], and [`AllocError::Injected`].
     #[inline(always)]
+    #[track_caller]
     pub(crate) fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-        self.alloc_pages_node(order, gfp, None)
+        self.alloc_pages_at(order, gfp, None, Location::caller())
     }
 
     /// Takes a page from this CPU's array, as most requests for one do.
@@ -57,10 +59,16 @@ impl<P: Platform> PageAllocator<P> {
     /// # Errors
     ///
     /// As [`Self::alloc_pages`].
-    pub(crate) fn alloc_missed(&self, order: Order, gfp: GfpFlags, missed: Missed) -> Result<Pfn, AllocError> {
+    pub(crate) fn alloc_missed(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        missed: Missed,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
         match missed {
-            Missed::NotAsked => self.alloc_pages(order, gfp),
-            Missed::Empty => self.alloc_block(order, gfp, FrameKind::Pages),
+            Missed::NotAsked => self.alloc_pages_at(order, gfp, None, location),
+            Missed::Empty => self.alloc_block_at(order, gfp, None, FrameKind::Pages, location),
             Missed::Fault => Err(AllocError::Injected(FaultPoint::Page)),
         }
     }
@@ -71,17 +79,18 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// As [`Self::alloc_block_on`], and [`AllocError::Injected`].
     #[inline(always)]
-    pub(crate) fn alloc_pages_node(
+    pub(crate) fn alloc_pages_at(
         &self,
         order: Order,
         gfp: GfpFlags,
         node: Option<NodeId>,
+        location: &'static Location<'static>,
     ) -> Result<Pfn, AllocError> {
         let site = FaultSite::new(FaultPoint::Page, gfp).with_order(order);
         if self.request(order, gfp, NodeId::ZERO).is_ok() && self.base.fault(site) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
-        self.alloc_block_on(order, gfp, node, FrameKind::Pages)
+        self.alloc_block_at(order, gfp, node, FrameKind::Pages, location)
     }
 
     /// Frees a block from [`Self::alloc_pages`].
@@ -102,22 +111,7 @@ impl<P: Platform> PageAllocator<P> {
                 self.free_slow(first, order, FrameKind::Pages);
                 Ok(())
             }
-            _ => Err(self.misuse(first)),
-        }
-    }
-
-    /// Names what is wrong with freeing pages at `pfn`.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn misuse(&self, pfn: Pfn) -> FreeError {
-        let frames = &self.base.frames;
-        let addr = self.base.virt(pfn.addr());
-        match frames.kind(pfn) {
-            FrameKind::Absent => FreeError::Foreign(addr),
-            FrameKind::Free | FrameKind::Pcp | FrameKind::Deferred => FreeError::DoubleFree(addr),
-            FrameKind::Pages => FreeError::WrongOrder { found: frames.order(pfn) },
-            FrameKind::PagesTail => FreeError::Interior { addr, start: self.base.virt(frames.head_of(pfn).addr()) },
-            other => FreeError::WrongKind { addr, expected: BlockKind::Pages, found: other.block_kind() },
+            _ => self.free_shared(first, order),
         }
     }
 
@@ -129,7 +123,12 @@ impl<P: Platform> PageAllocator<P> {
     /// # Errors
     ///
     /// [`AllocError::ZeroSize`], and as [`Self::alloc_pages`].
-    pub(crate) fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+    pub(crate) fn alloc_pages_exact_at(
+        &self,
+        size: usize,
+        gfp: GfpFlags,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
         if size == 0 {
             return Err(AllocError::ZeroSize);
         }
@@ -140,7 +139,7 @@ impl<P: Platform> PageAllocator<P> {
         if !removed.is_empty() {
             self.base.warn(gfp, Warning::FlagsRemoved { by: FlagsRemovedBy::Exact, flags: removed });
         }
-        let first = self.alloc_pages(order, gfp - EXACT_REMOVES)?;
+        let first = self.alloc_pages_at(order, gfp - EXACT_REMOVES, None, location)?;
         let wanted = size.div_ceil(PAGE_SIZE) as u64;
         self.make_single(first, order);
         for pfn in pfns(first, order.pages()).skip(wanted as usize) {
@@ -155,23 +154,30 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// Which misuse it would have been to free it.
     pub(crate) fn split_page(&self, first: Pfn, order: Order) -> Result<(), FreeError> {
-        match self.base.frames.frame(first) {
-            Some(frame) if frame.heads(FrameKind::Pages, order) => {
-                self.make_single(first, order);
-                self.base.event(Event::PageSplit);
-                Ok(())
-            }
-            _ => Err(self.misuse(first)),
+        let frames = &self.base.frames;
+        let is_block = matches!(frames.kind(first), FrameKind::Pages | FrameKind::PagesShared);
+        if !is_block || frames.order(first) != order {
+            return Err(self.misuse(first));
         }
+        self.make_single(first, order);
+        self.base.event(Event::PageSplit);
+        Ok(())
     }
 
     /// Turns a block into independent pages.
     fn make_single(&self, first: Pfn, order: Order) {
-        let migrate = self.base.frames.migrate(first);
+        let frames = &self.base.frames;
+        let (migrate, kind) = (frames.migrate(first), frames.kind(first));
         for pfn in pfns(first, order.pages()) {
-            self.base.frames.claim_block(pfn, Order::ZERO, FrameKind::Pages);
-            self.base.frames.set_migrate(pfn, migrate);
+            frames.claim_block(pfn, Order::ZERO, FrameKind::Pages);
+            frames.set_migrate(pfn, migrate);
         }
+        if kind == FrameKind::PagesShared {
+            // Extra references stay with the first page, mappings with the page that they show.
+            frames.set_kind(first, kind);
+            pfns(first, order.pages()).skip(1).for_each(|page| self.settle_single(page));
+        }
+        self.owner_split(first, order);
     }
 
     /// Frees what [`Self::alloc_pages_exact`] gave for the same size. Size 0 frees nothing.
@@ -189,14 +195,10 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// The misuse found on the first page that is not a page of its own; none is freed then.
     pub(super) fn free_single_pages(&self, first: Pfn, pages: u64) -> Result<(), FreeError> {
-        let frames = &self.base.frames;
-        let single = |pfn: &Pfn| frames.kind(*pfn) == FrameKind::Pages && frames.order(*pfn) == Order::ZERO;
-        if let Some(bad) = pfns(first, pages).find(|pfn| !single(pfn)) {
+        if let Some(bad) = pfns(first, pages).find(|&page| !self.is_single(page)) {
             return Err(self.misuse(bad));
         }
-        for pfn in pfns(first, pages) {
-            self.free_block(pfn, Order::ZERO);
-        }
+        pfns(first, pages).for_each(|page| self.free_single(page));
         Ok(())
     }
 
@@ -204,6 +206,7 @@ impl<P: Platform> PageAllocator<P> {
     /// many slots from the front are filled then.
     ///
     /// The fault point is asked for each page: each is an opportunity of its own.
+    #[track_caller]
     pub(crate) fn alloc_pages_bulk(&self, gfp: GfpFlags, slots: &mut [Option<Pfn>]) -> usize {
         for (filled, slot) in slots.iter_mut().enumerate() {
             if slot.is_none() {

@@ -23,10 +23,14 @@ pub(crate) enum OwnerClass {
     PageTable,
     /// Live objects of destroyed caches.
     Leaked,
+    /// Nobody: guards beside used blocks.
+    Guard,
+    /// Nobody: blocks with something wrong.
+    Bad,
 }
 
 /// How many owners there are.
-pub(crate) const OWNER_CLASSES: usize = OwnerClass::Leaked as usize + 1;
+pub(crate) const OWNER_CLASSES: usize = OwnerClass::Bad as usize + 1;
 
 impl OwnerClass {
     #[cfg(test)]
@@ -39,6 +43,8 @@ impl OwnerClass {
         Self::Vmalloc,
         Self::PageTable,
         Self::Leaked,
+        Self::Guard,
+        Self::Bad,
     ];
 
     /// The owner of a frame of this kind; `None` outside every zone.
@@ -49,7 +55,9 @@ impl OwnerClass {
             FrameKind::Free => Self::Free,
             FrameKind::Pcp => Self::Pcp,
             // A late free is booked as its owner's until it has happened.
-            FrameKind::Pages | FrameKind::PagesTail | FrameKind::Deferred => Self::Pages,
+            FrameKind::Pages | FrameKind::PagesTail | FrameKind::PagesShared | FrameKind::Deferred => Self::Pages,
+            FrameKind::Guard => Self::Guard,
+            FrameKind::Bad => Self::Bad,
             FrameKind::LargeKmalloc | FrameKind::LargePending | FrameKind::LargeTail => Self::LargeKmalloc,
             FrameKind::Vmalloc => Self::Vmalloc,
             FrameKind::PageTable => Self::PageTable,

@@ -56,7 +56,10 @@ impl Zone {
             marks,
             boost: AtomicU64::new(0),
             reserve: ZONE_KINDS.map(|highest| lowmem_reserve(geometry, spec, highest)),
-            pcp: PcpLimits::new(spec.frames.get(), marks.low, cpus_that_share(geometry, spec.node)),
+            pcp: match geometry.page_debug.is_empty() {
+                true => PcpLimits::new(spec.frames.get(), marks.low, cpus_that_share(geometry, spec.node)),
+                false => PcpLimits::NONE,
+            },
             block_base: blocks_before.wrapping_sub(spec.start.as_u32() >> order.get()),
             ledger: Ledger::new(),
             areas: SpinLock::new(FreeAreas::EMPTY),
@@ -236,7 +239,11 @@ impl<P: Platform> LockedZone<'_, P> {
         while block.order > to {
             let Some(half) = block.order.down() else { break };
             let upper = FreeBlock { first: half.buddy_of(block.first), order: half };
-            self.insert(upper, migrate, Place::Head);
+            if half < self.base.geometry.guardpage_minorder {
+                self.set_guard(upper);
+            } else {
+                self.insert(upper, migrate, Place::Head);
+            }
             block.order = half;
         }
         block
@@ -250,6 +257,37 @@ impl<P: Platform> LockedZone<'_, P> {
     pub(super) fn is_free_block(&self, pfn: Pfn, order: Order) -> bool {
         let frames = &self.base.frames;
         frames.kind(pfn) == FrameKind::Free && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
+    }
+
+    /// Leaves a block to nobody until its buddy is free.
+    fn set_guard(&mut self, block: FreeBlock) {
+        self.base.frames.set_block_kind(block.first, block.order, FrameKind::Guard);
+        self.base.frames.set_order(block.first, block.order);
+        self.zone.ledger.add(OwnerClass::Guard, block.order.pages());
+        self.base.event(Event::GuardSet);
+    }
+
+    /// Tells whether a guard of exactly this order starts at `pfn` in this zone; to be asked as [`Self::is_free_block`].
+    fn is_guard(&self, pfn: Pfn, order: Order) -> bool {
+        let frames = &self.base.frames;
+        frames.kind(pfn) == FrameKind::Guard && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
+    }
+
+    /// Takes a free buddy off its list, or ends its time as a guard; `None` if it is neither, or must stay apart.
+    fn take_buddy(&mut self, buddy: Pfn, order: Order, migrate: MigrateType) -> Option<FreeBlock> {
+        if !self.may_join(buddy, order, migrate) {
+            return None;
+        }
+        if self.is_free_block(buddy, order) {
+            return Some(self.remove(buddy));
+        }
+        if !self.is_guard(buddy, order) {
+            return None;
+        }
+        self.base.frames.set_block_kind(buddy, order, FrameKind::Free);
+        self.zone.ledger.sub(OwnerClass::Guard, order.pages());
+        self.base.event(Event::GuardCleared);
+        Some(FreeBlock { first: buddy, order })
     }
 
     /// Gives frames back: joins them with their free buddies and puts the result on its list.
@@ -292,11 +330,8 @@ impl<P: Platform> LockedZone<'_, P> {
     fn merge(&mut self, mut block: FreeBlock, migrate: MigrateType) -> FreeBlock {
         while block.order < self.base.geometry.max_order {
             let buddy = block.order.buddy_of(block.first);
-            if !self.is_free_block(buddy, block.order) || !self.may_join(buddy, block.order, migrate) {
-                break;
-            }
             let Some(parent_order) = block.order.up() else { break };
-            let FreeBlock { first, .. } = self.remove(buddy);
+            let Some(FreeBlock { first, .. }) = self.take_buddy(buddy, block.order, migrate) else { break };
             block = FreeBlock { first: first.min(block.first), order: parent_order };
             self.retag_joined(&block, migrate);
             self.base.event(Event::Merge);

@@ -66,11 +66,13 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::OrderTooLarge`] for orders of which CPUs keep no lists; [`AllocError::NoPages`] if there is none, or
     /// if somebody has the lock.
+    #[track_caller]
     pub fn alloc_pages_nolock(&self, order: Order, node: Option<NodeId>) -> Result<Pfn, AllocError> {
         self.pages.alloc_pages_nolock(order, node)
     }
 
-    /// Frees a block of [`Self::alloc_pages_nolock`] or [`Self::alloc_pages`] without waiting for any lock.
+    /// Frees a block of [`Self::alloc_pages_nolock`] or [`Self::alloc_pages`] without waiting for any lock; only one with
+    /// extra references, or that is mapped, waits for its zone's.
     ///
     /// # Errors
     ///

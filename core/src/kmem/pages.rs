@@ -10,6 +10,7 @@ use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::Platform;
+use core::panic::Location;
 
 impl<P: Platform> Kmem<P> {
     /// Allocates 2^`order` physically contiguous pages, aligned to their size.
@@ -19,20 +20,27 @@ impl<P: Platform> Kmem<P> {
     /// [`AllocError::OrderTooLarge`] above the geometry's largest order, [`AllocError::BadFlags`] for contradictory
     /// zones or mobility, [`AllocError::NoPages`] when no allowed zone has a block above its watermark.
     #[inline(always)]
+    #[track_caller]
     pub fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
         let missed = if order == Order::ZERO { self.pages.take_page(gfp) } else { Err(Missed::NotAsked) };
         match missed {
             Ok(page) => Ok(page),
-            Err(missed) => self.alloc_pages_slow(order, gfp, missed),
+            Err(missed) => self.alloc_pages_slow(order, gfp, missed, Location::caller()),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn alloc_pages_slow(&self, order: Order, gfp: GfpFlags, missed: Missed) -> Result<Pfn, AllocError> {
+    fn alloc_pages_slow(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        missed: Missed,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
         let mut missed = missed;
         self.with_reclaim(gfp, |gfp| {
-            self.pages.alloc_missed(order, gfp, core::mem::replace(&mut missed, Missed::NotAsked))
+            self.pages.alloc_missed(order, gfp, core::mem::replace(&mut missed, Missed::NotAsked), location)
         })
     }
 
@@ -42,8 +50,10 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::alloc_pages`].
+    #[track_caller]
     pub fn alloc_pages_node(&self, order: Order, gfp: GfpFlags, node: Option<NodeId>) -> Result<Pfn, AllocError> {
-        self.with_reclaim_on(gfp, node, |gfp| self.pages.alloc_pages_node(order, gfp, node))
+        let location = Location::caller();
+        self.with_reclaim_on(gfp, node, |gfp| self.pages.alloc_pages_at(order, gfp, node, location))
     }
 
     /// Tells the migrate type of the pageblock around a frame; `None` outside all zones.
@@ -71,8 +81,10 @@ impl<P: Platform> Kmem<P> {
     /// # Errors
     ///
     /// As [`Self::alloc_pages`]; [`AllocError::ZeroSize`] for size 0 and [`AllocError::TooLarge`] above the largest block.
+    #[track_caller]
     pub fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-        self.with_reclaim(gfp, |gfp| self.pages.alloc_pages_exact(size, gfp))
+        let location = Location::caller();
+        self.with_reclaim(gfp, |gfp| self.pages.alloc_pages_exact_at(size, gfp, location))
     }
 
     /// Frees what [`Self::alloc_pages_exact`] gave for the same size.
@@ -87,6 +99,7 @@ impl<P: Platform> Kmem<P> {
     /// Fills the empty slots with single pages and returns the length of the filled prefix; it may stop early.
     ///
     /// If not one page can be had at once, one is allocated the ordinary way, with reclaim if the flags allow.
+    #[track_caller]
     pub fn alloc_pages_bulk(&self, gfp: GfpFlags, slots: &mut [Option<Pfn>]) -> usize {
         let filled = self.pages.alloc_pages_bulk(gfp, slots);
         let Some(slot) = slots.get_mut(filled).filter(|_| filled == 0) else { return filled };
@@ -95,6 +108,39 @@ impl<P: Platform> Kmem<P> {
             Err(_) => return 0,
         }
         slots.iter().take_while(|slot| slot.is_some()).count()
+    }
+
+    /// Takes one more reference to a block of [`Self::alloc_pages`] by its first page, or by any page of a compound one;
+    /// returns how many there are. Whoever frees the block then drops his own reference only.
+    ///
+    /// # Errors
+    ///
+    /// What the page is instead; nothing is changed then.
+    pub fn get_page(&self, page: Pfn) -> Result<u32, FreeError> {
+        self.pages.get_page(page)
+    }
+
+    /// Drops a reference of [`Self::get_page`]; returns how many are left, and frees the block with the last.
+    ///
+    /// A block that is not compound and was freed while there were references consists of its first page only: the
+    /// other pages went back at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::get_page`]; [`FreeError::WrongOrder`] for the last reference to a block of several pages that is not
+    /// compound, which only [`Self::free_pages`] can free; nothing is changed then.
+    pub fn put_page(&self, page: Pfn) -> Result<u32, FreeError> {
+        self.pages.put_page(page)
+    }
+
+    /// How many references there are to the block that a page heads or, if it is compound, belongs to; 0 for any other.
+    pub fn page_count(&self, page: Pfn) -> u32 {
+        self.pages.page_count(page)
+    }
+
+    /// How many mappings of [`Self::vmap`] show a page.
+    pub fn page_mapcount(&self, page: Pfn) -> u32 {
+        self.pages.page_mapcount(page)
     }
 
     /// Returns every per-CPU page, of all CPUs, to the buddy.

@@ -3,7 +3,7 @@
 use super::Kmem;
 use crate::buddy::OwnerClass;
 use crate::error::{CacheId, Invariant, Violation};
-use crate::inspect::{BuddyInfo, CacheInfo, MemInfo, VmallocEntry};
+use crate::inspect::{BuddyInfo, CacheInfo, MemInfo, PageOwner, VmallocEntry};
 use crate::platform::Platform;
 
 impl<P: Platform> Kmem<P> {
@@ -21,7 +21,8 @@ impl<P: Platform> Kmem<P> {
     /// Checks each layer, and the layers against each other: what one says it gave, the other says it has.
     ///
     /// ```text
-    /// I7.1  free + pcp + pages + large kmalloc + slab + vmalloc + lazy + page tables + leaked == managed
+    /// I7.1  free + pcp + pages + large kmalloc + slab + vmalloc + lazy + page tables + leaked + guards + bad
+    ///       == managed
     /// I7.2  slab pages == sum over caches of slabs * pages per slab
     /// I7.3  vmalloc pages + lazy pages == frames that the vmalloc layer owns
     /// I7.4  page-table pages == tables that the paging layer uses
@@ -58,6 +59,12 @@ impl<P: Platform> Kmem<P> {
         self.vmalloc.for_each_area(&self.pages, each);
     }
 
+    /// Calls `each` for every block of pages that is in use, in the order of frames: a leak report, if nothing should
+    /// be. Only where the geometry has [`PageDebug::OWNER`](crate::PageDebug::OWNER).
+    pub fn page_owner(&self, each: impl FnMut(PageOwner)) {
+        self.pages.page_owner(each);
+    }
+
     /// Pages by owner.
     pub fn meminfo(&self) -> MemInfo {
         let owners = self.pages.owners();
@@ -74,6 +81,8 @@ impl<P: Platform> Kmem<P> {
             vmalloc_lazy: lazy,
             page_tables: owned(OwnerClass::PageTable),
             leaked: owned(OwnerClass::Leaked),
+            guard: owned(OwnerClass::Guard),
+            bad: owned(OwnerClass::Bad),
         }
     }
 }

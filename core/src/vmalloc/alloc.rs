@@ -87,7 +87,9 @@ impl Vmalloc {
         let mut rest = frames.iter().copied();
         let mapped = self.tables.map(pages, area.range, gfp & EFFORT, || rest.next());
         let mapped = mapped.map_err(|refused| self.give_up(pages, area.range, false, refused));
-        self.settle(pages, slab, area, State::Vmap, mapped)
+        let addr = self.settle(pages, slab, area, State::Vmap, mapped)?;
+        frames.iter().for_each(|&frame| pages.map_page(frame));
+        Ok(addr)
     }
 
     /// The first two stages: the record, then the lowest addresses that fit.

@@ -107,6 +107,13 @@ impl Vmalloc {
             return Ok(());
         }
         let (at, node) = self.retire(&pages.base, addr, call)?;
+        if !node.state.owns_frames() {
+            self.tables.visit(pages, node.mapped_range(), |_, entry| {
+                if let Some(frame) = entry.frame() {
+                    pages.unmap_page(frame);
+                }
+            });
+        }
         let flush = self.tables.unmap(pages, node.mapped_range());
         if self.defer(&pages.base, at, flush) > self.lazy_max {
             self.purge_unless_under_way(pages, slab);

@@ -75,7 +75,7 @@ impl Target {
 }
 
 /// The groups that belong to no tier.
-const COMMON: [OpGroup; 10] = [
+const COMMON: [OpGroup; 11] = [
     OpGroup::Free,
     OpGroup::Query,
     OpGroup::Access,
@@ -86,6 +86,7 @@ const COMMON: [OpGroup; 10] = [
     OpGroup::Burst,
     OpGroup::Fragment,
     OpGroup::Misuse,
+    OpGroup::PageRefs,
 ];
 
 /// Switches each group that the target may use on with probability two thirds; the tier's own call is always on.
@@ -160,6 +161,11 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,
         K::KmallocSizeRoundup | K::CacheShrink | K::CacheDestroy | K::Burst => 10,
         K::DrainPages | K::Purge | K::FreeEvery | K::Interleave => 6,
+        K::GetPage | K::PutPage => 40,
+        K::WriteFree => 20,
+        K::FreeMapped => 10,
+        K::FailPages | K::FailSlabs => 8,
+        K::VmapFree => 4,
         K::Reclaim | K::Audit => 3,
         K::Steer | K::Checkerboard | K::MovableBoard => 1,
         K::AllocContigRange | K::FreeContigRange | K::SplitPage | K::Pin | K::Unpin => 20,

@@ -1,8 +1,10 @@
 //! Which question about which fault point is answered with "fail".
 
-use kmem::{FaultPoint, FaultSite};
+use kmem::{FailPageAlloc, FailSlab, FaultPoint, FaultSite};
 use std::cell::{Cell, RefCell};
 
+/// Set in `armed` while a filter is in use.
+const FILTERED: u32 = 1 << 31;
 const POINTS: usize = FaultPoint::ALL.len();
 
 /// A plan of failures to inject; empty at first.
@@ -19,6 +21,8 @@ pub struct FaultPlan {
     /// Point and number of the question that fails.
     pending: RefCell<Vec<(FaultPoint, u64)>>,
     struck: Cell<u64>,
+    pages: Cell<FailPageAlloc>,
+    slabs: Cell<FailSlab>,
 }
 
 impl FaultPlan {
@@ -32,7 +36,39 @@ impl FaultPlan {
     /// Answers a question of the subject.
     #[inline(always)]
     pub fn ask(&self, site: FaultSite) -> bool {
-        self.armed.get() & bit(site.point) != 0 && self.ask_armed(site.point)
+        self.armed.get() != 0 && self.ask_any(&site)
+    }
+
+    /// Plans failures by Linux's `fail_page_alloc`, in place of what was planned so before.
+    pub fn filter_pages(&self, filter: FailPageAlloc) {
+        self.pages.set(filter);
+        self.armed.set(self.armed.get() | FILTERED);
+    }
+
+    /// Plans failures by Linux's `failslab`, in place of what was planned so before.
+    pub fn filter_slabs(&self, filter: FailSlab) {
+        self.slabs.set(filter);
+        self.armed.set(self.armed.get() | FILTERED);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn ask_any(&self, site: &FaultSite) -> bool {
+        let armed = self.armed.get();
+        let planned = armed & bit(site.point) != 0 && self.ask_armed(site.point);
+        planned || (armed & FILTERED != 0 && self.ask_filters(site))
+    }
+
+    /// Asks both filters; what they leave to chance always happens, so that a trace means one thing.
+    fn ask_filters(&self, site: &FaultSite) -> bool {
+        let (mut pages, mut slabs) = (self.pages.get(), self.slabs.get());
+        let strikes = pages.strikes(site, || 0) || slabs.strikes(site, || 0);
+        self.pages.set(pages);
+        self.slabs.set(slabs);
+        if strikes {
+            self.struck.set(self.struck.get() + 1);
+        }
+        strikes
     }
 
     #[cold]
@@ -60,6 +96,8 @@ impl FaultPlan {
     /// Forgets the failures that have not struck yet.
     pub fn disarm(&self) {
         self.armed.set(0);
+        self.pages.take();
+        self.slabs.take();
         self.pending.borrow_mut().clear();
     }
 

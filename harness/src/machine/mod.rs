@@ -206,9 +206,8 @@ impl SimMachine {
         self.warnings.borrow_mut().push(warning);
     }
 
-    /// Moves the warnings heard since the last time into a list of the caller, which is emptied first.
+    /// Moves the warnings heard since the last time to the end of a list.
     pub fn take_warnings(&self, into: &mut Vec<Warning>) {
-        into.clear();
         into.append(&mut self.warnings.borrow_mut());
     }
 

@@ -128,6 +128,8 @@ pub struct Block {
     pub pins: u32,
     /// The frames behind the pages that are mapped, for virtual tiers.
     pub frames: Vec<u32>,
+    /// References besides the owner's, to a page block: to the whole of it, or to its first page.
+    pub refs: u32,
 }
 
 impl Block {

@@ -7,10 +7,12 @@ pub mod areas;
 mod block;
 pub mod caches;
 pub mod classes;
+pub mod damage;
 mod frames;
 mod limbo;
 mod live;
 mod moving;
+mod refs;
 pub mod zones;
 
 pub use block::{Block, Tier, Tiers};
@@ -46,6 +48,8 @@ pub struct ExpectedUse {
     pub large_kmalloc: u64,
     /// Pages behind live vmalloc areas.
     pub vmalloc: u64,
+    /// Pages that went out of circulation for good.
+    pub bad: u64,
 }
 
 /// A virtual area that was freed and whose translations may still sit in a TLB.
@@ -77,6 +81,8 @@ pub struct Model {
     cpu: u16,
     /// Page counters after the last step; what a failed call must not change.
     pub(crate) last_use: Option<MemInfo>,
+    /// What was written to free pages.
+    pub damage: damage::Damage,
     /// Notes that an oracle keeps between two of its questions.
     pub(crate) notes: crate::oracle::Notes,
 }
@@ -97,6 +103,7 @@ impl Model {
             next_handle: 0,
             cpu: 0,
             last_use: None,
+            damage: damage::Damage::default(),
             notes: crate::oracle::Notes::default(),
         }
     }
@@ -270,6 +277,10 @@ impl Model {
 
     /// Follows a step.
     pub fn update(&mut self, step: &Step, subject: &dyn Subject) {
+        self.follow_damage(step, subject);
+        if self.follow_references(&step.call, &step.reply) {
+            return;
+        }
         match (&step.call, &step.reply) {
             (Call::SetCpu { cpu }, Reply::Done) => self.cpu = *cpu,
             (Call::SplitPage { addr, order }, Reply::Done) => self.split(*addr, *order),
@@ -404,6 +415,7 @@ impl Model {
             area_pages,
             pins: 0,
             frames: Vec::new(),
+            refs: 0,
         }
     }
 
@@ -563,6 +575,7 @@ pub(crate) mod tests {
             area_pages: if tier.is_virtual() { bytes.div_ceil(PAGE_SIZE) } else { 0 },
             pins: 0,
             frames: Vec::new(),
+            refs: 0,
         }
     }
 }

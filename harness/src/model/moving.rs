@@ -5,7 +5,8 @@ use crate::subject::Moved;
 use kmem::{GfpFlags, PAGE_SIZE};
 
 /// The flags that a request without a lock stands for: zeroed, and no way into any reserve.
-pub(super) const NOLOCK: GfpFlags = GfpFlags::ZERO.union(GfpFlags::NOWARN).union(GfpFlags::NOMEMALLOC);
+pub(super) const NOLOCK: GfpFlags =
+    GfpFlags::ZERO.union(GfpFlags::NOWARN).union(GfpFlags::NOMEMALLOC).union(GfpFlags::COMP);
 
 impl Model {
     /// Tells whether the owner of a block would let it be moved: it was allocated as movable, nobody has pinned it, and
@@ -16,6 +17,7 @@ impl Model {
         block.tier == Tier::Pages
             && block.gfp.contains(GfpFlags::MOVABLE)
             && block.pins == 0
+            && block.refs == 0
             && !self.blocks(Tiers::VMAP).any(shows)
     }
 
@@ -30,9 +32,9 @@ impl Model {
     pub(super) fn split(&mut self, addr: u64, order: u8) {
         let Some(old) = self.remove(addr) else { return };
         for page in (0..1 << order).map(|n| addr + n * PAGE_SIZE as u64) {
-            let pins = if page == addr { old.pins } else { 0 };
+            let (pins, refs) = if page == addr { (old.pins, old.refs) } else { (0, 0) };
             let block = self.new_block(Tier::Pages, page, PAGE_SIZE, PAGE_SIZE, old.gfp);
-            self.insert(Block { pins, zero_chain: false, ..block });
+            self.insert(Block { pins, refs, zero_chain: false, ..block });
         }
     }
 

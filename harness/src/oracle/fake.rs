@@ -247,6 +247,10 @@ impl WhiteBox for FakeSubject {
         &[]
     }
 
+    fn page_owner(&self) -> Vec<kmem::PageOwner> {
+        Vec::new()
+    }
+
     fn warnings(&self) -> &[kmem::Warning] {
         &self.warnings
     }

@@ -24,6 +24,7 @@ mod o12_quiescence;
 mod o15_translation;
 mod o16_misuse;
 mod o18_warnings;
+mod o19_pages;
 mod o20_caches;
 mod pattern;
 mod policy;
@@ -32,6 +33,7 @@ mod scene;
 pub use moves::{on_lent, on_move};
 pub use o04_content::{read_block, write_block};
 pub use o15_translation::touch_guard;
+pub use o19_pages::write_free;
 pub use pattern::{CONSTRUCTED, constructed_byte};
 
 /// What the rules say about a contiguous attempt.
@@ -87,6 +89,7 @@ pub enum OracleId {
     O15Translation,
     O16Misuse,
     O18Warnings,
+    O19Pages,
     O20Caches,
     /// Not a question of ours: the subject panicked.
     Panic,
@@ -222,6 +225,7 @@ const ALL: &[&dyn Oracle] = &[
     &o15_translation::Translation,
     &o16_misuse::MisuseNamed,
     &o18_warnings::Warnings,
+    &o19_pages::Pages,
     &o20_caches::Caches,
 ];
 
@@ -241,6 +245,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o10_tier::RightTier,
     &o16_misuse::MisuseNamed,
     &o18_warnings::Warnings,
+    &o19_pages::Pages,
     &o20_caches::Caches,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[
@@ -248,6 +253,7 @@ const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o11_atomic::FailureAtomic,
     &o07_conservation::Conservation,
     &o15_translation::Translation,
+    &o19_pages::Pages,
 ];
 const AUDIT: &[&dyn Oracle] = &[
     &o04_content::Content,
@@ -255,6 +261,7 @@ const AUDIT: &[&dyn Oracle] = &[
     &o08_audit::Audit,
     &o09_refusal::RefusalJustified,
     &o15_translation::Translation,
+    &o19_pages::Pages,
     &o20_caches::Caches,
 ];
 const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence];

@@ -45,6 +45,10 @@ impl Oracle for Content {
         }
         match &step.reply {
             Reply::Block { addr, .. } => write_block(cx, *addr),
+            // The first page of a block that somebody else holds as well.
+            Reply::Done if freed_address(&step.call).is_some_and(|addr| is_unwritten(cx, addr)) => {
+                freed_address(&step.call).map_or(Ok(()), |addr| write_block(cx, addr))
+            }
             Reply::Pages(pages) => pages.iter().try_for_each(|&addr| write_block(cx, addr)),
             _ => Ok(()),
         }
@@ -60,6 +64,10 @@ impl Oracle for Content {
         }
         Ok(())
     }
+}
+
+fn is_unwritten(cx: &Context<'_>, addr: u64) -> bool {
+    cx.model.block(addr).is_some_and(|block| !block.written)
 }
 
 /// Writes a live block anew, with its next generation. A block of a cache with a constructor is only looked at.

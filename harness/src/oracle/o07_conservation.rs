@@ -35,12 +35,14 @@ impl Oracle for Conservation {
 
 /// Compares the counters with each other and with the model.
 pub(super) fn check_use(cx: &Context<'_>, found: &MemInfo) -> Result<(), String> {
-    let MemInfo { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, page_tables, leaked } = *found;
-    let sum = free + pcp + pages + large_kmalloc + slab + vmalloc + vmalloc_lazy + page_tables + leaked;
+    let MemInfo { managed, free, pcp, pages, large_kmalloc, slab, vmalloc, vmalloc_lazy, .. } = *found;
+    let MemInfo { page_tables, leaked, guard, bad, .. } = *found;
+    let used = pages + large_kmalloc + slab + vmalloc + vmalloc_lazy + page_tables;
+    let sum = free + pcp + used + leaked + guard + bad;
     if managed != cx.model.geometry().managed().get() || sum != managed {
         return Err(format!("the owners have {sum} of {managed} pages: {found:?}"));
     }
-    let counted = ExpectedUse { pages, large_kmalloc, vmalloc };
+    let counted = ExpectedUse { pages, large_kmalloc, vmalloc, bad };
     let expected = cx.model.expected_use();
     if counted == expected { Ok(()) } else { Err(format!("the counters say {counted:?}, live are {expected:?}")) }
 }

@@ -21,6 +21,7 @@ impl Oracle for Quiescence {
     fn at_end(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let (Some(inside), true) = (cx.subject.white_box(), cx.model.is_empty()) else { return Ok(()) };
         check_owners(inside, cx.model.has_ghosts())
+            .and_then(|()| check_guards(inside))
             .and_then(|()| check_lists(inside))
             .and_then(|()| check_coalesced(inside))
             .map_err(|message| cx.violation(OracleId::O12Quiescence, &[], message))
@@ -32,8 +33,24 @@ fn check_owners(inside: &dyn WhiteBox, has_ghosts: bool) -> Result<(), String> {
     let found = inside.page_use();
     let leaked = if has_ghosts { found.leaked } else { 0 };
     let managed = inside.geometry().managed().get();
-    let expected = MemInfo { managed, free: managed - 1 - leaked, page_tables: 1, leaked, ..MemInfo::default() };
+    let (guard, bad) = (found.guard, found.bad);
+    let free = managed.saturating_sub(1 + leaked + guard + bad);
+    let expected = MemInfo { managed, free, page_tables: 1, leaked, guard, bad, ..MemInfo::default() };
     if found == expected { Ok(()) } else { Err(format!("everything is freed, but {found:?}")) }
+}
+
+/// A guard stands only beside something that is still used: the root page table, or a bad page.
+fn check_guards(inside: &dyn WhiteBox) -> Result<(), String> {
+    let span = 1 << inside.geometry().guardpage_minorder.get();
+    let used = |pfn: u32| matches!(inside.frame_kind(pfn), FrameKind::PageTable | FrameKind::Bad | FrameKind::Leaked);
+    let is_stray = |pfn: &u32| {
+        let first = pfn / span * span;
+        inside.frame_kind(*pfn) == FrameKind::Guard && !(first..first + span).any(used)
+    };
+    match (0..inside.geometry().frames()).find(is_stray) {
+        Some(pfn) => Err(format!("everything is freed, but frame {pfn} is still a guard")),
+        None => Ok(()),
+    }
 }
 
 fn check_lists(inside: &dyn WhiteBox) -> Result<(), String> {

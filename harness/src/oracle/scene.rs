@@ -349,12 +349,15 @@ impl Pins<'_> {
     pub(super) fn is_pinned(&self, pfn: u32) -> bool {
         match self.inside.frame_kind(pfn) {
             FrameKind::Free | FrameKind::Pcp | FrameKind::Deferred | FrameKind::LargePending => false,
-            FrameKind::Pages | FrameKind::PagesTail | FrameKind::LargeKmalloc | FrameKind::LargeTail => {
-                self.model.used_directly(pfn)
-            }
+            FrameKind::Pages
+            | FrameKind::PagesTail
+            | FrameKind::PagesShared
+            | FrameKind::LargeKmalloc
+            | FrameKind::LargeTail => self.model.used_directly(pfn),
             FrameKind::Vmalloc => self.model.vmalloc_owner(pfn).is_some(),
             FrameKind::Slab(cache) => self.is_slab_pinned(pfn, cache),
-            FrameKind::Absent | FrameKind::PageTable | FrameKind::Leaked => true,
+            // A guard is nobody's as long as a neighbour lives; to say which would be to merge here.
+            FrameKind::Absent | FrameKind::PageTable | FrameKind::Leaked | FrameKind::Guard | FrameKind::Bad => true,
         }
     }
 

@@ -293,6 +293,12 @@ fn other_text(call: &Call) -> String {
         Call::DrainPages => "drain_all_pages()".to_owned(),
         Call::Purge => "vm_unmap_aliases()".to_owned(),
         Call::Reclaim => "reclaim()".to_owned(),
+        Call::GetPage { addr } => format!("get_page({addr:#x})"),
+        Call::PutPage { addr } => format!("put_page({addr:#x})"),
+        Call::FailPages { min_order, interval, times, .. } => {
+            format!("(fail_page_alloc: order {min_order} and up, every {interval}, {times} times)")
+        }
+        Call::FailSlabs { interval, times, .. } => format!("(failslab: every {interval}, {times} times)"),
         Call::SetCpu { cpu } => format!("(now on CPU {cpu})"),
         Call::FailNth { point, nth } => format!("(question {nth} about {point:?} will fail)"),
         other => format!("{other:?}"),

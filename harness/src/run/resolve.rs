@@ -22,6 +22,12 @@ pub(super) fn free_call(block: &Block) -> Call {
     }
 }
 
+/// The page by which a reference to a block is taken: any page of a compound one will do.
+fn page_of(block: &Block) -> u64 {
+    let last = if block.is_unit() { block.usable.saturating_sub(PAGE_SIZE) as u64 } else { 0 };
+    block.addr + last
+}
+
 impl Session {
     /// Executes one operation; one whose pick finds nothing has no effect.
     pub(super) fn execute(&mut self, op: &Op) -> Verdict {
@@ -45,6 +51,11 @@ impl Session {
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
             Op::CacheDestroy { cache } => self.destroy_cache(cache),
             Op::Audit => self.audit(),
+            Op::FreeMapped { pick } => self.free_mapped(pick),
+            Op::VmapFree { pick } => self.vmap_free(u32::from(pick)),
+            Op::WriteFree { pick, size, twice } => {
+                self.access(|cx| oracle::write_free(cx, u32::from(pick), size, twice))
+            }
             Op::Wrong { pick, how } => self.misuse(pick, how),
             Op::Interleave { cpu } => {
                 self.interleave(cpu);
@@ -84,6 +95,25 @@ impl Session {
         self.call(call).map(drop)
     }
 
+    /// Frees a page block as it is, which is a mistake if somebody maps it.
+    fn free_mapped(&mut self, pick: u16) -> Verdict {
+        match self.picked(Tiers::PAGE_BLOCKS, pick).map(free_call).filter(|_| self.model.is_tight()) {
+            Some(call) => self.call(call).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Maps a frame that is free. Without a check of pages nobody would notice, and two would have it.
+    fn vmap_free(&mut self, page: u32) -> Verdict {
+        if !self.model.checks(kmem::PageDebug::CHECK) {
+            return Ok(());
+        }
+        match self.free_frame(page) {
+            Some(frame) => self.call(Call::Vmap { pfns: vec![frame] }).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Address of a `vmap` area that shows a page of the block.
     fn alias_of(&self, addr: u64) -> Option<u64> {
         if self.model.count(Tiers::VMAP) == 0 {
@@ -98,10 +128,20 @@ impl Session {
     /// Frees every block, each in its own tier.
     pub(super) fn free_all(&mut self) -> Verdict {
         for tiers in [Tiers::VMAP, Tiers::ALL] {
-            let blocks: Vec<(u64, Call)> = self.model.blocks(tiers).map(|b| (b.addr, free_call(b))).collect();
-            blocks.into_iter().try_for_each(|(addr, call)| self.free(addr, call))?;
+            let mut held = self.references(tiers) + 1;
+            // A block with extra references is freed once for each.
+            while (1..held).contains(&self.references(tiers)) {
+                held = self.references(tiers);
+                let blocks: Vec<(u64, Call)> = self.model.blocks(tiers).map(|b| (b.addr, free_call(b))).collect();
+                blocks.into_iter().try_for_each(|(addr, call)| self.free(addr, call))?;
+            }
         }
         Ok(())
+    }
+
+    /// How many references there are to all blocks together.
+    fn references(&self, tiers: Tiers) -> u64 {
+        self.model.blocks(tiers).map(|block| 1 + u64::from(block.refs)).sum()
     }
 
     /// Frees the blocks that `wanted` chooses by their position.
@@ -186,6 +226,13 @@ impl Session {
     fn resolve_on_block(&self, op: &Op) -> Option<Call> {
         let addr = |tiers, pick| self.picked(tiers, pick).map(|block| block.addr);
         Some(match *op {
+            Op::GetPage { pick } => Call::GetPage { addr: page_of(self.picked(Tiers::PAGE_BLOCKS, pick)?) },
+            Op::PutPage { pick } => {
+                // Dropping the owner's reference to one of many pages is what `free_pages` is for.
+                let block = self.picked(Tiers::PAGE_BLOCKS, pick);
+                let block = block.filter(|block| block.tier == Tier::Pages || block.refs > 0)?;
+                Call::PutPage { addr: page_of(block) }
+            }
             Op::Kfree { pick } => Call::Kfree { addr: addr(Tiers::KMALLOC, pick)? },
             Op::KfreeSensitive { pick } => Call::KfreeSensitive { addr: addr(Tiers::KMALLOC, pick)? },
             Op::Ksize { pick } => Call::Ksize { addr: addr(Tiers::KMALLOC, pick)? },
@@ -232,6 +279,18 @@ impl Session {
     fn resolve_on_machine(&self, op: &Op) -> Option<Call> {
         let cache = |n: u16| self.model.pick_cache(usize::from(n)).map(|cache| cache.id);
         Some(match *op {
+            Op::FailPages { order, gfp, step, count } => Call::FailPages {
+                min_order: order,
+                ignored: gfp.to_flags(),
+                interval: u32::from(step),
+                times: u32::from(count),
+            },
+            Op::FailSlabs { gfp, step, count, cache: n, one } => Call::FailSlabs {
+                cache: if one { Some(cache(n)?) } else { None },
+                ignored: gfp.to_flags(),
+                interval: u32::from(step),
+                times: u32::from(count),
+            },
             Op::KmallocSizeRoundup { size } => Call::KmallocSizeRoundup { size: size as usize },
             Op::CacheCreate { size, align, hwcache, ctor } => {
                 Call::CacheCreate { spec: CacheSpec::own(size as usize, usize::from(align), hwcache, ctor) }

@@ -147,7 +147,8 @@ impl Session {
     /// Makes a call, from another CPU than the last one if calls are interleaved, and puts the answer to every oracle.
     /// Tells whether the call was granted.
     pub(super) fn call(&mut self, call: Call) -> Result<bool, Violation> {
-        if !matches!(call, Call::SetCpu { .. } | Call::FailNth { .. }) {
+        if !matches!(call, Call::SetCpu { .. } | Call::FailNth { .. } | Call::FailPages { .. } | Call::FailSlabs { .. })
+        {
             self.change_cpu()?;
         }
         self.make(call)
@@ -160,6 +161,7 @@ impl Session {
         for free in single_frees(&call) {
             oracle::before_call(&mut self.context(), &free)?;
         }
+        self.guest.begin_step();
         let reply = self.guest.call(&call);
         self.follow_moves()?;
         if reply == Reply::Unsupported {
@@ -233,6 +235,14 @@ impl Session {
         let changes = events(&*self.guest).iter().zip(before).map(|(now, before)| now - before).enumerate();
         let events = changes.filter(|&(_, n)| n > 0).collect();
         self.log.push(StepRecord { step, cpu: self.model.cpu(), live: self.model.len(), events });
+    }
+
+    /// The first frame from `page` on that is free.
+    pub(super) fn free_frame(&self, page: u32) -> Option<u32> {
+        let inside = self.guest.white_box()?;
+        let frames = self.model.geometry().frames();
+        let mut all = (0..frames).map(|n| (page % frames + n) % frames);
+        all.find(|&frame| inside.frame_kind(frame) == kmem::FrameKind::Free)
     }
 
     /// Blocks and bytes that the harness can steer by, whatever the subject.

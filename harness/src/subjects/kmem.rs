@@ -9,8 +9,9 @@ use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
 use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{
-    AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FrameKind, FreeError,
-    Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, Pfn, Violation, VirtAddr, VmallocEntry, Warning,
+    AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FailCaches, FailPageAlloc,
+    FailSlab, FaultAttr, FrameKind, FreeError, Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, PageOwner, Pfn,
+    Violation, VirtAddr, VmallocEntry, Warning,
 };
 use std::rc::Rc;
 
@@ -61,11 +62,6 @@ impl KmemSubject {
     /// The allocator itself.
     pub fn kmem(&self) -> &Kmem<SimPlatform> {
         &self.kmem
-    }
-
-    /// Starts a step: nothing was warned of yet.
-    pub(super) fn forget_warnings(&mut self) {
-        self.warnings.clear();
     }
 
     fn block(&self, answer: Result<VirtAddr, AllocError>) -> Reply {
@@ -138,6 +134,21 @@ impl KmemSubject {
         })
     }
 
+    fn references_call(&self, call: &Call) -> Option<Reply> {
+        let count = |addr: u64, act: &dyn Fn(Pfn) -> Result<u32, FreeError>| {
+            let addr = VirtAddr::new(addr);
+            match self.kmem.virt_to_pfn(addr).map_or(Err(FreeError::Foreign(addr)), act) {
+                Ok(left) => Reply::Size(left as usize),
+                Err(error) => Reply::Rejected(error),
+            }
+        };
+        Some(match *call {
+            Call::GetPage { addr } => count(addr, &|page| self.kmem.get_page(page)),
+            Call::PutPage { addr } => count(addr, &|page| self.kmem.put_page(page)),
+            _ => return None,
+        })
+    }
+
     fn slab_call(&mut self, call: &Call) -> Option<Reply> {
         let kmem = &self.kmem;
         Some(match *call {
@@ -200,6 +211,17 @@ impl KmemSubject {
             Call::SetCpu { cpu } => self.machine.set_cpu(cpu),
             Call::Objects(ref call) => return Some(self.sheaves.call(&self.kmem, call)),
             Call::FailNth { point, nth } => self.machine.faults().arm(point, nth),
+            Call::FailPages { min_order, ignored, interval, times } => {
+                let min_order = Order::new(min_order).unwrap_or(Order::MAX);
+                let attr = FaultAttr::every(interval, times);
+                self.machine.faults().filter_pages(FailPageAlloc { attr, min_order, ignored });
+            }
+            Call::FailSlabs { cache, ignored, interval, times } => {
+                let caches = if cache.is_some() { FailCaches::NONE_MARKED } else { FailCaches::All };
+                let mut filter = FailSlab { attr: FaultAttr::every(interval, times), ignored, caches };
+                cache.into_iter().for_each(|cache| filter.mark(cache));
+                self.machine.faults().filter_slabs(filter);
+            }
             _ => return None,
         }
         Some(Reply::Done)
@@ -247,10 +269,15 @@ impl Subject for KmemSubject {
         Strength::Tight
     }
 
+    fn begin_step(&mut self) {
+        self.warnings.clear();
+    }
+
     fn call(&mut self, call: &Call) -> Reply {
         let reply = self
             .slab_call(call)
             .or_else(|| self.pages_call(call))
+            .or_else(|| self.references_call(call))
             .or_else(|| self.kvmalloc_call(call))
             .or_else(|| self.vmalloc_call(call))
             .or_else(|| self.cache_call(call))
@@ -332,6 +359,12 @@ impl WhiteBox for KmemSubject {
 
     fn events(&self) -> &[u64] {
         &self.events
+    }
+
+    fn page_owner(&self) -> Vec<PageOwner> {
+        let mut owners = Vec::new();
+        self.kmem.page_owner(|owner| owners.push(owner));
+        owners
     }
 
     fn warnings(&self) -> &[Warning] {

@@ -71,9 +71,11 @@ impl<T: Twist> Subject for Twisted<T> {
         Strength::Tight
     }
 
+    fn begin_step(&mut self) {
+        self.inner.begin_step();
+    }
+
     fn call(&mut self, call: &Call) -> Reply {
-        // A call that the wrapper answers itself never gets there.
-        self.inner.forget_warnings();
         self.twist.call(&mut self.inner, call)
     }
 
@@ -145,6 +147,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
 
     fn events(&self) -> &[u64] {
         self.inner.events()
+    }
+
+    fn page_owner(&self) -> Vec<kmem::PageOwner> {
+        self.inner.page_owner()
     }
 
     fn warnings(&self) -> &[kmem::Warning] {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! with header     0 magic "kmt2"   4 swarm   8 frames  12 dma  16 movable  20 cpus  22 max order  23 pageblock order
-//!                24 vmalloc pages  28 min free  32 hardening  33 number of faults  34 zero
+//!                24 vmalloc pages  28 min free  32 hardening  33 number of faults
+//!                34 page checks, 4 bits; order of guards, 4 bits
 //!                36 swarm, upper half
 //!                40 dma32  44 nodes  45 nodes with CPUs  46 CMA pageblocks  47 mobility  48 zero
 //!                72 faults, 8 bytes each: point, 3 zero bytes, nth       then records
@@ -126,6 +127,8 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
         vmalloc_pages: u32_at(bytes, 24),
         min_free: u32_at(bytes, 28),
         hardening: if byte_at(bytes, 32) & 1 == 0 { Hardening::Checked } else { Hardening::Off },
+        page_debug: byte_at(bytes, 34) & 0xf,
+        guard_order: byte_at(bytes, 34) >> 4,
     }
 }
 
@@ -144,7 +147,7 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     put(&mut out, 28, &g.min_free.to_le_bytes());
     put(&mut out, 40, &g.dma32_frames.to_le_bytes());
     put(&mut out, 44, &[g.nodes, g.cpu_nodes, g.cma_blocks, g.mobility as u8]);
-    put(&mut out, 32, &[u8::from(g.hardening == Hardening::Off), nr_faults]);
+    put(&mut out, 32, &[u8::from(g.hardening == Hardening::Off), nr_faults, g.guard_order << 4 | g.page_debug]);
     out
 }
 

@@ -1,7 +1,8 @@
 //! The machine that a trace runs on, as a few numbers that are always valid.
 
 use kmem::{
-    CmaArea, Geometry, Hardening, MAX_NODES, MinFree, Mobility, NodeId, Order, PageCount, Pfn, ZoneKind, ZoneSpec,
+    CmaArea, Geometry, Hardening, MAX_NODES, MinFree, Mobility, NodeId, Order, PageCount, PageDebug, Pfn, ZoneKind,
+    ZoneSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,10 @@ pub struct GeometrySpec {
     /// What frees verify.
     #[serde(with = "HardeningName")]
     pub hardening: Hardening,
+    /// Checks of pages, as the bits of [`kmem::PageDebug`]: 1 check, 2 poison, 4 owner.
+    pub page_debug: u8,
+    /// Below which order what is left over when a block is cut becomes a guard.
+    pub guard_order: u8,
 }
 
 /// How serde sees `kmem`'s hardening levels: by their names.
@@ -91,6 +96,8 @@ impl Default for GeometrySpec {
             vmalloc_pages: 4096,
             min_free: 16,
             hardening: Hardening::Checked,
+            page_debug: 0,
+            guard_order: 0,
         }
     }
 }
@@ -126,6 +133,8 @@ impl GeometrySpec {
             vmalloc_pages: self.vmalloc_pages.clamp(2, MAX_VMALLOC_PAGES),
             min_free: self.min_free.min(frames / 8),
             hardening: self.hardening,
+            page_debug: self.page_debug & PageDebug::all().bits(),
+            guard_order: self.guard_order.min(kmem::MAX_PAGE_ORDER / 2),
         }
     }
 
@@ -145,6 +154,8 @@ impl GeometrySpec {
             ("cma_blocks", u64::from(self.cma_blocks), u64::from(near.cma_blocks)),
             ("vmalloc_pages", u64::from(self.vmalloc_pages), u64::from(near.vmalloc_pages)),
             ("min_free", u64::from(self.min_free), u64::from(near.min_free)),
+            ("page_debug", u64::from(self.page_debug), u64::from(near.page_debug)),
+            ("guard_order", u64::from(self.guard_order), u64::from(near.guard_order)),
         ]
         .into_iter()
         .find(|(_, found, nearest)| found != nearest)
@@ -154,6 +165,9 @@ impl GeometrySpec {
     pub fn preset(n: u64) -> Self {
         let default = Self::default();
         match n % 16 {
+            // Every check of pages, and guards beside small blocks.
+            4 => Self { page_debug: PageDebug::all().bits(), ..default },
+            5 => Self { page_debug: PageDebug::all().bits(), guard_order: 2, frames: 512, ..default },
             // Two nodes, CPUs on both; a HIGHATOMIC reserve and a CMA area are possible.
             6 => Self { nodes: 2, cpu_nodes: 2, cpus: 4, pageblock_order: 2, cma_blocks: 16, ..default },
             // All kinds of zone, four nodes, CPUs on two of them and on none of the others.
@@ -206,6 +220,8 @@ impl GeometrySpec {
         geometry.hardening = spec.hardening;
         geometry.mobility = spec.mobility;
         geometry.cma[0] = spec.cma_area(&zones);
+        geometry.page_debug = PageDebug::from_bits_truncate(spec.page_debug);
+        geometry.guardpage_minorder = Order::new(spec.guard_order).unwrap_or(Order::ZERO);
         geometry
     }
 
@@ -264,6 +280,8 @@ mod tests {
             pageblock_order: n(5) as u8,
             vmalloc_pages: n(6),
             min_free: n(7),
+            page_debug: n(8) as u8,
+            guard_order: n(9) as u8,
             hardening: if seed.is_multiple_of(2) { Hardening::Off } else { Hardening::Checked },
         }
     }

@@ -403,6 +403,22 @@ operations! {
     FailNth in Fault { #[serde(with = "FaultPointName")] point: FaultPoint as Point, nth: u16 as Nth };
     /// A caller's mistake with the picked block, of a subject that promises to notice; it has to be named and harmless.
     Wrong in Misuse { pick: u16 as Pick, how: Misuse as Tier };
+    // References, damage to pages, and filters of faults.
+    /// `get_page` of a page block: of its first page, or of its last if it is compound.
+    GetPage in PageRefs { pick: u16 as Pick };
+    /// `put_page`, likewise.
+    PutPage in PageRefs { pick: u16 as Pick };
+    /// Frees a page block without a look at who maps it.
+    FreeMapped in Misuse { pick: u16 as Pick };
+    /// `vmap` of the first free frame from the picked one on, where pages are checked.
+    VmapFree in Misuse { pick: u16 as Pick };
+    /// Flips a bit, or two, of the first free page from the picked one on, at `size` modulo the page.
+    WriteFree in Misuse { pick: u16 as Pick, size: u64 as Size, twice: bool as Flag };
+    /// `fail_page_alloc`: every `step`-th block of at least `order` fails, `count` times, unless its flags are among `gfp`.
+    FailPages in Fault { order: u8 as Order, gfp: Gfp as Gfp, step: u8 as Step, count: u8 as Count };
+    /// `failslab`: every `step`-th object fails, `count` times, unless its flags are among `gfp`; of one cache if `one`.
+    FailSlabs in Fault { gfp: Gfp as Gfp, step: u8 as Step, count: u8 as Count, cache: u16 as Cache, one: bool as Flag2 };
+
     /// Allocates `count` blocks of one size.
     Burst in Burst { count: u16 as Count, tier: BurstTier as Tier, size: u64 as Size, gfp: Gfp as Gfp };
     /// Frees every `step`-th live block, from the `phase`-th on, in the order of allocation.

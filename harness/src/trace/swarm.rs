@@ -96,6 +96,8 @@ groups! {
     SlabBulk,
     /// Sheaves that are filled beforehand.
     Sheaf,
+    /// `get_page`, `put_page`.
+    PageRefs,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

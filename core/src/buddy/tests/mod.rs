@@ -1,12 +1,14 @@
 //! Tests of the page allocator as a whole, on small machines.
 
 mod blocks;
+mod calls;
 mod contig;
 mod corrupt;
 mod moving;
 mod nolock;
 mod policy;
 mod random;
+mod refs;
 mod requests;
 
 use super::PageAllocator;

@@ -1,5 +1,6 @@
 //! Says that a wrong free was done.
 
+use crate::model::freed_address;
 use crate::subject::{Call, Reply, Subject};
 use crate::subjects::{KmemSubject, Twist};
 
@@ -14,7 +15,7 @@ impl Twist for BelievesCallers {
 
     fn call(&mut self, inner: &mut KmemSubject, call: &Call) -> Reply {
         match inner.call(call) {
-            Reply::Rejected(_) => Reply::Done,
+            Reply::Rejected(_) if freed_address(call).is_some() => Reply::Done,
             reply => reply,
         }
     }

@@ -9,6 +9,11 @@ fn frame(inner: &KmemSubject, addr: u64) -> u32 {
     ((addr - inner.geometry().direct_map.as_u64()) / PAGE_SIZE as u64) as u32
 }
 
+/// Whether nobody but the caller has a reference to the page.
+fn is_sole(inner: &KmemSubject, addr: u64) -> bool {
+    inner.kmem().page_count(kmem::Pfn::new(frame(inner, addr))) == 1
+}
+
 /// Forgets every page block that is freed, and says that it is free.
 #[derive(Default)]
 pub(super) struct NeverReuses {
@@ -22,8 +27,10 @@ impl Twist for NeverReuses {
 
     fn call(&mut self, inner: &mut KmemSubject, call: &Call) -> Reply {
         match *call {
-            Call::FreePages { addr, order } => self.lost.push(Hidden { pfn: frame(inner, addr), order }),
-            Call::FreePagesExact { addr, size } => {
+            Call::FreePages { addr, order } if is_sole(inner, addr) => {
+                self.lost.push(Hidden { pfn: frame(inner, addr), order })
+            }
+            Call::FreePagesExact { addr, size } if is_sole(inner, addr) => {
                 let first = frame(inner, addr);
                 let pages = size.div_ceil(PAGE_SIZE) as u32;
                 self.lost.extend((first..first + pages).map(|pfn| Hidden { pfn, order: 0 }));
@@ -54,7 +61,7 @@ impl Twist for NeverCoalesces {
 
     fn call(&mut self, inner: &mut KmemSubject, call: &Call) -> Reply {
         match *call {
-            Call::FreePages { addr, order: 0 } if self.stack.len() < STACK => {
+            Call::FreePages { addr, order: 0 } if self.stack.len() < STACK && is_sole(inner, addr) => {
                 self.stack.push(Hidden { pfn: frame(inner, addr), order: 0 });
                 Reply::Done
             }

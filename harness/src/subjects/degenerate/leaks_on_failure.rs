@@ -2,7 +2,7 @@
 
 use crate::subject::{Call, Reply, Subject};
 use crate::subjects::{KmemSubject, Twist};
-use kmem::{AllocError, GfpFlags};
+use kmem::GfpFlags;
 
 /// See the module.
 #[derive(Default)]
@@ -15,9 +15,8 @@ impl Twist for LeaksOnFailure {
 
     fn call(&mut self, inner: &mut KmemSubject, call: &Call) -> Reply {
         let reply = inner.call(call);
-        // A failure that nobody injected is warned of, and the second call would hide the warning.
-        if matches!(&reply, Reply::Refused(AllocError::Injected(_))) {
-            inner.call(&Call::AllocPages { order: 0, gfp: GfpFlags::KERNEL });
+        if matches!(&reply, Reply::Refused(error) if error.is_exhaustion()) {
+            inner.call(&Call::AllocPages { order: 0, gfp: GfpFlags::KERNEL | GfpFlags::NOWARN });
         }
         reply
     }
