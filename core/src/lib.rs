@@ -22,6 +22,7 @@ mod platform;
 #[allow(unsafe_code, reason = "the one room that may")]
 mod raw;
 mod slab;
+mod statistics;
 mod sync;
 #[cfg(test)]
 mod testing;
@@ -48,6 +49,7 @@ pub use page::FrameKind;
 pub use platform::{CpuId, Event, Platform, RcuCookie, Shortage};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, Destroyed, LeakedObject, PrefilledSheaf, SlabFlags};
+pub use statistics::PathCounts;
 pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};
 
 /// The most bytes in the name of a cache.

@@ -436,6 +436,10 @@ pub struct Shortage {
 /// All methods take `&self`; none but [`Self::reclaim`] calls back into the allocator. An implementation is safe as long as the
 /// allocator is used from one thread; to share it between threads see [`SmpPlatform`](crate::SmpPlatform).
 pub trait Platform {
+    /// Whether the allocator counts how often each CPU went through fast and slow paths; see
+    /// [`Kmem::slab_statistics`](crate::Kmem::slab_statistics). What is not counted costs nothing.
+    const STATISTICS: bool = false;
+
     /// The window through which physical memory is reached: at least as many frames as the zones span.
     fn memory(&self) -> &PhysMem;
 

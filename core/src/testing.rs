@@ -79,6 +79,8 @@ impl TestPlatform {
 }
 
 impl Platform for TestPlatform {
+    const STATISTICS: bool = true;
+
     fn memory(&self) -> &PhysMem {
         &self.memory
     }

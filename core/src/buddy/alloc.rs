@@ -14,6 +14,7 @@ use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
+use crate::sync::count_shared;
 use crate::warn::Warning;
 use core::panic::Location;
 
@@ -90,7 +91,7 @@ impl<P: Platform> PageAllocator<P> {
     /// Takes a page for a caller of `alloc_pages` from an array of this CPU that has a kind byte.
     #[inline(always)]
     pub(super) fn take_hot(&self, hot: &HotPages, array: usize, gfp: GfpFlags) -> Option<Pfn> {
-        let pfn = hot.take()?;
+        let pfn = hot.take(P::STATISTICS)?;
         if let Some(kind) = self.base.frames.kind_ref(pfn) {
             kind.set_home(array);
         }
@@ -136,6 +137,9 @@ impl<P: Platform> PageAllocator<P> {
     ) -> Result<Pfn, AllocError> {
         let request =
             self.request(order, gfp, node).inspect_err(|error| self.note_refusal(error, order.bytes(), gfp))?;
+        if let Some(pcp) = self.pcp(self.base.cpu(), request.route.zone()) {
+            count_shared(&pcp.slow_allocs, P::STATISTICS);
+        }
         let first = loop {
             let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
             // A bad block is out of circulation, so the next one is another.
@@ -202,7 +206,7 @@ impl<P: Platform> PageAllocator<P> {
         let list = list_index(request.order, request.route.migrate(), self.blocks.order);
         let cpu = self.base.cpu();
         let hot = list.and_then(|list| self.hot(cpu, usize::from(zone.index), list));
-        if let Some(first) = hot.and_then(HotPages::take) {
+        if let Some(first) = hot.and_then(|hot| hot.take(false)) {
             self.base.event(Event::PcpHit);
             self.base.frames.claim_block(first, Order::ZERO, FrameKind::Pages);
             if kind != FrameKind::Pages {

@@ -9,6 +9,7 @@ use crate::addr::Pfn;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{CpuId, Event, Platform};
+use crate::sync::count_shared;
 
 impl<P: Platform> PageAllocator<P> {
     /// Gives back a block that the caller has verified to be one, of this order.
@@ -23,12 +24,15 @@ impl<P: Platform> PageAllocator<P> {
     pub(super) fn free_page_fast(&self, pfn: Pfn) -> bool {
         let Some(kind) = self.base.frames.kind_ref(pfn) else { return false };
         let Some(hot) = self.hot.get(self.base.platform.cpu(), kind.home()) else { return false };
-        hot.put(pfn, || kind.set(FrameKind::Pcp))
+        hot.put(pfn, P::STATISTICS, || kind.set(FrameKind::Pcp))
     }
 
     /// Passes a block that is in use on to another owner: the kind of all its frames, and the ledger.
     pub(crate) fn change_owner(&self, first: Pfn, order: Order, kind: FrameKind) {
         let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(first))) else { return };
+        if let Some(pcp) = self.pcp(self.base.cpu(), usize::from(zone.index)) {
+            count_shared(&pcp.slow_frees, P::STATISTICS);
+        }
         let before = self.base.frames.kind(first);
         self.locked(zone, |_| {
             zone.ledger.take_back(before, order.pages());

@@ -86,6 +86,8 @@ use crate::order::NR_PAGE_ORDERS;
 use crate::page::FrameKind;
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice, PerCpu};
+use crate::statistics::PathCounts;
+use crate::sync::Ordering::Relaxed;
 
 /// The metadata of the page allocator.
 pub(crate) struct PageParts {
@@ -201,6 +203,20 @@ impl<P: Platform> PageAllocator<P> {
     fn pcp_pages(&self, cpu: CpuId, zone: usize) -> u64 {
         let hot = (0..PCP_TYPES).filter_map(|migrate| self.hot(cpu, zone, migrate)).map(HotPages::len);
         self.pcp(cpu, zone).map_or(0, PerCpuPages::pages) + hot.sum::<u64>()
+    }
+
+    /// How often the paths of one CPU were used.
+    pub(crate) fn statistics(&self, cpu: CpuId) -> PathCounts {
+        let zones = (0..self.nr_zones).filter_map(|zone| self.pcp(cpu, zone)).map(|pcp| PathCounts {
+            alloc_slowpath: pcp.slow_allocs.load(Relaxed).into(),
+            free_slowpath: pcp.slow_frees.load(Relaxed).into(),
+            ..PathCounts::default()
+        });
+        let arrays = (0..self.nr_zones * PCP_TYPES).filter_map(|array| self.hot.get(cpu, array)).map(|hot| {
+            let (allocs, frees) = hot.hits();
+            PathCounts { alloc_fastpath: allocs.into(), free_fastpath: frees.into(), ..PathCounts::default() }
+        });
+        zones.chain(arrays).fold(PathCounts::default(), PathCounts::plus)
     }
 
     /// Pages that an owner has. Exact while nobody else allocates or frees.

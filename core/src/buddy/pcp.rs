@@ -21,7 +21,7 @@ use crate::order::{Order, PAGE_ALLOC_COSTLY_ORDER};
 use crate::page::{FrameKind, FrameTable, PageList};
 use crate::platform::Platform;
 use crate::raw::{PerCpuCell, PerCpuStack, Stack};
-use crate::sync::{AtomicU64, Ordering::Relaxed};
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed, count_own};
 
 /// How often a batch may double while a CPU keeps allocating. Source: `CONFIG_PCP_BATCH_SCALE_MAX`.
 const MAX_DOUBLINGS: u32 = 5;
@@ -35,6 +35,9 @@ pub(super) struct PerCpuPages {
     pub(super) cell: PerCpuCell<PcpLists>,
     /// Written by the holder of the cell.
     pub(super) ledger: Ledger,
+    /// Requests that came to the slow paths on this CPU, where they are counted.
+    pub(super) slow_allocs: AtomicU32,
+    pub(super) slow_frees: AtomicU32,
 }
 
 /// How many pages a CPU keeps of a zone; the same for all CPUs.
@@ -91,7 +94,7 @@ pub(super) fn list_shape(list: usize, pageblock: Order) -> (Order, Option<Migrat
 }
 
 /// The most pages in an array of the newest single pages.
-pub(super) const HOT_MAX: usize = 27;
+pub(super) const HOT_MAX: usize = 25;
 
 /// The newest single pages of one zone and type, in front of their list, with a lock of their own.
 #[repr(C, align(128))]
@@ -99,6 +102,9 @@ pub(super) struct HotPages {
     pages: PerCpuStack<Pfn, HOT_MAX, (), 1>,
     /// Pages that went from here to their owners less those that came back, modulo 2^64; written by the array's owner.
     out: AtomicU64,
+    /// How often the fast paths served this CPU, where it is counted.
+    allocs: AtomicU32,
+    frees: AtomicU32,
 }
 
 const _: () = assert!(size_of::<HotPages>() == 128);
@@ -109,7 +115,8 @@ impl HotPages {
         // All arrays of a zone together stay below the least limit of a CPU.
         let most = if limits == PcpLimits::NONE { 0 } else { (limits.high_min / 4).clamp(1, HOT_MAX as u64) };
         pages.set_limits([most as u32]);
-        Self { pages, out: AtomicU64::new(0) }
+        let none = || AtomicU32::new(0);
+        Self { pages, out: AtomicU64::new(0), allocs: none(), frees: none() }
     }
 
     /// How many pages are in the array.
@@ -129,17 +136,26 @@ impl HotPages {
 
     /// Takes the newest page on the CPU that owns the array; `None` if there is none or the array is in use.
     #[inline(always)]
-    pub(super) fn take(&self) -> Option<Pfn> {
-        self.pages.pop_and(|| self.out.store(self.out().wrapping_add(1), Relaxed))
+    pub(super) fn take(&self, counted: bool) -> Option<Pfn> {
+        self.pages.pop_and(|| {
+            self.out.store(self.out().wrapping_add(1), Relaxed);
+            count_own(&self.allocs, counted);
+        })
+    }
+
+    /// Allocations and frees that the fast paths served, where they are counted.
+    pub(super) fn hits(&self) -> (u32, u32) {
+        (self.allocs.load(Relaxed), self.frees.load(Relaxed))
     }
 
     /// Puts a page on the CPU that owns the array, and marks it by `mark` before anybody else can take it; `false` if there
     /// is no room or the array is in use.
     #[inline(always)]
-    pub(super) fn put(&self, pfn: Pfn, mark: impl FnOnce()) -> bool {
+    pub(super) fn put(&self, pfn: Pfn, counted: bool, mark: impl FnOnce()) -> bool {
         self.pages.push_if::<0>(pfn, || {
             mark();
             self.out.store(self.out().wrapping_sub(1), Relaxed);
+            count_own(&self.frees, counted);
             true
         })
     }
@@ -172,7 +188,8 @@ pub(super) struct PcpLists {
 
 impl PerCpuPages {
     pub(super) const fn new(limits: PcpLimits) -> Self {
-        Self { cell: PerCpuCell::new(PcpLists::new(limits)), ledger: Ledger::new() }
+        let (slow_allocs, slow_frees) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { cell: PerCpuCell::new(PcpLists::new(limits)), ledger: Ledger::new(), slow_allocs, slow_frees }
     }
 
     /// How many pages this CPU keeps on its lists.

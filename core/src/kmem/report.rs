@@ -4,7 +4,8 @@ use super::Kmem;
 use crate::buddy::OwnerClass;
 use crate::error::{CacheId, Invariant, Violation};
 use crate::inspect::{BuddyInfo, CacheInfo, MemInfo, PageOwner, VmallocEntry};
-use crate::platform::Platform;
+use crate::platform::{CpuId, Platform};
+use crate::statistics::PathCounts;
 
 impl<P: Platform> Kmem<P> {
     /// Checks the invariants of each layer by itself.
@@ -52,6 +53,17 @@ impl<P: Platform> Kmem<P> {
     pub fn slabinfo(&self, each: impl FnMut(CacheInfo)) {
         let caches = 0..self.geometry().max_caches;
         caches.filter_map(|n| self.slab.cache_info(&self.pages, CacheId::new(n))).for_each(each);
+    }
+
+    /// How often the fast and slow paths of a cache were used, on all CPUs together; see
+    /// [`Platform::STATISTICS`].
+    pub fn slab_statistics(&self, cache: CacheId) -> PathCounts {
+        self.slab.statistics(cache)
+    }
+
+    /// How often the fast and slow paths of the page allocator were used on a CPU; see [`Platform::STATISTICS`].
+    pub fn page_statistics(&self, cpu: CpuId) -> PathCounts {
+        if cpu.get() < self.geometry().cpus { self.pages.statistics(cpu) } else { PathCounts::default() }
     }
 
     /// Calls `each` for every area of the vmalloc window, lazily freed ones included, in the order of their addresses.

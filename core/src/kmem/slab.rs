@@ -30,7 +30,10 @@ impl<P: Platform> Kmem<P> {
     #[inline(never)]
     #[track_caller]
     fn kmalloc_slow(&self, size: usize, gfp: GfpFlags, missed: Missed) -> Result<VirtAddr, AllocError> {
-        let addr = self.with_reclaim(gfp, |gfp| self.slab.kmalloc_slow(&self.pages, size, gfp, missed))?;
+        let mut missed = missed;
+        // The plan is asked once per request, not once per attempt.
+        let mut once = || core::mem::replace(&mut missed, Missed::Empty);
+        let addr = self.with_reclaim(gfp, |gfp| self.slab.kmalloc_slow(&self.pages, size, gfp, once()))?;
         self.slab.stamp(&self.pages, addr, Some(size), Location::caller());
         Ok(addr)
     }

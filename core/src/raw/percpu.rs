@@ -266,13 +266,9 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
     /// Takes the newest value on the CPU that owns the stack; `None` if there is none or the stack is in use.
     ///
     /// As with [`PerCpuCell::try_local`], call it with the stack of [`Platform::cpu`] only.
-    #[inline(always)]
-    pub(crate) fn pop(&self) -> Option<T> {
-        self.pop_and(|| ())
-    }
-
-    /// The same, with a step of the caller's that no call which interrupts it can see half done; the step must not come
-    /// back to this stack.
+    ///
+    /// `note` is a step of the caller's that no call which interrupts it can see half done; it must not come back to this
+    /// stack.
     #[inline(always)]
     pub(crate) fn pop_and(&self, note: impl FnOnce()) -> Option<T> {
         if !self.enter() {
@@ -298,7 +294,7 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
     }
 
     /// Puts a value on the CPU that owns the stack, if there is room and then `agree` says so; `agree` must not come back
-    /// to this stack. `false` also if the stack is in use. As with [`Self::pop`], call it with the own stack only.
+    /// to this stack. `false` also if the stack is in use. As with [`Self::pop_and`], call it with the own stack only.
     #[inline(always)]
     pub(crate) fn push_if<const GATE: usize>(&self, value: T, agree: impl FnOnce() -> bool) -> bool {
         const { assert!(GATE < G, "no such gate") };
@@ -322,7 +318,7 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
     }
 
     /// Borrows the whole on the CPU that owns it; `None` if an interrupted call on this CPU or a remote CPU has it. As with
-    /// [`Self::pop`], call it with the own stack only.
+    /// [`Self::pop_and`], call it with the own stack only.
     #[inline(always)]
     pub(crate) fn try_local(&self) -> Option<LocalStack<'_, T, N, S, G>> {
         if !self.enter() {
@@ -471,6 +467,11 @@ impl<T, const MIN: usize> PerCpu<T, MIN> {
         Self { rows: core::array::from_fn(row), per_cpu, items }
     }
 
+    /// How many CPUs have a row of their own.
+    pub(crate) fn cpus(&self) -> usize {
+        self.items.len() / self.per_cpu
+    }
+
     /// The first value of a CPU's row.
     #[inline(always)]
     fn row(&self, cpu: CpuId) -> NonNull<T> {
@@ -540,6 +541,10 @@ mod tests {
 
     type Four = PerCpuStack<u32, 4, Option<u8>, 2>;
 
+    fn pop(stack: &Four) -> Option<u32> {
+        stack.pop_and(|| ())
+    }
+
     fn fenced<F: Fn()>(during: F) -> Fenced<F> {
         Fenced(PhysMem::heap(1, 0), during, Cell::new(0))
     }
@@ -555,7 +560,7 @@ mod tests {
         stack.set_limits([99, 0]);
         assert!(stack.push_if::<0>(4, || true) && !stack.push_if::<0>(5, || true), "never beyond the slots");
         assert_eq!(
-            [stack.pop(), stack.pop(), stack.pop(), stack.pop(), stack.pop()],
+            [pop(&stack), pop(&stack), pop(&stack), pop(&stack), pop(&stack)],
             [4, 3, 2, 1, 0].map(|n| (n > 0).then_some(n))
         );
     }
@@ -565,7 +570,7 @@ mod tests {
         let stack = Four::new(0, None);
         stack.set_limits([1, 0]);
         assert!(!stack.push_if::<0>(1, || false));
-        assert_eq!(stack.pop(), None);
+        assert_eq!(pop(&stack), None);
         assert!(stack.push_if::<0>(1, || true));
         assert!(!stack.push_if::<0>(2, || unreachable!("there is no room")));
     }
@@ -575,14 +580,14 @@ mod tests {
         let stack = Four::new(0, None);
         stack.set_limits([4, 4]);
         let interrupt = || {
-            assert!(stack.pop().is_none() && !stack.push_if::<1>(9, || true) && stack.try_local().is_none());
+            assert!(pop(&stack).is_none() && !stack.push_if::<1>(9, || true) && stack.try_local().is_none());
             true
         };
         assert!(stack.push_if::<0>(1, interrupt));
         let guard = stack.try_local().unwrap();
         interrupt();
         drop(guard);
-        assert_eq!((stack.pop(), stack.pop()), (Some(1), None));
+        assert_eq!((pop(&stack), pop(&stack)), (Some(1), None));
     }
 
     #[test]
@@ -591,7 +596,7 @@ mod tests {
         stack.set_limits([4, 2]);
         assert!(stack.push_if::<0>(1, || true) && stack.push_if::<0>(2, || true));
         let shut = || {
-            assert!(stack.pop().is_none() && stack.try_local().is_none());
+            assert!(pop(&stack).is_none() && stack.try_local().is_none());
             assert!(!stack.push_if::<0>(9, || true) && !stack.push_if::<1>(9, || true));
         };
         let platform = fenced(shut);
@@ -604,7 +609,7 @@ mod tests {
         remote.spare = Some(5);
         drop(remote);
         assert_eq!(stack.try_local().unwrap().spare, Some(5));
-        assert_eq!((stack.pop(), stack.pop(), stack.pop(), stack.pop()), (Some(8), Some(7), Some(1), None));
+        assert_eq!((pop(&stack), pop(&stack), pop(&stack), pop(&stack)), (Some(8), Some(7), Some(1), None));
         assert_eq!((stack.limit(0), stack.limit(1)), (4, 2));
         assert!(stack.push_if::<1>(3, || true));
     }

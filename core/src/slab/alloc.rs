@@ -2,7 +2,6 @@
 
 use super::classes::{self, Class, KmallocType};
 use super::debug::Site;
-use super::sheaf::CpuCell;
 use super::{SlabLayer, cache_id};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
@@ -20,8 +19,10 @@ use crate::warn::Warning;
 pub(crate) enum Missed {
     /// The fault plan made the request fail.
     Fault,
-    /// The fast path has nothing for it.
+    /// The plan was asked, and this CPU's main sheaf has nothing.
     Empty,
+    /// The plan was not asked: the request is not one for the fast path.
+    NotAsked,
 }
 
 impl SlabLayer {
@@ -52,14 +53,14 @@ impl SlabLayer {
         gfp: GfpFlags,
     ) -> Result<VirtAddr, Missed> {
         let cpu = pages.base.platform.cpu();
-        let class = classes::class_of(size).ok_or(Missed::Empty)?;
-        if pages.base.fault(slab_site(self.kmalloc_cache(class.get(), gfp), gfp)) {
+        let class = classes::class_of(size).ok_or(Missed::NotAsked)?;
+        if gfp.intersects(KmallocType::SPECIAL.union(GfpFlags::ZERO)) {
+            return Err(Missed::NotAsked);
+        }
+        if pages.base.fault(slab_site(class.get(), gfp)) {
             return Err(Missed::Fault);
         }
-        if gfp.intersects(KmallocType::SPECIAL.union(GfpFlags::ZERO)) {
-            return Err(Missed::Empty);
-        }
-        let object = self.cells.known(cpu, class).pop().ok_or(Missed::Empty)?;
+        let object = self.cells.known(cpu, class).pop(P::STATISTICS).ok_or(Missed::Empty)?;
         if class.get() < classes::FIRST_LINE_CLASS {
             self.live.mark_shared(object);
         } else {
@@ -85,13 +86,14 @@ impl SlabLayer {
         let Some(class) = classes::class_of(size).map(Class::get) else {
             return self.kmalloc_large(pages, size, gfp, None);
         };
-        if missed == Missed::Fault {
+        let id = self.kmalloc_cache(class, gfp);
+        if missed == Missed::Fault || (missed == Missed::NotAsked && pages.base.fault(slab_site(id, gfp))) {
             return Err(AllocError::Injected(FaultPoint::Slab));
         }
         if size > self.kmalloc_max {
             return Err(self.too_large(pages, size, gfp));
         }
-        self.alloc_any(pages, self.kmalloc_cache(class, gfp), gfp)
+        self.alloc_any(pages, id, gfp)
     }
 
     /// The number of the cache that serves a class to these flags.
@@ -153,7 +155,7 @@ impl SlabLayer {
         }
         // Without room for such objects it is a cache of small ones, an internal one, or none.
         let cell = self.cell(cpu, cache.index()).filter(|cell| cell.takes_lines() && !gfp.wants_zero());
-        if let Some(object) = cell.and_then(CpuCell::pop) {
+        if let Some(object) = cell.and_then(|cell| cell.pop(P::STATISTICS)) {
             self.live.mark_line(object);
             pages.base.event(Event::SheafHit);
             return Ok(pages.base.virt(object));
@@ -218,7 +220,7 @@ impl SlabLayer {
     /// Pops this CPU's main sheaf, whatever the objects' size.
     fn alloc_cached<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Option<PhysAddr> {
         let live = self.shapes.get(id)?.live();
-        let object = self.cell(pages.base.platform.cpu(), id)?.pop()?;
+        let object = self.cell(pages.base.platform.cpu(), id)?.pop(P::STATISTICS)?;
         self.live.mark(live, object);
         pages.base.event(Event::SheafHit);
         Some(object)

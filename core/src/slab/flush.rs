@@ -20,6 +20,7 @@ use crate::buddy::PageAllocator;
 use crate::error::FreeError;
 use crate::page::PageList;
 use crate::platform::{Event, Platform};
+use crate::sync::count_shared;
 use core::panic::Location;
 
 /// How many objects go back to their slabs under one hold of the cache's lock. Source: `PCS_BATCH_MAX`, `mm/slub.c`.
@@ -44,6 +45,9 @@ impl SlabLayer {
             return Err(FreeError::DoubleFree(addr));
         }
         self.drain_deferred(pages);
+        if let Some(slow) = self.slow.get(id) {
+            count_shared(&slow.frees, P::STATISTICS);
+        }
         let cell = self.cell(pages.base.cpu(), id).filter(|_| slabs.shape.capacity > 0);
         let is_near = self.is_near(pages, object);
         if let Some(mut sheaves) = cell.filter(|_| is_near).and_then(|cell| cell.try_local()) {

@@ -85,7 +85,8 @@ impl SlabLayer {
         let Some(spot) = self.live.spot(object) else { return self.free_unmarked(pages, addr, accepted) };
         let id = spot.cache();
         let Some(cell) = self.cell(pages.base.platform.cpu(), id).filter(|_| accepted(id)) else { return false };
-        cell.push_line(object, || spot.unmark_line()) || free_shared(cell, spot, object)
+        let counted = P::STATISTICS;
+        cell.push_line(object, counted, || spot.unmark_line()) || free_shared(cell, spot, object, counted)
     }
 
     /// The same without hardening: whatever the address is, it belongs to a slab.
@@ -100,7 +101,7 @@ impl SlabLayer {
             return false;
         };
         let cell = self.cell(pages.base.platform.cpu(), id);
-        cell.is_some_and(|cell| cell.push_line(object, || true))
+        cell.is_some_and(|cell| cell.push_line(object, P::STATISTICS, || true))
     }
 
     #[cold]
@@ -191,8 +192,8 @@ impl SlabLayer {
 
 /// Pushes an object that shares its byte of the liveness map.
 #[inline(never)]
-fn free_shared(cell: &CpuCell, spot: Spot<'_>, object: PhysAddr) -> bool {
-    cell.push_shared(object, || spot.unmark_shared())
+fn free_shared(cell: &CpuCell, spot: Spot<'_>, object: PhysAddr, counted: bool) -> bool {
+    cell.push_shared(object, counted, || spot.unmark_shared())
 }
 
 /// The slab object that an address would be, by the kind of its frame alone: its place and the number of its cache.

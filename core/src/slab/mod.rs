@@ -71,7 +71,8 @@ use crate::inspect::CacheName;
 use crate::numa::{MAX_NODES, NodeId};
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice, PerCpu};
-use crate::sync::{AtomicU64, SpinLock};
+use crate::statistics::PathCounts;
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed, SpinLock};
 use classes::{KmallocType, NR_CLASSES};
 use debug::{Layout, Sites, Wish};
 use live::{LiveBytes, LiveMap, LiveMode};
@@ -100,8 +101,16 @@ pub(crate) struct SlabParts {
     pool: SheafPool,
     sites: Sites,
     reserved: Reserved,
+    slow: MetaSlice<SlowCounts>,
     deferred: Deferred,
     rcu: RcuParts,
+}
+
+/// How many allocations and frees of a cache came to the slow paths, where they are counted.
+#[derive(Default)]
+struct SlowCounts {
+    allocs: AtomicU32,
+    frees: AtomicU32,
 }
 
 impl SlabParts {
@@ -118,6 +127,7 @@ impl SlabParts {
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
             reserved: carver.carve(caches, |_| AtomicU64::new(0)),
+            slow: carver.carve(caches, |_| SlowCounts::default()),
             deferred: Deferred::carve(usize::from(geometry.cpus), carver),
             rcu: RcuParts::carve(caches, usize::from(geometry.cpus), carver),
         }
@@ -141,6 +151,7 @@ pub(crate) struct SlabLayer {
     pool: SheafPool,
     /// Objects of each cache in prefilled sheaves.
     reserved: Reserved,
+    slow: MetaSlice<SlowCounts>,
     /// Frees that wait.
     deferred: Deferred,
     /// For each node the nearest one that has memory.
@@ -158,7 +169,7 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved, deferred, rcu } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved, slow, deferred, rcu } = parts;
         let layer = Self {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
@@ -167,6 +178,7 @@ impl SlabLayer {
             live: LiveMap::new(&pages.base.frames, live),
             pool,
             reserved,
+            slow,
             deferred,
             rcu: Rcu::new(rcu),
             nearest_memory: nearest_memory(geometry),
@@ -289,6 +301,22 @@ impl SlabLayer {
     fn slabs<'l, P>(&'l self, pages: &'l PageAllocator<P>, id: usize) -> Option<Slabs<'l>> {
         let shape = self.shape(id)?;
         Some(Slabs { id, frames: &pages.base.frames, occupancy: &self.occupancy, shape })
+    }
+
+    /// How often the paths of a cache were used; those of an alias are those of the cache whose slabs it uses.
+    pub(crate) fn statistics(&self, cache: CacheId) -> PathCounts {
+        let id = self.root(cache.index());
+        let cpus = (0..crate::geometry::MAX_CPUS).map(CpuId::new).take(self.cells.cpus());
+        let fast = cpus.filter_map(|cpu| self.cell(cpu, id)).map(|cell| {
+            let (allocs, frees) = cell.hits();
+            PathCounts { alloc_fastpath: allocs.into(), free_fastpath: frees.into(), ..PathCounts::default() }
+        });
+        let slow = self.slow.get(id).map_or_else(PathCounts::default, |slow| PathCounts {
+            alloc_slowpath: slow.allocs.load(Relaxed).into(),
+            free_slowpath: slow.frees.load(Relaxed).into(),
+            ..PathCounts::default()
+        });
+        fast.fold(slow, PathCounts::plus)
     }
 
     /// The sheaves of a cache on a CPU.

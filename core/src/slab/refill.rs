@@ -20,7 +20,7 @@ use crate::error::AllocError;
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::platform::{Event, Platform};
-use crate::sync::SpinLock;
+use crate::sync::{SpinLock, count_shared};
 
 impl SlabLayer {
     /// Refills this CPU's main sheaf, or goes to the slabs where that cannot be had.
@@ -33,6 +33,9 @@ impl SlabLayer {
         gfp: GfpFlags,
     ) -> Result<PhysAddr, AllocError> {
         let slabs = self.slabs(pages, id).ok_or(AllocError::BadFlags)?;
+        if let Some(slow) = self.slow.get(id) {
+            count_shared(&slow.allocs, P::STATISTICS);
+        }
         self.drain_deferred(pages);
         let sheaves = self.cell(pages.base.cpu(), id).and_then(|cell| cell.try_local());
         let cached = match sheaves {

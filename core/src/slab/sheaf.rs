@@ -13,7 +13,7 @@
 use crate::addr::PhysAddr;
 use crate::platform::Platform;
 use crate::raw::{Carver, LocalStack, MetaSlice, PerCpuStack, RemoteStack, Stack, Stacked};
-use crate::sync::SpinLock;
+use crate::sync::{AtomicU32, Ordering::Relaxed, SpinLock, count_own};
 
 /// The most objects in a sheaf.
 pub(super) const SHEAF_MAX: usize = 60;
@@ -42,14 +42,18 @@ const SHARED: usize = 1;
 #[repr(C)]
 pub(super) struct CpuCell {
     sheaves: PerCpuStack<PhysAddr, SHEAF_MAX, Option<SheafId>, 2>,
-    _reserved: [u32; 2],
+    /// How often the fast paths served this CPU, modulo 2^32 as in Linux, if anybody wants to know. The CPU writes them
+    /// while it has the sheaves.
+    allocs: AtomicU32,
+    frees: AtomicU32,
 }
 
 const _: () = assert!(size_of::<CpuCell>() == 512, "a power of two, so that a cell is found by a shift");
 
 impl CpuCell {
     pub(super) fn vacant() -> Self {
-        Self { sheaves: PerCpuStack::new(PhysAddr::new(0), None), _reserved: [0; 2] }
+        let none = || AtomicU32::new(0);
+        Self { sheaves: PerCpuStack::new(PhysAddr::new(0), None), allocs: none(), frees: none() }
     }
 
     /// Tells whether objects with a byte for themselves may be put in the main sheaf.
@@ -64,23 +68,36 @@ impl CpuCell {
         self.sheaves.set_limits([line, shared]);
     }
 
+    /// Allocations and frees that the fast paths served, where they are counted.
+    pub(super) fn hits(&self) -> (u32, u32) {
+        (self.allocs.load(Relaxed), self.frees.load(Relaxed))
+    }
+
     /// Pops the main sheaf on the CPU that owns it; `None` if it is empty or in use.
     #[inline(always)]
-    pub(super) fn pop(&self) -> Option<PhysAddr> {
-        self.sheaves.pop()
+    pub(super) fn pop(&self, counted: bool) -> Option<PhysAddr> {
+        self.sheaves.pop_and(|| count_own(&self.allocs, counted))
     }
 
     /// Pushes onto the main sheaf on the CPU that owns it, if there is room for an object with a byte for itself and
     /// `agree` says so.
     #[inline(always)]
-    pub(super) fn push_line(&self, object: PhysAddr, agree: impl FnOnce() -> bool) -> bool {
-        self.sheaves.push_if::<LINE>(object, agree)
+    pub(super) fn push_line(&self, object: PhysAddr, counted: bool, agree: impl FnOnce() -> bool) -> bool {
+        self.sheaves.push_if::<LINE>(object, || {
+            let agreed = agree();
+            count_own(&self.frees, counted && agreed);
+            agreed
+        })
     }
 
     /// The same for an object that shares a byte.
     #[inline(always)]
-    pub(super) fn push_shared(&self, object: PhysAddr, agree: impl FnOnce() -> bool) -> bool {
-        self.sheaves.push_if::<SHARED>(object, agree)
+    pub(super) fn push_shared(&self, object: PhysAddr, counted: bool, agree: impl FnOnce() -> bool) -> bool {
+        self.sheaves.push_if::<SHARED>(object, || {
+            let agreed = agree();
+            count_own(&self.frees, counted && agreed);
+            agreed
+        })
     }
 
     /// Borrows the sheaves on the CPU that owns them; `None` if they are in use.

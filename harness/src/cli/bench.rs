@@ -1,82 +1,192 @@
-//! `hammer bench`: how fast one core executes and judges; how many instructions the hot pair takes.
+//! `hammer bench`: how fast one core executes and judges; how many instructions the hot pairs take.
 
 use super::ui::Ui;
 use super::{UserError, Verdict};
-use clap::Args;
-use kmem::GfpFlags;
-use kmem_harness::machine::TlbFlushes;
+use clap::{Args, ValueEnum};
+use kmem::{CpuId, Geometry, GfpFlags, Hardening, Kmem, MetaRegion, Order, PathCounts, Platform};
+use kmem_harness::machine::{SimMachine, SimPlatform};
 use kmem_harness::report::table::grouped;
 use kmem_harness::run::throughput;
-use kmem_harness::subjects::{KmemSubject, Spare};
 use kmem_harness::trace::GeometrySpec;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
 /// Pairs that warm up, and those measured: their difference is free of everything that happens once.
-const PAIRS: [u64; 2] = [10_000, 110_000];
+const PAIRS: [u64; 2] = [1_000, 11_000];
 
 #[derive(Args)]
 pub(super) struct BenchArgs {
     /// How long to measure.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Only executes so many pairs of kmalloc(64) and kfree: what runs below callgrind.
+    /// Only executes so many hot pairs: what runs below callgrind.
     #[arg(long, value_name = "N", hide = true)]
     pairs: Option<u64>,
+    /// Which pair that is.
+    #[arg(long, value_enum, default_value_t = HotPair::Kmalloc, hide = true)]
+    pair: HotPair,
+}
+
+/// An allocation and its free by the fast paths, over and over, on the simulated platform without any oracle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum HotPair {
+    /// `kmalloc(64)` and `kfree`.
+    Kmalloc,
+    /// The same without hardening.
+    KmallocOff,
+    /// `kmalloc(64)` and `kfree`, with statistics.
+    KmallocCounted,
+    /// A size that the compiler does not know.
+    KmallocAnySize,
+    /// A class whose objects share bytes of the liveness map.
+    Kmalloc16,
+    /// A page.
+    Page,
+    /// A page, with statistics.
+    PageCounted,
+}
+
+impl HotPair {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Kmalloc => "kmalloc(64) + kfree",
+            Self::KmallocOff => "kmalloc(64) + kfree, hardening off",
+            Self::KmallocCounted => "kmalloc(64) + kfree, with statistics",
+            Self::KmallocAnySize => "kmalloc(n) + kfree, n unknown to the compiler",
+            Self::Kmalloc16 => "kmalloc(16) + kfree",
+            Self::Page => "alloc_pages + free_pages, order 0",
+            Self::PageCounted => "alloc_pages + free_pages, order 0, with statistics",
+        }
+    }
+
+    /// The name on the command line and in the JSON answer.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
     if let Some(pairs) = args.pairs {
-        hot_pairs(pairs)?;
+        hot_pairs(args.pair, pairs)?;
         return Ok(Verdict::Fine);
     }
     let measured = throughput(args.seconds as f64);
-    let instructions = instructions_per_pair();
+    let counts: Vec<_> = HotPair::value_variants().iter().map(|&pair| (pair, instructions_per_pair(pair))).collect();
+    let of_pairs: serde_json::Map<_, _> =
+        counts.iter().map(|(pair, n)| (pair.name(), serde_json::json!(n.as_ref().ok()))).collect();
     let value = serde_json::json!({
         "ok": true, "throughput": measured, "calls_per_second": measured.calls_per_second(),
         "ops_per_second": measured.ops_per_second(),
-        "instructions_per_pair": instructions.as_ref().ok(),
+        "instructions_per_pair": of_pairs,
     });
-    let pair = match &instructions {
-        Ok(n) => format!("{n:.1} instructions (callgrind, simulated platform)"),
-        Err(why) => format!("not counted: {why}"),
-    };
+    let lines: Vec<String> = counts.iter().map(|(pair, n)| line(*pair, n)).collect();
     let text = format!(
         "{} judged calls a second on one core ({} operations of traces), every oracle asked, full audit every 64 operations\n\
-         hot kmalloc(64) + kfree: {pair}",
+         instructions of hot pairs, the loop around them included (callgrind, simulated platform):\n{}",
         grouped(measured.calls_per_second() as u64),
         grouped(measured.ops_per_second() as u64),
+        lines.join("\n"),
     );
     ui.result(&value, text);
     Ok(Verdict::Fine)
 }
 
-/// Allocates and frees 64 bytes, over and over, on the simulated platform without any oracle.
-fn hot_pairs(pairs: u64) -> Result<(), UserError> {
-    let geometry = GeometrySpec::default().to_geometry();
-    let subject = KmemSubject::new(&geometry, Spare::default(), TlbFlushes::Obeyed);
-    let subject = subject.map_err(|e| UserError(format!("the machine cannot be made: {e}")))?;
-    let kmem = subject.kmem();
-    for _ in 0..pairs {
-        let freed = kmem.kmalloc(64, GfpFlags::KERNEL).map(|addr| kmem.kfree(addr));
-        if !matches!(freed, Ok(Ok(()))) {
-            return Err(UserError(format!("kmalloc(64) and kfree answered {freed:?}")));
-        }
+fn line(pair: HotPair, count: &Result<f64, String>) -> String {
+    match count {
+        Ok(n) => format!("  {n:6.1}  {}", pair.label()),
+        Err(why) => format!("  not counted: {why}  {}", pair.label()),
+    }
+}
+
+fn hot_pairs(pair: HotPair, pairs: u64) -> Result<(), UserError> {
+    let mut geometry = GeometrySpec::default().to_geometry();
+    if pair == HotPair::KmallocOff {
+        geometry.hardening = Hardening::Off;
+    }
+    if matches!(pair, HotPair::KmallocCounted | HotPair::PageCounted) {
+        execute(&boot::<true>(&geometry)?, pair, pairs)
+    } else {
+        execute(&boot::<false>(&geometry)?, pair, pairs)
+    }
+}
+
+fn boot<const STATISTICS: bool>(geometry: &Geometry) -> Result<Kmem<SimPlatform<STATISTICS>>, UserError> {
+    let failed = |e: kmem::GeometryError| UserError(format!("the machine cannot be made: {e}"));
+    let bytes = Kmem::<SimPlatform<STATISTICS>>::metadata_bytes(geometry).map_err(failed)?;
+    let platform = SimPlatform::new(Rc::new(SimMachine::new(geometry)));
+    Kmem::new(platform, geometry, MetaRegion::heap(bytes)).map_err(failed)
+}
+
+/// Executes the pairs and, where paths are counted, checks that all but the first few were fast.
+fn execute<P: Platform>(kmem: &Kmem<P>, pair: HotPair, pairs: u64) -> Result<(), UserError> {
+    let before = counts(kmem, pair);
+    let done = match pair {
+        HotPair::Kmalloc | HotPair::KmallocOff | HotPair::KmallocCounted => kmalloc_pairs::<P, 64>(kmem, pairs),
+        HotPair::Kmalloc16 => kmalloc_pairs::<P, 16>(kmem, pairs),
+        HotPair::KmallocAnySize => kmalloc_any_pairs(kmem, pairs, std::hint::black_box(64)),
+        HotPair::Page | HotPair::PageCounted => page_pairs(kmem, pairs),
+    };
+    let after = counts(kmem, pair);
+    let fast = (after.alloc_fastpath - before.alloc_fastpath).min(after.free_fastpath - before.free_fastpath);
+    if !done || (P::STATISTICS && fast + 16 < pairs) {
+        return Err(UserError(format!("{}: {pairs} pairs asked for, {after:?}", pair.label())));
     }
     Ok(())
 }
 
-fn instructions_per_pair() -> Result<f64, String> {
+/// How often the paths that a pair goes through were used.
+fn counts<P: Platform>(kmem: &Kmem<P>, pair: HotPair) -> PathCounts {
+    if matches!(pair, HotPair::Page | HotPair::PageCounted) {
+        return kmem.page_statistics(CpuId::new(0));
+    }
+    let mut counts = PathCounts::default();
+    kmem.slabinfo(|cache| {
+        if cache.name.as_str() == "kmalloc-64" {
+            counts = kmem.slab_statistics(cache.id);
+        }
+    });
+    counts
+}
+
+#[inline(never)]
+fn kmalloc_pairs<P: Platform, const SIZE: usize>(kmem: &Kmem<P>, pairs: u64) -> bool {
+    for _ in 0..pairs {
+        let Ok(addr) = kmem.kmalloc(SIZE, GfpFlags::KERNEL) else { return false };
+        let Ok(()) = kmem.kfree(addr) else { return false };
+    }
+    true
+}
+
+#[inline(never)]
+fn kmalloc_any_pairs<P: Platform>(kmem: &Kmem<P>, pairs: u64, size: usize) -> bool {
+    for _ in 0..pairs {
+        let Ok(addr) = kmem.kmalloc(size, GfpFlags::KERNEL) else { return false };
+        let Ok(()) = kmem.kfree(addr) else { return false };
+    }
+    true
+}
+
+#[inline(never)]
+fn page_pairs<P: Platform>(kmem: &Kmem<P>, pairs: u64) -> bool {
+    for _ in 0..pairs {
+        let Ok(page) = kmem.alloc_pages(Order::ZERO, GfpFlags::KERNEL) else { return false };
+        let Ok(()) = kmem.free_pages(page, Order::ZERO) else { return false };
+    }
+    true
+}
+
+fn instructions_per_pair(pair: HotPair) -> Result<f64, String> {
     let [few, many] = PAIRS;
-    let difference = instructions(many)?.saturating_sub(instructions(few)?);
+    let difference = instructions(pair, many)?.saturating_sub(instructions(pair, few)?);
     Ok(difference as f64 / (many - few) as f64)
 }
 
 /// Instructions of this program when it does nothing but pairs.
-fn instructions(pairs: u64) -> Result<u64, String> {
+fn instructions(pair: HotPair, pairs: u64) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's path is unknown: {e}"))?;
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-    command.args(["bench", "--pairs", &pairs.to_string()]).stdout(Stdio::null());
+    command.args(["bench", "--pairs", &pairs.to_string(), "--pair", &pair.name()]).stdout(Stdio::null());
     let output = command.output().map_err(|e| format!("valgrind could not be started: {e}"))?;
     let text = String::from_utf8_lossy(&output.stderr);
     let collected = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());

@@ -4,19 +4,21 @@ use super::SimMachine;
 use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, Vpn, Warning};
 use std::rc::Rc;
 
-/// A handle on a [`SimMachine`], as the port that `kmem` asks for.
-pub struct SimPlatform {
+/// A handle on a [`SimMachine`], as the port that `kmem` asks for; `STATISTICS` says whether the allocator counts its paths.
+pub struct SimPlatform<const STATISTICS: bool = false> {
     machine: Rc<SimMachine>,
 }
 
-impl SimPlatform {
+impl<const STATISTICS: bool> SimPlatform<STATISTICS> {
     /// Plugs an allocator into the machine.
     pub fn new(machine: Rc<SimMachine>) -> Self {
         Self { machine }
     }
 }
 
-impl Platform for SimPlatform {
+impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
+    const STATISTICS: bool = STATISTICS;
+
     fn memory(&self) -> &PhysMem {
         &self.machine.memory
     }

@@ -197,3 +197,29 @@ fn realloc_and_ksize_refuse_what_is_no_block() {
     let found = FreeError::WrongKind { addr: window, expected: BlockKind::Slab, found: BlockKind::Vmalloc };
     assert_eq!(m.slab.ksize(&m.pages, window), Err(found));
 }
+
+#[test]
+fn each_path_counts_what_it_served() {
+    let m = Machine::with_cpus(1);
+    let class = Machine::class(3);
+    let counts = || {
+        let now = m.slab.statistics(class);
+        (now.alloc_fastpath, now.alloc_slowpath, now.free_fastpath, now.free_slowpath)
+    };
+    let first = m.kmalloc(64);
+    assert_eq!(counts(), (0, 1, 0, 0), "the first of all needs a slab");
+    m.kfree(first).unwrap();
+    assert_eq!(counts(), (0, 1, 1, 0));
+    for _ in 0..10 {
+        let addr = m.kmalloc(64);
+        m.kfree(addr).unwrap();
+        assert!(m.kfree(addr).is_err());
+    }
+    assert_eq!(counts(), (10, 1, 11, 0), "what is refused was not served");
+    let many: std::vec::Vec<_> = (0..70).map(|_| m.kmalloc(64)).collect();
+    let (fast, slow, ..) = counts();
+    assert_eq!(fast + slow, 81);
+    many.into_iter().for_each(|addr| m.kfree(addr).unwrap());
+    let (.., fast, slow) = counts();
+    assert!(fast + slow == 81 && slow > 0);
+}
