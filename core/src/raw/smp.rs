@@ -20,7 +20,7 @@ unsafe impl<P: SmpPlatform> Sync for crate::kmem::Kmem<P> {}
 #[cfg(test)]
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod tests {
-    use crate::addr::{VirtAddr, Vpn};
+    use crate::addr::{PageCount, Pfn, VirtAddr, Vpn};
     use crate::{CpuId, Geometry, GfpFlags, Kmem, MetaRegion, PhysMem, Platform};
     use core::cell::Cell;
     use core::sync::atomic::{AtomicBool, Ordering};
@@ -77,6 +77,10 @@ mod tests {
         let page = kmem.alloc_pages(crate::Order::ZERO, GfpFlags::KERNEL).unwrap();
         kmem.kfree(block).unwrap();
         kmem.free_pages(page, crate::Order::ZERO).unwrap();
+        // Refused while somebody has the locks; the free never is.
+        if let Ok(page) = kmem.alloc_pages_nolock(crate::Order::ZERO, None) {
+            kmem.free_pages_nolock(page, crate::Order::ZERO).unwrap();
+        }
     }
 
     #[test]
@@ -107,6 +111,11 @@ mod tests {
             });
             while !done.load(Ordering::Acquire) {
                 kmem.reclaim();
+                // Pageblocks go out of circulation and come back while the others free into them.
+                let (start, pages) = (Pfn::new(FRAMES / 2), PageCount::new(40));
+                if kmem.alloc_contig_range(start, pages, GfpFlags::KERNEL).is_ok() {
+                    kmem.free_contig_range(start, pages).unwrap();
+                }
             }
         });
         kmem.reclaim();

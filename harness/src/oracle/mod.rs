@@ -64,6 +64,9 @@ pub(crate) struct Notes {
     pub(crate) freed: Option<Call>,
     /// Blocks lent to the host by the calls before this one, as long as these did nothing else.
     pub(crate) lent: Vec<(u64, u8)>,
+    /// Blocks that moved, and pages that were lent, during the call that is being judged.
+    pub(crate) moved: usize,
+    pub(crate) lent_pages: usize,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
     /// How often each reason of refusal had come up before the call.
@@ -273,6 +276,7 @@ const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence]
 ///
 /// The first violation found.
 pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+    (cx.model.notes.moved, cx.model.notes.lent_pages) = (0, 0);
     if !matches!(call, Call::ReportFree { .. }) {
         cx.model.notes.lent.clear();
     }

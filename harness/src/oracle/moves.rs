@@ -6,7 +6,7 @@
 //! is asked by O4, whose pattern does not depend on the address. Exact.
 
 use super::{Context, OracleId, Violation};
-use crate::subject::Moved;
+use crate::subject::{Call, Moved};
 use kmem::{FrameKind, PAGE_SIZE, ZoneSpec};
 
 /// Looks at a move; the model still has the block at its old place.
@@ -38,7 +38,10 @@ pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
     };
     let old = cx.model.direct_frames(from, bytes);
     match (zone_of(old.start, 1), zone_of(frames.start, 1 << order)) {
-        (Some(old), Some(new)) if old.node == new.node && new.kind <= old.kind && !frames.is_empty() => Ok(()),
+        (Some(old), Some(new)) if old.node == new.node && new.kind <= old.kind && !frames.is_empty() => {
+            cx.model.notes.moved += 1;
+            Ok(())
+        }
         (old, new) => fail(OracleId::O3Bounds, &[], format!("from zone {old:?} to zone {new:?}")),
     }
 }
@@ -74,7 +77,18 @@ pub fn on_lent(cx: &mut Context<'_>, lent: (u64, u8)) -> Result<(), Violation> {
         return fail("was lent before, and nothing has happened since");
     }
     cx.model.notes.lent.push(lent);
+    cx.model.notes.lent_pages += 1 << order;
     Ok(())
+}
+
+/// The numbers that the calls answer are those of the blocks that moved and of the pages that were lent.
+pub(super) fn check_numbers(cx: &Context<'_>, call: &Call, answer: usize) -> Result<(), String> {
+    let seen = match call {
+        Call::CompactMemory => cx.model.notes.moved,
+        Call::ReportFree { .. } => cx.model.notes.lent_pages,
+        _ => return Ok(()),
+    };
+    if answer == seen { Ok(()) } else { Err(format!("{call:?} answered {answer}, but it were {seen}")) }
 }
 
 /// Only a live block that is movable and not pinned moves, as a whole.
@@ -96,7 +110,7 @@ fn check_right(cx: &Context<'_>, moved: &Moved) -> Result<(), Violation> {
 mod tests {
     use super::*;
     use crate::oracle::fake::{FakeSubject, context, step};
-    use crate::subject::{Call, Reply};
+    use crate::subject::Reply;
     use kmem::{GfpFlags, PageCount, Pfn, ZoneKind};
 
     /// Blocks of order 1 at frames 4 (movable), 8 (not) and 40 (movable, in the upper zone).

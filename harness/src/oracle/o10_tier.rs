@@ -39,6 +39,7 @@ impl Oracle for RightTier {
             Reply::Block { addr, usable } if usable > 0 => {
                 check_window(cx, step, addr).and_then(|()| check_owner(cx, step, addr))
             }
+            Reply::Size(answer) => super::moves::check_numbers(cx, &step.call, answer),
             Reply::Rejected(error) => check_rejection(cx, &step.call, &error),
             _ => Ok(()),
         };
