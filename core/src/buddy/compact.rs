@@ -7,7 +7,8 @@
 //!
 //! The migrate scanner walks up and asks the owners of movable blocks to move; the free scanner walks down and finds room
 //! for them. A walk ends when a block that fits the request exists, or when the two meet in one pageblock. The next walk
-//! goes on where a successful one stopped, and leaves pageblocks out that brought nothing, until the two have met.
+//! goes on where a successful one stopped, and leaves pageblocks out that brought nothing, until the zone has plenty of free
+//! pages again.
 //!
 //! A zone in which compaction failed is left alone for twice as many requests each time, up to 64. Source of the rules and
 //! numbers: `mm/compaction.c`, Linux 7.2.
@@ -64,7 +65,7 @@ pub(super) struct CompactState {
     migrate_at: Option<u32>,
     /// The end of what the free scanner has not seen; `None`: the zone's end.
     free_end: Option<u32>,
-    /// The two have met: hints are forgotten before the next walk.
+    /// The two have met: hints are forgotten before a walk that finds the zone recovered, or that was put off long enough.
     met: bool,
     /// Requests that were put off since the last failure.
     considered: u8,
@@ -86,6 +87,11 @@ impl CompactState {
         let limit = 1 << self.defer_shift;
         self.considered = (self.considered + 1).min(limit);
         self.considered < limit
+    }
+
+    /// Tells whether so many requests were put off that old findings are worth nothing any more.
+    fn is_patient(&self) -> bool {
+        self.defer_shift == MAX_DEFER_SHIFT && self.considered >= 1 << MAX_DEFER_SHIFT
     }
 
     fn failed(&mut self, order: Order) {
@@ -199,7 +205,8 @@ impl<P: Platform> PageAllocator<P> {
     fn begin_scan<'z>(&self, zone: &'z Zone, goal: Goal, priority: CompactPriority) -> Scan<'z> {
         let (start, end) = (zone.start.as_u32(), zone.end() as u32);
         let mut state = zone.compaction.lock();
-        if core::mem::take(&mut state.met) {
+        if state.met && (zone.has_plenty() || state.is_patient()) {
+            state.met = false;
             self.forget_hints(zone);
         }
         let resumed = *state;

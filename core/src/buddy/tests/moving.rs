@@ -136,3 +136,42 @@ fn compacting_everything_fills_the_end_and_empties_the_beginning() {
     assert!(free_blocks(&pages)[0][4..].iter().any(|&blocks| blocks > 0), "{:?}", free_blocks(&pages));
     free_all(&pages);
 }
+
+#[test]
+fn a_walk_that_finishes_what_another_began_says_so() {
+    let pages = flat(256);
+    checkerboard(&pages, 2);
+    assert_eq!(pages.compact(order(3), GfpFlags::KERNEL, None, SyncLight), CompactResult::Success);
+    let block = pages.alloc_pages(order(3), GfpFlags::KERNEL).unwrap();
+    let pinned = core::mem::take(&mut *pages.base.platform.movable.borrow_mut());
+    assert_eq!(pages.compact(order(4), GfpFlags::KERNEL, None, SyncLight), CompactResult::PartialSkipped);
+    assert_eq!(pages.compact(order(4), GfpFlags::KERNEL, None, Async), CompactResult::Deferred);
+    assert_eq!(pages.compact(order(4), GfpFlags::KERNEL, None, Async), CompactResult::Complete);
+    *pages.base.platform.movable.borrow_mut() = pinned;
+    pages.free_pages(block, order(3)).unwrap();
+    free_all(&pages);
+}
+
+#[test]
+fn fruitless_pageblocks_are_left_out_until_the_zone_has_plenty() {
+    let mut geometry = shaped(&[(ZoneKind::Normal, 0, 256)], 6, 4);
+    geometry.min_free = crate::geometry::MinFree::Pages(100);
+    let pages = crate::testing::page_allocator(&geometry);
+    let all = exhaust(&pages, Order::ZERO, GfpFlags::KERNEL | GfpFlags::MEMALLOC);
+    let (freed, kept): (Vec<_>, Vec<_>) = all.iter().enumerate().partition(|(n, _)| n % 2 == 0);
+    freed.iter().for_each(|(_, page)| pages.free_pages(**page, Order::ZERO).unwrap());
+    pages.drain_all_pages();
+    let hints = || pages.base.platform.count(Event::CompactHint);
+    let walk = |priority| pages.compact(order(3), GfpFlags::KERNEL, None, priority);
+    assert_eq!((walk(Async), hints()), (CompactResult::Complete, 0));
+    assert_eq!((walk(Async), hints() > 0), (CompactResult::Complete, true));
+    let before = hints();
+    assert_eq!((walk(SyncFull), hints()), (CompactResult::Complete, before), "the hardest try looks everywhere");
+    let (some, rest) = kept.split_at(30);
+    some.iter().for_each(|(_, page)| pages.free_pages(**page, Order::ZERO).unwrap());
+    pages.drain_all_pages();
+    pages.compact(order(6), GfpFlags::KERNEL, None, Async);
+    assert_eq!(hints(), before, "it has plenty again");
+    rest.iter().for_each(|(_, page)| pages.free_pages(**page, Order::ZERO).unwrap());
+    pages.drain_all_pages();
+}
