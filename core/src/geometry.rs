@@ -116,6 +116,9 @@ pub struct Geometry {
     pub max_caches: u16,
     /// How far frees are checked.
     pub hardening: Hardening,
+    /// What paranoid hardening derives its random choices from. Who knows it can predict them: give a number that nobody can
+    /// guess.
+    pub secret: u64,
     /// What the kmalloc caches check; none by default.
     pub slub_debug: SlubDebug,
     /// How many places of calls the records of `STORE_USER` caches can name; 0 by default: they name none.
@@ -229,6 +232,7 @@ impl Geometry {
             min_free: MinFree::Auto,
             max_caches: 64,
             hardening: Hardening::Checked,
+            secret: 0x5eed_0f_7e57,
             slub_debug: SlubDebug::empty(),
             track_sites: 0,
             slab_merge: SlabMerge::Similar,

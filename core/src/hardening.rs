@@ -10,6 +10,11 @@ pub enum Hardening {
     /// Owner, object boundary and liveness: each wrong free is reported and changes nothing.
     #[default]
     Checked,
+    /// All of that, and every cache is a debug cache with every check: what is written beyond a block or after its free is
+    /// found when the block is freed or handed out again. Blocks of a slab are handed out in an order that depends on
+    /// [`Geometry::secret`](crate::Geometry::secret), red zones and free pointers depend on it too, and a freed block waits
+    /// before it is used again. Slow, and twice the memory for small blocks.
+    Paranoid,
 }
 
 bitflags! {

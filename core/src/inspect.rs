@@ -172,7 +172,7 @@ pub struct CacheInfo {
     pub deferred: u64,
     /// The free objects in slabs, by memory node.
     pub free_by_node: [u64; MAX_NODES],
-    /// Objects of a debug cache that are neither live nor free: what damage cost.
+    /// Objects of a debug cache that are neither live nor free: what damage cost, and what is in quarantine.
     pub lost: u64,
     /// Objects in prefilled sheaves of users.
     pub reserved: u64,

@@ -287,6 +287,10 @@ events! {
     DebugNotFreed;
     /// A slab was taken out of service because of a damaged object.
     SlabSetAside;
+    /// A slab that was set aside lost its last user: its frames are lost.
+    SlabAbandoned;
+    /// A freed object went into quarantine.
+    Quarantined;
     /// A cache with `TRACE` handed an object out.
     SlabTracedAlloc;
     /// A cache with `TRACE` took an object back.

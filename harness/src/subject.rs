@@ -42,6 +42,8 @@ pub enum Call {
     KmallocSizeRoundup { size: usize },
     /// `kmem_cache_create`.
     CacheCreate { spec: CacheSpec },
+    /// `kmem_cache_validate` of every cache: answers [`Reply::Size`] with the sum of what was found.
+    Validate,
     /// `kmem_cache_alloc`.
     CacheAlloc { cache: CacheId, gfp: GfpFlags },
     /// `kmem_cache_free`.
@@ -285,6 +287,8 @@ pub trait WhiteBox {
     fn audit(&self) -> Result<(), kmem::Violation>;
     /// How often each [`kmem::Event`] happened, by [`kmem::Event::index`].
     fn events(&self) -> &[u64];
+    /// How many reports and repairs debug caches have told of since the machine was made.
+    fn slab_findings(&self) -> u64;
     /// Who has each block of pages, where that is noted.
     fn page_owner(&self) -> Vec<kmem::PageOwner>;
     /// What the calls of this step warned of.

@@ -107,12 +107,13 @@ impl<P: Platform> Kmem<P> {
     }
 
     /// krealloc was refused: a new block of either kind, the contents copied, the old block freed.
+    #[track_caller]
     fn kvrealloc_to_new(&self, old: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
         let bad_address = |_| AllocError::BadAddress(old);
-        let keep = self.ksize(old).map_err(bad_address)?.min(size);
+        let keep = self.slab.owned_size(&self.pages, old).map_err(bad_address)?.min(size);
         let new = self.kvmalloc(size, gfp)?;
         self.copy(old, new, keep);
-        self.kfree(old).map_err(bad_address)?;
+        self.slab.free_repaired(&self.pages, old).map_err(bad_address)?;
         Ok(new)
     }
 

@@ -162,7 +162,7 @@ impl SlabLayer {
             if slabs.shape.is_debug() {
                 // What was damaged meanwhile was reported and stays where it is.
                 for &object in batch {
-                    let _ = self.debug_free(pages, object, site);
+                    let _ = self.debug_put_back(pages, object, site);
                 }
                 return;
             }

@@ -1,5 +1,6 @@
 //! Making, trimming, destroying and describing caches.
 
+use super::debug::paranoid_flags;
 use super::node::Identity;
 use super::shape::{Role, Shape};
 use super::{CacheArgs, SlabFlags, SlabLayer, order};
@@ -134,6 +135,8 @@ fn plan<P: Platform>(
     role: Role,
 ) -> Result<(Identity, Shape), CacheError> {
     let name = CacheName::new(name).ok_or(CacheError::BadName)?;
+    let checked = if role == Role::User { paranoid_flags(pages.base.geometry.hardening) } else { SlabFlags::empty() };
+    let args = &CacheArgs { flags: args.flags | checked, ..*args };
     if args.align > PAGE_SIZE || (args.align != 0 && !args.align.is_power_of_two()) {
         return Err(CacheError::BadAlign(args.align));
     }

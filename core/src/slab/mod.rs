@@ -74,7 +74,7 @@ use crate::raw::{Carver, MetaSlice, PerCpu};
 use crate::statistics::PathCounts;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Relaxed, SpinLock};
 use classes::{KmallocType, NR_CLASSES};
-use debug::{Layout, Sites, Wish};
+use debug::{Layout, Quarantine, Sites, Wish};
 use live::{LiveBytes, LiveMap, LiveMode};
 use merge::Numbers;
 use node::{Identity, Node, Slabs};
@@ -100,6 +100,7 @@ pub(crate) struct SlabParts {
     live: LiveBytes,
     pool: SheafPool,
     sites: Sites,
+    quarantine: Quarantine,
     reserved: Reserved,
     slow: MetaSlice<SlowCounts>,
     deferred: Deferred,
@@ -117,7 +118,7 @@ impl SlabParts {
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
         let caches = usize::from(geometry.max_caches);
         let frames = geometry.frames() as usize;
-        let marked = if geometry.hardening == Hardening::Checked { frames } else { 0 };
+        let marked = if geometry.hardening != Hardening::Off { frames } else { 0 };
         Self {
             shapes: carver.carve(caches, |_| ShapeRecord::vacant()),
             cells: carver.carve(caches * usize::from(geometry.cpus), |_| CpuCell::vacant()),
@@ -126,6 +127,7 @@ impl SlabParts {
             live: LiveBytes::carve(marked, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
+            quarantine: Quarantine::carve(geometry, carver),
             reserved: carver.carve(caches, |_| AtomicU64::new(0)),
             slow: carver.carve(caches, |_| SlowCounts::default()),
             deferred: Deferred::carve(usize::from(geometry.cpus), carver),
@@ -159,6 +161,7 @@ pub(crate) struct SlabLayer {
     sites: Sites,
     numbers: SpinLock<Numbers>,
     rcu: Rcu,
+    quarantine: Quarantine,
     /// The largest request that `kmalloc` serves.
     kmalloc_max: usize,
     /// Whether DMA requests have caches of their own.
@@ -169,7 +172,8 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, reserved, slow, deferred, rcu } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, quarantine, reserved, slow, deferred, rcu } =
+            parts;
         let layer = Self {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
@@ -184,6 +188,7 @@ impl SlabLayer {
             nearest_memory: nearest_memory(geometry),
             sites,
             numbers: SpinLock::new(Numbers::new()),
+            quarantine,
             kmalloc_max: PAGE_SIZE << geometry.max_order.get(),
             has_dma: geometry.zones().iter().any(|zone| zone.kind == ZoneKind::Dma),
         };
@@ -205,13 +210,11 @@ impl SlabLayer {
         for (class, size) in classes::sizes().enumerate() {
             // The lowest set bit of the size is what every multiple of it is aligned to.
             let align = size & size.wrapping_neg();
-            let args = CacheArgs {
-                align,
-                flags: set.flags() | debug::flags(geometry.slub_debug),
-                usersize: size,
-                ..CacheArgs::new(size)
-            };
-            let shape = shape(geometry, Role::Kmalloc, &args, align, alloc_gfp);
+            let args = CacheArgs { align, flags: set.flags(), usersize: size, ..CacheArgs::new(size) };
+            let checked = CacheArgs { flags: args.flags | debug::flags(geometry), ..args };
+            // Where no block holds an object with everything around it, the class does without.
+            let shape = shape(geometry, Role::Kmalloc, &checked, align, alloc_gfp)
+                .or_else(|| shape(geometry, Role::Kmalloc, &args, align, alloc_gfp));
             let name = CacheName::new(set.cache_name(class));
             if let (Some(shape), Some(name)) = (shape, name) {
                 self.install(set.first_cache() + class, &shape, Identity { name, ctor: None });
@@ -373,7 +376,7 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride, args.sheaf_capacity) },
         live: match geometry.hardening {
             Hardening::Off => LiveMode::Off,
-            Hardening::Checked => LiveMode::for_stride(stride),
+            Hardening::Checked | Hardening::Paranoid => LiveMode::for_stride(stride),
         },
         alloc_gfp,
         flags: args.flags,

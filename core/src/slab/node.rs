@@ -93,7 +93,7 @@ pub(super) struct Node {
     pub(super) aside: PageList,
     /// Objects out of the slabs: live, in a sheaf, or lost.
     pub(super) inuse: u64,
-    /// Objects of a debug cache that are neither live nor reachable as free ones.
+    /// Objects of a debug cache that are neither live nor reachable as free ones: cut off by damage, or in quarantine.
     pub(super) lost: u64,
     /// Objects that all slabs can hold.
     pub(super) objects: u64,
@@ -258,6 +258,16 @@ impl Node {
             self.detach(slabs, head, to);
         }
         self.lost = 0;
+    }
+
+    /// Forgets a slab that was set aside and all of whose objects are lost.
+    pub(super) fn abandon(&mut self, slabs: &Slabs<'_>, head: Pfn) {
+        let objects = u64::from(slabs.objects(head));
+        self.inuse = self.inuse.saturating_sub(objects);
+        self.lost = self.lost.saturating_sub(objects);
+        let mut gone = PageList::EMPTY;
+        self.detach(slabs, head, &mut gone);
+        gone.pop_head(slabs.frames);
     }
 
     /// Moves all empty slabs to `discard`.

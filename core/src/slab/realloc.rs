@@ -64,7 +64,7 @@ impl SlabLayer {
     ) -> Result<VirtAddr, AllocError> {
         let new = self.kmalloc(pages, size, gfp)?;
         if let Some(to) = pages.base.phys(new) {
-            let old = self.requested(pages, addr).unwrap_or_else(|| self.usable(block));
+            let old = self.owned_size(pages, addr).unwrap_or(0);
             let copied = pages.base.mem.copy(block_start(block), to, old.min(size));
             debug_assert!(copied, "a block lies outside memory");
         }
@@ -76,11 +76,21 @@ impl SlabLayer {
 
     /// Frees a block for a caller who has got another one for it: damage around it is repaired and no reason to keep it.
     #[track_caller]
-    fn free_repaired<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
+    pub(crate) fn free_repaired<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
         match self.kfree(pages, addr) {
             Err(FreeError::Corrupted(_)) => self.kfree(pages, addr),
             answer => answer,
         }
+    }
+
+    /// Tells how many bytes of a block are its user's: all that are usable, or what was asked for where that is kept.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the address.
+    pub(crate) fn owned_size<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<usize, FreeError> {
+        let usable = self.usable_size(pages, addr)?;
+        Ok(self.requested(pages, addr).unwrap_or(usable))
     }
 
     /// Tells how many bytes the caller may use, and lets him: where the requested size is kept, it grows to that.

@@ -25,7 +25,8 @@ impl SlabLayer {
         let flush = |cpu| self.with_sheaves(pages, cpu, id, |sheaves| self.flush_sheaves(pages, id, &slabs, sheaves));
         let from_cpus: u64 = self.cpus(pages).filter_map(flush).sum();
         let from_barns: u64 = self.nodes_of(id).map(|node| self.flush_barn(pages, id, &slabs, node)).sum();
-        from_cpus + from_barns + self.release_empty(pages, id, &slabs)
+        let from_quarantine = self.flush_quarantine(pages, id);
+        from_cpus + from_barns + from_quarantine + self.release_empty(pages, id, &slabs)
     }
 
     /// Releases all empty slabs of a cache; returns how many pages came free.

@@ -15,7 +15,7 @@ pub(crate) use weights::Weights;
 use weights::{Effect, draw_swarm, effect_of};
 
 use crate::trace::{FaultSpec, GeometrySpec, MAX_OPS, Op, OpGroup, OpKind, Swarm, Trace, VERSION, interesting};
-use kmem::FaultPoint;
+use kmem::{FaultPoint, Hardening};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
@@ -45,6 +45,9 @@ impl Generator {
         let swarm = draw_swarm(rng, target);
         let mut geometry = GeometrySpec::preset(rng.next_u64());
         let mut ops = Vec::with_capacity(max_ops);
+        if swarm.contains(OpGroup::Debug) && rng.random_ratio(1, 4) {
+            debug_caches(rng, &mut geometry, &mut ops);
+        }
         if swarm.contains(OpGroup::Cpu) && rng.random_ratio(1, 6) {
             interleave(rng, &mut geometry, &mut ops);
         }
@@ -87,6 +90,20 @@ fn faults(rng: &mut TraceRng) -> Vec<FaultSpec> {
 fn interleave(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
     geometry.cpus = interesting::pick(&[geometry.cpus.max(2), 3, 8, 16], rng.next_u64());
     ops.push(Op::Interleave { cpu: rng.random_range(1..=geometry.cpus) });
+}
+
+/// A debug cache or two, and often debug flags on the kmalloc caches.
+fn debug_caches(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
+    match rng.random_range(0..6u8) {
+        0 => geometry.hardening = Hardening::Paranoid,
+        1..=3 => geometry.slub_debug = rng.random_range(1..32u8),
+        _ => {}
+    }
+    let numbers = Numbers::draw(rng);
+    let live = Live::new(rng);
+    for _ in 0..rng.random_range(0..=2u8) {
+        ops.push(numbers.op(rng, OpKind::DebugCache, &live));
+    }
 }
 
 /// Without a cache the operations on caches would have no effect.

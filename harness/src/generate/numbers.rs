@@ -140,6 +140,7 @@ impl Numbers {
             Role::Cache => log(rng, 4),
             Role::Node => u64::from(rng.next_u32() % 5),
             Role::Cpu | Role::Phase => u64::from(rng.next_u32() & 7),
+            Role::Checks => u64::from(rng.next_u32() & 31).max(1),
             Role::Flag | Role::Flag2 | Role::Point | Role::Tier => u64::from(rng.next_u32() & 0xff),
         }
     }
@@ -197,7 +198,7 @@ fn usual_size(rng: &mut TraceRng, kind: OpKind) -> u64 {
         OpKind::Kvmalloc | OpKind::Kvrealloc | OpKind::KvmallocArray if n.is_multiple_of(4) => {
             interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n >> 2)
         }
-        OpKind::CacheCreate => interesting::log_uniform(n, 11),
+        OpKind::CacheCreate | OpKind::DebugCache => interesting::log_uniform(n, 11),
         // Few sizes, so that caches are alike.
         OpKind::CacheCreateWith => interesting::pick(&[64, 61, 60, 40, 192, 200, 512, 1000], n),
         OpKind::Steer => 1 << rng.random_range(5..=14u32),

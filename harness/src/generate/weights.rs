@@ -75,7 +75,7 @@ impl Target {
 }
 
 /// The groups that belong to no tier.
-const COMMON: [OpGroup; 11] = [
+const COMMON: [OpGroup; 12] = [
     OpGroup::Free,
     OpGroup::Query,
     OpGroup::Access,
@@ -85,6 +85,7 @@ const COMMON: [OpGroup; 11] = [
     OpGroup::Fault,
     OpGroup::Burst,
     OpGroup::Fragment,
+    OpGroup::Debug,
     OpGroup::Misuse,
     OpGroup::PageRefs,
 ];
@@ -166,7 +167,8 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::FreeMapped => 10,
         K::FailPages | K::FailSlabs => 8,
         K::VmapFree => 4,
-        K::Reclaim | K::Audit => 3,
+        K::Reclaim | K::Audit | K::DebugCache | K::Validate => 3,
+        K::Overflow | K::WriteFreed => 30,
         K::Steer | K::Checkerboard | K::MovableBoard => 1,
         K::AllocContigRange | K::FreeContigRange | K::SplitPage | K::Pin | K::Unpin => 20,
         K::AllocPagesNolock | K::FreePagesNolock => 20,

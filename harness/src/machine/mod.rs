@@ -22,7 +22,7 @@ pub use owners::Owners;
 pub use platform::SimPlatform;
 
 use crate::subject::AccessFault;
-use kmem::{Event, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, VirtAddr, Vpn, Warning};
+use kmem::{Event, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, SlabBug, VirtAddr, Vpn, Warning};
 use std::cell::{Cell, RefCell};
 use tlb::Tlb;
 
@@ -66,6 +66,7 @@ pub struct SimMachine {
     lent: RefCell<Vec<(u64, u8)>>,
     events: [Cell<u64>; Event::COUNT],
     warnings: RefCell<Vec<Warning>>,
+    slab_bugs: RefCell<Vec<SlabBug>>,
 }
 
 impl SimMachine {
@@ -89,6 +90,7 @@ impl SimMachine {
             lent: RefCell::default(),
             events: [const { Cell::new(0) }; Event::COUNT],
             warnings: RefCell::default(),
+            slab_bugs: RefCell::default(),
         };
         machine.reshape(geometry);
         machine
@@ -106,6 +108,7 @@ impl SimMachine {
         self.lent.take();
         self.events.iter().for_each(|n| n.set(0));
         self.warnings.borrow_mut().clear();
+        self.slab_bugs.borrow_mut().clear();
         self.root.set(None);
         self.cpu.set(0);
         self.flushes = TlbFlushes::Obeyed;
@@ -200,6 +203,20 @@ impl SimMachine {
     fn count(&self, event: Event) {
         let n = &self.events[event.index()];
         n.set(n.get() + 1);
+    }
+
+    fn hear_slab_bug(&self, bug: &SlabBug) {
+        self.slab_bugs.borrow_mut().push(*bug);
+    }
+
+    /// How many reports and repairs debug caches have told of.
+    pub fn slab_findings(&self) -> u64 {
+        self.slab_bugs.borrow().len() as u64
+    }
+
+    /// What debug caches have told of.
+    pub fn slab_bugs(&self) -> Vec<SlabBug> {
+        self.slab_bugs.borrow().clone()
     }
 
     fn hear(&self, warning: Warning) {

@@ -1,7 +1,7 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, Vpn, Warning};
+use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, SlabBug, Vpn, Warning};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for; `STATISTICS` says whether the allocator counts its paths.
@@ -51,6 +51,10 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
 
     fn warn(&self, warning: Warning) {
         self.machine.hear(warning);
+    }
+
+    fn slab_bug(&self, bug: &SlabBug) {
+        self.machine.hear_slab_bug(bug);
     }
 
     #[inline(always)]

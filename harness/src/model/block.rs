@@ -78,6 +78,8 @@ impl Tiers {
     pub const CACHE: Self = Self(1 << Tier::Cache as u8);
     /// Blocks for `kmem_cache_free_bulk` without a cache.
     pub const OBJECTS: Self = Self(Self::KMALLOC.0 | Self::CACHE.0);
+    /// Objects of caches, the `kmalloc` classes included.
+    pub const IN_SLABS: Self = Self(1 << Tier::Kmalloc as u8 | Self::CACHE.0);
     /// Blocks for `vfree`, `vrealloc` and `vmalloc_to_page`.
     pub const VMALLOC: Self = Self(1 << Tier::Vmalloc as u8);
     /// Blocks for `vunmap`.
@@ -120,6 +122,8 @@ pub struct Block {
     pub order: u8,
     /// Whether every call of the block's life had `ZERO`: then bytes gained in place must read zero.
     pub zero_chain: bool,
+    /// Bytes that a debug cache takes for the user's, if it keeps that: the rest of the object is guarded.
+    pub asked: Option<usize>,
     /// Whether the pattern was written: false only between the allocation and the first write.
     pub written: bool,
     /// Pages of address space without the guard, for virtual tiers of tight subjects; a shrink keeps them.

@@ -4,10 +4,8 @@
 //! distance apart and come from the same pages, unless one of them is special; then it does not matter which came first.
 
 use super::classes;
+use super::debug::{Checks, DebugLayout, Kept};
 use kmem::{CacheError, CacheId, Geometry, PAGE_SIZE, SlabFlags, SlabMerge, ZoneKind};
-
-/// The most that a debug cache puts around an object: red zones, records, padding, each aligned to at most a page.
-const DEBUG_BYTES: usize = 2 * PAGE_SIZE;
 
 /// What a cache is asked to be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -40,9 +38,21 @@ impl CacheSpec {
         classes::cache_align(self.size, self.align, self.flags.contains(SlabFlags::HWCACHE_ALIGN))
     }
 
-    /// Bytes from one object to the next, unless it is debugged.
+    /// How objects are guarded; `None` if they are not.
+    pub fn debug_layout(&self) -> Option<DebugLayout> {
+        let kept = match self.freeptr_offset {
+            _ if !self.ctor => Kept::Nothing,
+            Some(_) => Kept::ConstructedAround,
+            None => Kept::Constructed,
+        };
+        let layout = || DebugLayout::new(self.size, self.object_align(), Checks::of(self.flags), kept, false);
+        self.is_debugged().then(layout)
+    }
+
+    /// Bytes from one object to the next.
     pub fn stride(&self) -> usize {
-        classes::cache_stride(self.size, self.object_align())
+        let plain = || classes::cache_stride(self.size, self.object_align());
+        self.debug_layout().map_or_else(plain, |layout| layout.stride())
     }
 
     /// The bytes of an object that may be copied to user space; a window that does not fit is none.
@@ -179,7 +189,7 @@ pub fn refuses(geometry: &Geometry, spec: &CacheSpec, error: &CacheError) -> boo
         CacheError::BadAlign(align) => align == spec.align && bad_align(spec),
         CacheError::BadFlags => bad_flags(spec),
         CacheError::BadFreePointer(offset) => spec.freeptr_offset == Some(offset) && bad_free_pointer(spec),
-        CacheError::BadSize(size) => size == spec.size && may_be_too_large(geometry, spec),
+        CacheError::BadSize(size) => size == spec.size && bad_size(geometry, spec),
         _ => false,
     }
 }
@@ -202,12 +212,6 @@ fn bad_flags(spec: &CacheSpec) -> bool {
 fn bad_free_pointer(spec: &CacheSpec) -> bool {
     let useful = spec.ctor || spec.flags.contains(SlabFlags::TYPESAFE_BY_RCU);
     spec.freeptr_offset.is_some_and(|offset| !useful || offset >= spec.size || offset % 8 != 0)
-}
-
-/// What a debug cache puts around its objects can make the difference.
-fn may_be_too_large(geometry: &Geometry, spec: &CacheSpec) -> bool {
-    let extra = if spec.is_debugged() { DEBUG_BYTES } else { 0 };
-    bad_size(geometry, &CacheSpec { size: spec.size.saturating_add(extra), ..*spec })
 }
 
 fn bad_size(geometry: &Geometry, spec: &CacheSpec) -> bool {

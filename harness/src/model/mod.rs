@@ -8,6 +8,8 @@ mod block;
 pub mod caches;
 pub mod classes;
 pub mod damage;
+pub mod debug;
+pub(crate) mod debugged;
 mod frames;
 mod limbo;
 mod live;
@@ -23,6 +25,7 @@ use crate::oracle::Step;
 use crate::subject::{Call, ObjectsCall, Reply, Strength, Subject};
 use caches::Caches;
 use classes::{KMALLOC_MAX_CACHE, get_order};
+use debugged::Debugged;
 use frames::FrameMap;
 use kmem::{CacheId, Geometry, GfpFlags, MemInfo, PAGE_SIZE};
 use limbo::Limbo;
@@ -77,6 +80,8 @@ pub struct Model {
     sheaves: Vec<SheafModel>,
     expected: ExpectedUse,
     freed_areas: Vec<FreedArea>,
+    /// Guarded objects that were freed, and guarded bytes that were changed.
+    pub(crate) debugged: Debugged,
     next_handle: u64,
     cpu: u16,
     /// Page counters after the last step; what a failed call must not change.
@@ -100,6 +105,7 @@ impl Model {
             sheaves: Vec::new(),
             expected: ExpectedUse::default(),
             freed_areas: Vec::new(),
+            debugged: Debugged::default(),
             next_handle: 0,
             cpu: 0,
             last_use: None,
@@ -277,6 +283,7 @@ impl Model {
 
     /// Follows a step.
     pub fn update(&mut self, step: &Step, subject: &dyn Subject) {
+        self.follow_debugged(step, subject);
         self.follow_damage(step, subject);
         if self.follow_references(&step.call, &step.reply) {
             return;
@@ -305,7 +312,9 @@ impl Model {
 
     fn follow_cache(&mut self, step: &Step) {
         match (&step.call, &step.reply) {
-            (Call::CacheCreate { spec }, Reply::Cache(id)) => self.caches.add(self.geometry.slab_merge, *id, *spec),
+            (Call::CacheCreate { spec }, Reply::Cache(id)) => {
+                self.caches.add(self.geometry.slab_merge, *id, self.effective(spec))
+            }
             (Call::CacheDestroy { cache }, Reply::Destroyed { .. }) => self.forget_cache(*cache),
             _ => {}
         }
@@ -379,6 +388,7 @@ impl Model {
         if let Call::CacheAlloc { cache, .. } = call {
             block.cache = Some(*cache);
         }
+        block.asked = self.debug_layout(&block).filter(|layout| layout.keeps_size()).map(|_| block.requested);
         if block.tier.is_virtual() {
             map_frames(&mut block, old.as_ref(), subject);
         }
@@ -411,6 +421,7 @@ impl Model {
             cache: None,
             order,
             zero_chain: gfp.wants_zero(),
+            asked: None,
             written: false,
             area_pages,
             pins: 0,
@@ -571,6 +582,7 @@ pub(crate) mod tests {
             cache: None,
             order: get_order(bytes),
             zero_chain: false,
+            asked: None,
             written: false,
             area_pages: if tier.is_virtual() { bytes.div_ceil(PAGE_SIZE) } else { 0 },
             pins: 0,

@@ -251,6 +251,10 @@ impl WhiteBox for FakeSubject {
         Vec::new()
     }
 
+    fn slab_findings(&self) -> u64 {
+        0
+    }
+
     fn warnings(&self) -> &[kmem::Warning] {
         &self.warnings
     }

@@ -4,6 +4,7 @@ use crate::model::Model;
 use crate::subject::{Call, Reply, Subject};
 use std::fmt;
 
+mod access;
 mod contig;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -26,10 +27,12 @@ mod o16_misuse;
 mod o18_warnings;
 mod o19_pages;
 mod o20_caches;
+mod o21_debug_bytes;
 mod pattern;
 mod policy;
 mod scene;
 
+pub use access::{BadAccess, judge_access};
 pub use moves::{on_lent, on_move};
 pub use o04_content::{read_block, write_block};
 pub use o15_translation::touch_guard;
@@ -56,6 +59,10 @@ pub(crate) struct Notes {
     pub(crate) before: Option<scene::Snapshot>,
     /// Whether the memory node that the caller prefers had something before the call; `None` if it names none.
     pub(crate) near: Option<bool>,
+    /// How many findings debug caches had told of before the call.
+    pub(crate) findings: u64,
+    /// How many slabs had been set aside before the call.
+    pub(crate) aside: u64,
     /// Where the next audit goes on with its sample of contents.
     pub(crate) sample: usize,
     /// Warnings that come once only and came.
@@ -94,6 +101,7 @@ pub enum OracleId {
     O18Warnings,
     O19Pages,
     O20Caches,
+    O21DebugBytes,
     /// Not a question of ours: the subject panicked.
     Panic,
     /// Not a question about a subject: the two encodings of a trace disagree.
@@ -230,11 +238,13 @@ const ALL: &[&dyn Oracle] = &[
     &o18_warnings::Warnings,
     &o19_pages::Pages,
     &o20_caches::Caches,
+    &o21_debug_bytes::DebugBytes,
 ];
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
 // subjects show that each is.
-const BEFORE_CALL: &[&dyn Oracle] = &[&o04_content::Content, &o09_refusal::RefusalJustified, &o10_tier::RightTier];
+const BEFORE_CALL: &[&dyn Oracle] =
+    &[&o04_content::Content, &o09_refusal::RefusalJustified, &o10_tier::RightTier, &o21_debug_bytes::DebugBytes];
 // Translation comes first: what the others read through a stale entry would be somebody else's memory.
 const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o15_translation::Translation,
@@ -250,6 +260,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o18_warnings::Warnings,
     &o19_pages::Pages,
     &o20_caches::Caches,
+    &o21_debug_bytes::DebugBytes,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o04_content::Content,

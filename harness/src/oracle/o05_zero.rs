@@ -65,6 +65,8 @@ fn promised_ranges(
         _ if !cx.model.is_tight() => [chained, 0..0],
         Tier::Vmalloc if old.addr == addr => [chained, shrunk(old, requested, gfp)],
         Tier::Vmalloc => [grown, 0..0],
+        // Where the size is kept, the bytes up to it are zeroed and those behind it guarded.
+        _ if old.addr == addr && old.asked.is_some() => [old.asked.unwrap_or(usable).min(requested)..requested, 0..0],
         _ if old.addr == addr => [chained, requested..usable],
         _ => [chained, 0..0],
     }
@@ -76,6 +78,7 @@ fn fresh_bytes(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usabl
         Call::CacheAlloc { .. } => requested,
         _ if !cx.model.is_tight() => requested,
         _ if cx.model.in_vmalloc_window(addr) => requested.next_multiple_of(PAGE_SIZE),
+        _ if cx.model.class_layout(usable).is_some_and(|layout| layout.keeps_size()) => requested,
         _ => usable,
     }
 }

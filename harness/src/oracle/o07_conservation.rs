@@ -65,7 +65,7 @@ fn check_objects(cx: &Context<'_>) -> Result<(), String> {
             return Err(format!("{info:?} should have {reserved} objects in prefilled sheaves"));
         }
         let (stride, align) = (root.spec.stride(), root.spec.object_align());
-        if !root.spec.is_debugged() && (info.size, info.align) != (stride, align) {
+        if (info.size, info.align) != (stride, align) {
             return Err(format!("{info:?} should have stride {stride} and alignment {align}"));
         }
     }

@@ -20,7 +20,7 @@ impl Oracle for Quiescence {
 
     fn at_end(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let (Some(inside), true) = (cx.subject.white_box(), cx.model.is_empty()) else { return Ok(()) };
-        check_owners(inside, cx.model.has_ghosts())
+        check_owners(inside, cx.model.has_ghosts() || cx.model.debugged.has_set_aside())
             .and_then(|()| check_guards(inside))
             .and_then(|()| check_lists(inside))
             .and_then(|()| check_coalesced(inside))

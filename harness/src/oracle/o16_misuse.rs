@@ -49,6 +49,8 @@ fn judge(model: &Model, step: &Step, addr: u64, block: Option<&Block>, again: bo
     let right = block.is_some_and(|block| accepts(model, &step.call, addr, block));
     match (&step.reply, block) {
         (Reply::Unsupported, _) => Ok(()),
+        // Whether there was damage to refuse it for is asked by O21.
+        (Reply::Rejected(FreeError::Corrupted(_)), Some(_)) if right => Ok(()),
         (Reply::Rejected(error), Some(_)) if right => Err(format!("a right free of {addr:#x} is rejected: {error}")),
         (Reply::Rejected(error), Some(block)) => named(model, &step.call, addr, block, error),
         (Reply::Rejected(error), None) if again && !is_double(error, &step.call) => {

@@ -51,7 +51,7 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, spec: &caches::CacheSpec, error:
     let justified = match error {
         CacheError::Injected(_) => step.fault_struck,
         CacheError::TooMany(max) => *max == cx.model.geometry().max_caches && free_numbers(cx) == 0,
-        error => caches::refuses(cx.model.geometry(), spec, error),
+        error => caches::refuses(cx.model.geometry(), &cx.model.effective(spec), error),
     };
     if justified { Ok(()) } else { Err(format!("{spec:?} was refused with \"{error}\"")) }
 }
@@ -69,7 +69,7 @@ fn judge_unusable(cx: &Context<'_>, cache: CacheId, error: &CacheError) -> Resul
 }
 
 fn judge_creation(cx: &Context<'_>, spec: &caches::CacheSpec, id: CacheId) -> Result<(), String> {
-    if caches::is_impossible(cx.model.geometry(), spec) {
+    if caches::is_impossible(cx.model.geometry(), &cx.model.effective(spec)) {
         return Err(format!("{spec:?} makes no sense, but was granted"));
     }
     let taken = cx.model.cache(id).is_some() || cx.model.roots().iter().any(|root| root.id == id);

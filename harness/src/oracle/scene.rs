@@ -45,6 +45,8 @@ pub(crate) struct Snapshot {
     window: Window,
     /// Whether nothing is left that reclaim could give back.
     reclaimed: bool,
+    /// Whether a free object in a slab may be damaged, so that its slab serves nobody.
+    doubtful: bool,
 }
 
 /// Whether an area must be served.
@@ -63,7 +65,14 @@ impl Snapshot {
         let zones = listed.zones().iter().map(ZoneState::of).collect();
         let pcp = listed.zones().iter().map(|info| info.pcp_pages).collect();
         let caches = if objects { inside.slabinfo() } else { Vec::new() };
-        Self { zones, pcp, caches, window: Window::new(model.geometry(), Vec::new()), reclaimed: false }
+        Self {
+            zones,
+            pcp,
+            caches,
+            window: Window::new(model.geometry(), Vec::new()),
+            reclaimed: false,
+            doubtful: is_doubtful(model),
+        }
     }
 
     /// The moment as it is.
@@ -87,7 +96,7 @@ impl Snapshot {
         let zone = |zone: &ZoneSpec| coalesced(zone, model.geometry(), free_class);
         let zones: Vec<ZoneState> = model.geometry().zones().iter().map(zone).collect();
         let window = Window::new(model.geometry(), live_spans(model).collect());
-        Self { pcp: vec![0; zones.len()], zones, caches, window, reclaimed: true }
+        Self { pcp: vec![0; zones.len()], zones, caches, window, reclaimed: true, doubtful: is_doubtful(model) }
     }
 
     /// Must a page block of this order be served?
@@ -137,11 +146,11 @@ impl Snapshot {
         let Some(class) = class_of(size) else {
             return size == 0 || self.may_serve_pages(model, get_order(size), large_page_flags(gfp));
         };
-        let gfp = class_flags(model, gfp);
+        let (gfp, stride) = (class_flags(model, gfp), model.class_stride(class));
         let mut of_class = self.caches.iter().filter(|c| c.object_size == class);
         let geometry = model.geometry();
-        let preferred = slab_order(class, geometry.cpus, geometry.max_order.get());
-        let mut orders = [Some(get_order(class)), preferred].into_iter().flatten();
+        let preferred = slab_order(stride, geometry.cpus, geometry.max_order.get());
+        let mut orders = [Some(get_order(stride)), preferred].into_iter().flatten();
         of_class.any(|c| c.free_in_slabs + c.in_sheaves > 0)
             || orders.any(|order| self.may_serve_pages(model, order, slab_page_flags(gfp)))
     }
@@ -153,7 +162,7 @@ impl Snapshot {
         };
         let gfp = class_flags(model, gfp);
         let at_hand = self.kmalloc_cache(class, gfp).is_some_and(|cache| self.has_object(model, cache));
-        at_hand || self.serves_pages(model, get_order(class), slab_page_flags(gfp))
+        at_hand || self.serves_pages(model, get_order(model.class_stride(class)), slab_page_flags(gfp))
     }
 
     /// Must `kmem_cache_alloc` serve an object of this cache, whose objects are `stride` bytes apart?
@@ -213,12 +222,17 @@ impl Snapshot {
         let gfp = class_flags(model, gfp);
         let cache = self.kmalloc_cache(class, gfp);
         self.has_object_on(cache, node)
-            || self.serves_pages_on(model, get_order(class), slab_page_flags(gfp), NodeId::new(node))
+            || self.serves_pages_on(
+                model,
+                get_order(model.class_stride(class)),
+                slab_page_flags(gfp),
+                NodeId::new(node),
+            )
     }
 
     fn has_object_on(&self, cache: Option<&CacheInfo>, node: u8) -> bool {
         let free = cache.and_then(|cache| cache.free_by_node.get(usize::from(node)));
-        !self.reclaimed && free.is_some_and(|&free| free > 0)
+        !self.reclaimed && !self.doubtful && free.is_some_and(|&free| free > 0)
     }
 
     /// The cache of a `kmalloc` class for these flags.
@@ -267,7 +281,8 @@ impl Snapshot {
         let others = u64::from(model.geometry().cpus - 1) * 2;
         let barns = (model.geometry().nodes().count() as u64).saturating_sub(1) * BARN_SHEAVES;
         let elsewhere = if self.reclaimed { 0 } else { (others + barns) * u64::from(cache.sheaf_capacity) };
-        cache.free_in_slabs + cache.in_sheaves.saturating_sub(elsewhere)
+        let in_slabs = if self.doubtful { 0 } else { cache.free_in_slabs };
+        in_slabs + cache.in_sheaves.saturating_sub(elsewhere)
     }
 }
 
@@ -279,6 +294,10 @@ fn cache_page_flags(model: &Model, id: CacheId, gfp: GfpFlags) -> GfpFlags {
         Some(ZoneKind::Dma32) => flags | GfpFlags::DMA32,
         _ => flags,
     }
+}
+
+fn is_doubtful(model: &Model) -> bool {
+    model.debugged.damage_at_alloc() > 0
 }
 
 /// Pages that a refill of the per-CPU lists for one migrate type may keep from requests of another: an area's own pages

@@ -61,7 +61,7 @@ fn nodes(geometry: &Geometry) -> usize {
 }
 
 /// The kinds of machine that change what happens.
-pub(super) const MACHINES: [Special; 14] = [
+pub(super) const MACHINES: [Special; 16] = [
     ("one CPU", |g| g.cpus == 1),
     ("16 CPUs or more", |g| g.cpus >= 16),
     ("one node", |g| nodes(g) == 1),
@@ -76,6 +76,8 @@ pub(super) const MACHINES: [Special; 14] = [
     ("tiny vmalloc window", |g| g.vmalloc_pages.get() <= 160),
     ("hardening off", |g| g.hardening == Hardening::Off),
     ("hardening checked", |g| g.hardening == Hardening::Checked),
+    ("hardening paranoid", |g| g.hardening == Hardening::Paranoid),
+    ("debugged kmalloc", |g| !g.slub_debug.is_empty()),
 ];
 
 /// Things that have a counter and cannot be reached by a trace: family, name, reason.

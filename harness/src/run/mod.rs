@@ -11,6 +11,7 @@
 
 mod contract;
 mod coverage;
+mod guarded;
 mod hash;
 mod macros;
 mod misuse;

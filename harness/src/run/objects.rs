@@ -53,7 +53,9 @@ impl Session {
         let tiers = if mixed { Tiers::OBJECTS } else { Tiers::CACHE };
         let cache = self.model.pick(tiers, pick)?.cache.filter(|_| !mixed);
         let picked = (0..count.min(self.model.count(tiers))).filter_map(|n| self.model.pick(tiers, pick + n));
-        let fits = |block: &&Block| mixed || block.cache == cache;
+        // One damaged object would have the whole call refused although the others are free.
+        let is_sound = |block: &Block| self.model.damage_at_free(block.addr) == 0;
+        let fits = |block: &&Block| (mixed || block.cache == cache) && is_sound(block);
         let blocks = picked.filter(fits).map(|block| (block.addr, block.cache)).collect();
         Some(ObjectsCall::FreeBulk { cache, blocks })
     }

@@ -2,6 +2,7 @@
 
 use super::session::{Session, Verdict};
 use crate::model::caches::CacheSpec;
+use crate::model::debug::Checks;
 use crate::model::{Block, Tier, Tiers};
 use crate::oracle;
 use crate::subject::Call;
@@ -57,6 +58,8 @@ impl Session {
                 self.access(|cx| oracle::write_free(cx, u32::from(pick), size, twice))
             }
             Op::Wrong { pick, how } => self.misuse(pick, how),
+            Op::Overflow { pick, at } => self.overflow(usize::from(pick), u64::from(at)),
+            Op::WriteFreed { pick, at } => self.write_freed(usize::from(pick), u64::from(at)),
             Op::Interleave { cpu } => {
                 self.interleave(cpu);
                 Ok(())
@@ -308,6 +311,13 @@ impl Session {
                 };
                 Call::CacheCreate { spec }
             }
+            Op::DebugCache { size, align, checks, ctor } => {
+                let spec = CacheSpec::own(size as usize, usize::from(align), false, ctor);
+                Call::CacheCreate {
+                    spec: CacheSpec { flags: spec.flags | Checks::from_bits(checks).to_flags(), ..spec },
+                }
+            }
+            Op::Validate => Call::Validate,
             Op::CacheShrink { cache: n } => Call::CacheShrink { cache: cache(n)? },
             Op::SetCpu { cpu } => Call::SetCpu { cpu: cpu % self.model.geometry().cpus.max(1) },
             Op::DrainPages => Call::DrainPages,

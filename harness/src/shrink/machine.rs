@@ -34,10 +34,11 @@ pub(super) fn faults<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
 
 /// Moves each number of the machine to its simplest value, as far as the failure allows.
 pub(super) fn geometry<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
-    const STEPS: [fn(&mut GeometrySpec); 7] = [
+    const STEPS: [fn(&mut GeometrySpec); 8] = [
         |g| g.cpus = 1,
         |g| g.movable_frames = 0,
         |g| g.dma_frames = 0,
+        |g| g.slub_debug = 0,
         |g| g.hardening = GeometrySpec::default().hardening,
         |g| g.vmalloc_pages = GeometrySpec::default().vmalloc_pages,
         |g| g.min_free = g.min_free.clamp(1, 16),

@@ -70,9 +70,14 @@ fn number<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: 
                 [0, old & old.wrapping_neg()].into_iter().filter(|&n| n != old).any(|n| set(search, index, role, n));
         }
         Role::Offset | Role::Length | Role::FreePointer | Role::Capacity => lower(search, index, role, old, &[0, 1]),
-        Role::Node | Role::Page | Role::Flag | Role::Flag2 | Role::Percent | Role::Spare | Role::Frame => {
-            lower(search, index, role, old, &[0])
-        }
+        Role::Node
+        | Role::Page
+        | Role::Flag
+        | Role::Flag2
+        | Role::Percent
+        | Role::Spare
+        | Role::Frame
+        | Role::Checks => lower(search, index, role, old, &[0]),
     }
 }
 

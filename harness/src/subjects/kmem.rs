@@ -115,6 +115,13 @@ impl KmemSubject {
         }
     }
 
+    fn validate(&self) -> usize {
+        let mut caches = Vec::new();
+        self.kmem.slabinfo(|cache| caches.push(cache.id));
+        let found = |&cache: &CacheId| self.kmem.kmem_cache_validate(cache).map_or(0, |found| found as usize);
+        caches.iter().map(found).sum()
+    }
+
     fn pages_call(&mut self, call: &Call) -> Option<Reply> {
         Some(match *call {
             Call::AllocPages { order, gfp } => self.alloc_pages(order, |order| self.kmem.alloc_pages(order, gfp)),
@@ -172,6 +179,7 @@ impl KmemSubject {
             Call::CacheAlloc { cache, gfp } => self.block(kmem.kmem_cache_alloc(cache, gfp)),
             Call::CacheFree { cache, addr } => done(kmem.kmem_cache_free(cache, VirtAddr::new(addr))),
             Call::CacheCreate { spec } => self.cache_create(&spec),
+            Call::Validate => Reply::Size(self.validate()),
             Call::CacheShrink { cache } => shrunk(kmem.kmem_cache_shrink(cache)),
             Call::CacheDestroy { cache } => destroyed(kmem, cache),
             _ => return None,
@@ -369,6 +377,10 @@ impl WhiteBox for KmemSubject {
 
     fn warnings(&self) -> &[Warning] {
         &self.warnings
+    }
+
+    fn slab_findings(&self) -> u64 {
+        self.machine.slab_findings()
     }
 
     fn faults_struck(&self) -> u64 {

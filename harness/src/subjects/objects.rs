@@ -61,7 +61,7 @@ impl Sheaves {
         self.objects.resize(count, VirtAddr::NULL);
         match kmem.kmem_cache_alloc_bulk(cache, gfp, &mut self.objects) {
             Ok(()) => {
-                let object = |&addr: &VirtAddr| (addr.as_u64(), kmem.ksize(addr).unwrap_or(0));
+                let object = |&addr: &VirtAddr| (addr.as_u64(), kmem.kvsize(addr).unwrap_or(0));
                 Reply::Objects(self.objects.iter().map(object).collect())
             }
             Err(error) => Reply::Refused(error),
@@ -83,7 +83,7 @@ impl Sheaves {
 
 fn one(kmem: &Kmem<SimPlatform>, answer: Result<VirtAddr, AllocError>) -> Reply {
     match answer {
-        Ok(addr) => Reply::Objects(vec![(addr.as_u64(), kmem.ksize(addr).unwrap_or(0))]),
+        Ok(addr) => Reply::Objects(vec![(addr.as_u64(), kmem.kvsize(addr).unwrap_or(0))]),
         Err(error) => Reply::Refused(error),
     }
 }

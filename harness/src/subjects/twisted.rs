@@ -157,6 +157,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
         self.inner.warnings()
     }
 
+    fn slab_findings(&self) -> u64 {
+        self.inner.slab_findings()
+    }
+
     fn faults_struck(&self) -> u64 {
         self.inner.faults_struck()
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! with header     0 magic "kmt2"   4 swarm   8 frames  12 dma  16 movable  20 cpus  22 max order  23 pageblock order
-//!                24 vmalloc pages  28 min free  32 hardening  33 number of faults
+//!                24 vmalloc pages  28 min free  32 hardening, debugging of kmalloc  33 number of faults
 //!                34 page checks, 4 bits; order of guards, 4 bits
 //!                36 swarm, upper half
 //!                40 dma32  44 nodes  45 nodes with CPUs  46 CMA pageblocks  47 mobility  48 zero
@@ -126,7 +126,12 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
         pageblock_order: byte_at(bytes, 23),
         vmalloc_pages: u32_at(bytes, 24),
         min_free: u32_at(bytes, 28),
-        hardening: if byte_at(bytes, 32) & 1 == 0 { Hardening::Checked } else { Hardening::Off },
+        hardening: match byte_at(bytes, 32) & 3 {
+            0 => Hardening::Checked,
+            2 => Hardening::Paranoid,
+            _ => Hardening::Off,
+        },
+        slub_debug: byte_at(bytes, 32) >> 3,
         page_debug: byte_at(bytes, 34) & 0xf,
         guard_order: byte_at(bytes, 34) >> 4,
     }
@@ -147,7 +152,12 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     put(&mut out, 28, &g.min_free.to_le_bytes());
     put(&mut out, 40, &g.dma32_frames.to_le_bytes());
     put(&mut out, 44, &[g.nodes, g.cpu_nodes, g.cma_blocks, g.mobility as u8]);
-    put(&mut out, 32, &[u8::from(g.hardening == Hardening::Off), nr_faults, g.guard_order << 4 | g.page_debug]);
+    let hardening = match g.hardening {
+        Hardening::Checked => 0,
+        Hardening::Off => 1,
+        Hardening::Paranoid => 2,
+    };
+    put(&mut out, 32, &[hardening | g.slub_debug << 3, nr_faults, g.guard_order << 4 | g.page_debug]);
     out
 }
 
@@ -177,7 +187,7 @@ const fn place(role: Role) -> (usize, usize) {
         Role::Page => (8, 4),
         Role::Count | Role::Spare | Role::Align => (8, 2),
         Role::Point => (8, 1),
-        Role::Tier | Role::Step | Role::Percent | Role::Flag => (10, 1),
+        Role::Tier | Role::Step | Role::Percent | Role::Flag | Role::Checks => (10, 1),
         Role::Order | Role::Phase | Role::Flag2 => (11, 1),
         Role::Frame => (12, 4),
         Role::Node => (12, 1),

@@ -1,8 +1,8 @@
 //! The machine that a trace runs on, as a few numbers that are always valid.
 
 use kmem::{
-    CmaArea, Geometry, Hardening, MAX_NODES, MinFree, Mobility, NodeId, Order, PageCount, PageDebug, Pfn, ZoneKind,
-    ZoneSpec,
+    CmaArea, Geometry, Hardening, MAX_NODES, MinFree, Mobility, NodeId, Order, PageCount, PageDebug, Pfn, SlubDebug,
+    ZoneKind, ZoneSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +59,8 @@ pub struct GeometrySpec {
     pub page_debug: u8,
     /// Below which order what is left over when a block is cut becomes a guard.
     pub guard_order: u8,
+    /// What the kmalloc caches check: F 1, Z 2, P 4, U 8, T 16.
+    pub slub_debug: u8,
 }
 
 /// How serde sees `kmem`'s hardening levels: by their names.
@@ -67,6 +69,7 @@ pub struct GeometrySpec {
 enum HardeningName {
     Off,
     Checked,
+    Paranoid,
 }
 
 /// How serde sees `kmem`'s ways with mobility: by their names.
@@ -98,6 +101,7 @@ impl Default for GeometrySpec {
             hardening: Hardening::Checked,
             page_debug: 0,
             guard_order: 0,
+            slub_debug: 0,
         }
     }
 }
@@ -135,6 +139,7 @@ impl GeometrySpec {
             hardening: self.hardening,
             page_debug: self.page_debug & PageDebug::all().bits(),
             guard_order: self.guard_order.min(kmem::MAX_PAGE_ORDER / 2),
+            slub_debug: self.slub_debug & SlubDebug::all().bits(),
         }
     }
 
@@ -156,6 +161,7 @@ impl GeometrySpec {
             ("min_free", u64::from(self.min_free), u64::from(near.min_free)),
             ("page_debug", u64::from(self.page_debug), u64::from(near.page_debug)),
             ("guard_order", u64::from(self.guard_order), u64::from(near.guard_order)),
+            ("slub_debug", u64::from(self.slub_debug), u64::from(near.slub_debug)),
         ]
         .into_iter()
         .find(|(_, found, nearest)| found != nearest)
@@ -222,6 +228,8 @@ impl GeometrySpec {
         geometry.cma[0] = spec.cma_area(&zones);
         geometry.page_debug = PageDebug::from_bits_truncate(spec.page_debug);
         geometry.guardpage_minorder = Order::new(spec.guard_order).unwrap_or(Order::ZERO);
+        geometry.slub_debug = SlubDebug::from_bits_truncate(spec.slub_debug);
+        geometry.track_sites = if geometry.slub_debug.contains(SlubDebug::STORE_USER) { 8 } else { 0 };
         geometry
     }
 
@@ -282,7 +290,8 @@ mod tests {
             min_free: n(7),
             page_debug: n(8) as u8,
             guard_order: n(9) as u8,
-            hardening: if seed.is_multiple_of(2) { Hardening::Off } else { Hardening::Checked },
+            slub_debug: n(8) as u8,
+            hardening: [Hardening::Off, Hardening::Checked, Hardening::Paranoid][seed as usize % 3],
         }
     }
 

@@ -65,11 +65,13 @@ pub enum Role {
     Frame,
     /// Which memory node: modulo those that a machine may have, or one more, which means none in particular.
     Node,
+    /// What a debug cache checks, as bits.
+    Checks,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Order,
         Self::Gfp,
         Self::Pick,
@@ -96,6 +98,7 @@ impl Role {
         Self::Capacity,
         Self::Frame,
         Self::Node,
+        Self::Checks,
     ];
 }
 
@@ -485,6 +488,15 @@ operations! {
     // Nodes and page allocator policy.
     /// `alloc_pages_node`.
     AllocPagesNode in Pages { order: u8 as Order, gfp: Gfp as Gfp, node: u8 as Node };
+    // Debug caches.
+    /// `kmem_cache_create` with debug flags: F 1, Z 2, P 4, U 8, T 16.
+    DebugCache in Debug { size: u32 as Size, align: u16 as Align, checks: u8 as Checks, ctor: bool as Flag2 };
+    /// `kmem_cache_validate` of every cache.
+    Validate in Debug;
+    /// Changes one byte that a debug cache guards at a live object: the byte number `at`, modulo those that are guarded.
+    Overflow in Debug { pick: u16 as Pick, at: u32 as Page };
+    /// Changes one guarded byte of an object that was freed lately and that nobody has since.
+    WriteFreed in Debug { pick: u16 as Pick, at: u32 as Page };
 }
 
 impl Op {

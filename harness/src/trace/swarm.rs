@@ -98,6 +98,8 @@ groups! {
     Sheaf,
     /// `get_page`, `put_page`.
     PageRefs,
+    /// Debug caches, and writes to the bytes that they guard.
+    Debug,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

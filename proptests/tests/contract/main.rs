@@ -4,7 +4,9 @@
 
 mod bolero;
 mod fault_sweep;
+mod kasan;
 mod moving;
 mod properties;
 mod replay;
+mod slub_kunit;
 mod story;

@@ -8,6 +8,7 @@
 //! the object is free.
 
 use super::Inspector;
+use super::quarantine::stride_of_walk;
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::bug::SlabFinding;
 use crate::platform::Platform;
@@ -61,14 +62,17 @@ impl<P: Platform> Inspector<'_, P> {
         if self.secret == 0 { 0 } else { self.secret ^ self.pages.base.virt(at).as_u64().swap_bytes() }
     }
 
-    /// Links all objects of a fresh slab, the first one first.
+    /// Links all objects of a fresh slab: in ascending order, or with a secret in one that it decides.
     pub(super) fn link_all(&self, head: Pfn) {
         let objects = self.slabs.objects(head);
-        for index in 0..objects {
-            let next = (index + 1 < objects).then(|| self.slabs.object(head, index + 1));
-            self.set_link(self.slabs.object(head, index), next);
+        let of_slab = if self.secret == 0 { 0 } else { self.secret ^ u64::from(head.as_u32()) };
+        let (start, step) = stride_of_walk(of_slab, objects);
+        let nth = |n: u32| ((u64::from(start) + u64::from(n) * u64::from(step)) % u64::from(objects.max(1))) as u32;
+        for n in 0..objects {
+            let next = (n + 1 < objects).then(|| self.slabs.object(head, nth(n + 1)));
+            self.set_link(self.slabs.object(head, nth(n)), next);
         }
-        self.set_first(head, (objects > 0).then_some(0));
+        self.set_first(head, (objects > 0).then(|| nth(0)));
     }
 
     /// Puts an object in front of the list.

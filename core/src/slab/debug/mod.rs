@@ -16,7 +16,7 @@
 //! | damage | found by | what happens |
 //! |---|---|---|
 //! | around a live object | its free, with `CONSISTENCY_CHECKS` | repaired; the free is refused once |
-//! | in a free object | its allocation, with `CONSISTENCY_CHECKS` | repaired; the slab is set aside, another one serves |
+//! | in a free object | its allocation, with `CONSISTENCY_CHECKS` | repaired; the slab is set aside, another one serves; when its last live object is freed, its frames are lost |
 //! | any | `kmem_cache_validate` | repaired |
 //! | a link | whoever follows it | the list ends there; objects behind it are lost until the link is right again |
 //!
@@ -35,11 +35,13 @@ mod chain;
 mod layout;
 mod object;
 mod paths;
+mod quarantine;
 mod report;
 mod track;
 mod validate;
 
 pub(super) use layout::{Layout, Wish};
+pub(super) use quarantine::{Quarantine, paranoid_flags};
 pub(super) use track::Sites;
 
 use super::SlabFlags;
@@ -48,6 +50,7 @@ use super::live::LiveMap;
 use super::node::Slabs;
 use super::shape::Shape;
 use crate::buddy::PageAllocator;
+use crate::geometry::Geometry;
 use crate::hardening::SlubDebug;
 use crate::inspect::CacheName;
 use core::cell::Cell;
@@ -68,7 +71,8 @@ const RED_ACTIVE: u8 = 0xcc;
 pub(super) type Site = &'static Location<'static>;
 
 /// The flags that a geometry puts on the kmalloc caches.
-pub(super) fn flags(wanted: SlubDebug) -> SlabFlags {
+pub(super) fn flags(geometry: &Geometry) -> SlabFlags {
+    let wanted = geometry.slub_debug;
     let each = [
         (SlubDebug::CONSISTENCY_CHECKS, SlabFlags::CONSISTENCY_CHECKS),
         (SlubDebug::RED_ZONE, SlabFlags::RED_ZONE),
@@ -78,7 +82,7 @@ pub(super) fn flags(wanted: SlubDebug) -> SlabFlags {
     ];
     each.into_iter()
         .filter(|&(option, _)| wanted.contains(option))
-        .fold(SlabFlags::empty(), |all, (_, flag)| all | flag)
+        .fold(paranoid_flags(geometry.hardening), |all, (_, flag)| all | flag)
 }
 
 /// In whose hands an object is.
@@ -86,16 +90,6 @@ pub(super) fn flags(wanted: SlubDebug) -> SlabFlags {
 enum State {
     Free,
     Live,
-}
-
-impl State {
-    /// The value of its red zones.
-    const fn red(self) -> u8 {
-        match self {
-            Self::Free => RED_INACTIVE,
-            Self::Live => RED_ACTIVE,
-        }
-    }
 }
 
 /// One look at the slabs of a debug cache, under the cache's lock.
@@ -116,6 +110,15 @@ pub(super) struct Inspector<'l, P> {
 impl<P> Inspector<'_, P> {
     fn flags(&self) -> SlabFlags {
         self.slabs.shape.flags
+    }
+
+    /// The value of the red zones. With a secret it is the cache's own for live objects, and never that of free ones.
+    fn red(&self, state: State) -> u8 {
+        match state {
+            State::Free => RED_INACTIVE,
+            State::Live if self.secret == 0 => RED_ACTIVE,
+            State::Live => RED_INACTIVE ^ (1 + (self.secret >> 8) as u8 % 255),
+        }
     }
 
     fn has(&self, flag: SlabFlags) -> bool {
@@ -189,7 +192,11 @@ impl SlabLayer {
             live: &self.live,
             id,
             name: self.identity(id)?.name,
-            secret: 0,
+            secret: if self.quarantine.is_on() {
+                quarantine::mix(pages.base.geometry.secret ^ id as u64) | 1
+            } else {
+                0
+            },
             findings: Cell::new(0),
         })
     }

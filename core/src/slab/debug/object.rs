@@ -16,8 +16,8 @@ impl<P: Platform> Inspector<'_, P> {
         let red_zone = self.has(SlabFlags::RED_ZONE);
         let own = if red_zone && state == State::Live { self.requested(object) } else { layout.object_size };
         if red_zone {
-            self.paint(self.left_of(object), layout.left, state.red());
-            self.paint(object.saturating_add(own), layout.inuse - own, state.red());
+            self.paint(self.left_of(object), layout.left, self.red(state));
+            self.paint(object.saturating_add(own), layout.inuse - own, self.red(state));
         }
         if let Some(last) = own.checked_sub(1).filter(|_| self.poisons_objects()) {
             self.paint(object, last, POISON_FREE);
@@ -59,11 +59,11 @@ impl<P: Platform> Inspector<'_, P> {
         if !self.has(SlabFlags::RED_ZONE) {
             return !self.has(SlabFlags::POISON) || intact(DebugZone::AlignmentPadding, rest, POISON_INUSE);
         }
-        let left = intact(DebugZone::LeftRedZone, (self.left_of(object), layout.left), state.red());
-        let right = intact(DebugZone::RightRedZone, rest, state.red());
+        let left = intact(DebugZone::LeftRedZone, (self.left_of(object), layout.left), self.red(state));
+        let right = intact(DebugZone::RightRedZone, rest, self.red(state));
         let requested = if state == State::Live { self.requested(object) } else { layout.object_size };
         let spare = (object.saturating_add(requested), layout.object_size - requested);
-        let asked_for = intact(DebugZone::KmallocRedZone, spare, state.red());
+        let asked_for = intact(DebugZone::KmallocRedZone, spare, self.red(state));
         left && right && asked_for
     }
 
@@ -121,7 +121,7 @@ impl<P: Platform> Inspector<'_, P> {
     pub(super) fn paint_spare(&self, object: PhysAddr) {
         let requested = self.requested(object);
         if self.has(SlabFlags::RED_ZONE) {
-            self.paint(object.saturating_add(requested), self.layout.object_size - requested, State::Live.red());
+            self.paint(object.saturating_add(requested), self.layout.object_size - requested, self.red(State::Live));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::bug::SlabFinding;
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
-use crate::page::PageList;
+use crate::page::{FrameKind, PageList};
 use crate::platform::{Event, Platform};
 use crate::slab::free::{KmallocBlock, slab_object};
 use crate::slab::live::LiveMode;
@@ -118,12 +118,51 @@ impl SlabLayer {
         object: PhysAddr,
         site: Site,
     ) -> Result<(), FreeError> {
+        if !self.quarantine.is_on() {
+            return self.debug_put_back(pages, object, site);
+        }
+        let addr = pages.base.virt(object);
+        let free = |inspector: &Inspector<'_, P>, node: &mut Node, object| inspector.free(node, object, site, None);
+        self.inspect(pages, addr, free).unwrap_or(Err(FreeError::Foreign(addr)))?;
+        pages.base.event(Event::Quarantined);
+        if let Some(oldest) = self.quarantine.push(pages.base.cpu(), object) {
+            self.leave_quarantine(pages, oldest);
+        }
+        Ok(())
+    }
+
+    /// As [`Self::debug_free`], past the quarantine.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::debug_free`].
+    pub(in crate::slab) fn debug_put_back<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        object: PhysAddr,
+        site: Site,
+    ) -> Result<(), FreeError> {
         let mut discard = PageList::EMPTY;
         let addr = pages.base.virt(object);
         let freed =
-            self.inspect(pages, addr, |inspector, node, object| inspector.free(node, object, site, &mut discard));
+            self.inspect(pages, addr, |inspector, node, object| inspector.free(node, object, site, Some(&mut discard)));
         self.release_slabs(pages, discard);
         freed.unwrap_or(Err(FreeError::Foreign(addr)))
+    }
+
+    fn leave_quarantine<P: Platform>(&self, pages: &PageAllocator<P>, object: PhysAddr) -> u64 {
+        let mut discard = PageList::EMPTY;
+        let addr = pages.base.virt(object);
+        self.inspect(pages, addr, |inspector, node, object| inspector.release(node, object, &mut discard));
+        self.release_slabs(pages, discard)
+    }
+
+    /// Puts all objects of a cache that wait in quarantine back into their slabs; returns how many pages came free.
+    pub(in crate::slab) fn flush_quarantine<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
+        let of_cache =
+            |object: PhysAddr| object.pfn().and_then(|frame| pages.base.frames.slab_cache(frame.index())) == Some(id);
+        let next = || self.quarantine.take(of_cache);
+        core::iter::from_fn(next).map(|object| self.leave_quarantine(pages, object)).sum()
     }
 
     /// Notes who asked for an object and for how many bytes, if it is one of a debug cache.
@@ -216,7 +255,15 @@ impl<P: Platform> Inspector<'_, P> {
         self.paint_object(object, State::Live);
     }
 
-    fn free(&self, node: &mut Node, object: PhysAddr, site: Site, discard: &mut PageList) -> Result<(), FreeError> {
+    /// Takes an object back: into its slab, which goes to `discard` if the cache no longer keeps it, or without that into
+    /// quarantine.
+    fn free(
+        &self,
+        node: &mut Node,
+        object: PhysAddr,
+        site: Site,
+        discard: Option<&mut PageList>,
+    ) -> Result<(), FreeError> {
         let addr = self.pages.base.virt(object);
         let (head, index) = self.slabs.locate(object);
         let is_aside = self.slabs.frames.list(head) == LIST_ASIDE;
@@ -236,11 +283,15 @@ impl<P: Platform> Inspector<'_, P> {
         self.trace(Event::SlabTracedFree);
         self.set_track(object, Use::Freed, Some(site));
         self.paint_object(object, State::Free);
+        match discard {
+            Some(discard) if !is_aside => {
+                self.push(head, index);
+                node.release(self.slabs, object, discard);
+            }
+            _ => node.lost += 1,
+        }
         if is_aside {
-            node.lost += 1;
-        } else {
-            self.push(head, index);
-            node.release(self.slabs, object, discard);
+            self.leak_abandoned(node, head);
         }
         Ok(())
     }
@@ -258,6 +309,18 @@ impl<P: Platform> Inspector<'_, P> {
         self.tell(head, None, SlabFinding::SetAside);
         self.set_first(head, None);
         node.set_aside(self.slabs, head);
+        self.leak_abandoned(node, head);
+    }
+
+    /// Gives a slab that was set aside up for good once nobody has an object of it.
+    fn leak_abandoned(&self, node: &mut Node, head: Pfn) {
+        let is_live = |index| self.is_live(head, index, self.slabs.object(head, index));
+        if !(0..self.slabs.objects(head)).any(is_live) {
+            node.abandon(self.slabs, head);
+            let order = self.slabs.frames.order(head);
+            self.pages.change_owner(head, order, FrameKind::Leaked);
+            self.pages.base.event(Event::SlabAbandoned);
+        }
     }
 
     fn trace(&self, event: Event) {

@@ -49,11 +49,9 @@ impl<P: Platform> Inspector<'_, P> {
         }
         for index in 0..self.slabs.objects(head) {
             let object = self.slabs.object(head, index);
-            if !self.slabs.occupancy.is_taken(head, index) {
-                self.check_object(head, object, State::Free);
-            } else if self.is_live(head, index, object) {
-                self.check_object(head, object, State::Live);
-            }
+            // What is out of its slab and not live is lost or in quarantine: nobody may write it.
+            let is_live = self.slabs.occupancy.is_taken(head, index) && self.is_live(head, index, object);
+            self.check_object(head, object, if is_live { State::Live } else { State::Free });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Machine;
 use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::buddy::OwnerClass;
 use crate::error::{CacheId, FreeError};
 use crate::gfp::GfpFlags;
 use crate::hardening::SlubDebug;
@@ -136,7 +137,9 @@ fn a_write_to_a_freed_object_sets_its_slab_aside() {
     assert_eq!(validate(&m, cache), 0);
     m.reclaim();
     let info = m.info(cache);
-    assert_eq!((info.active_objs, info.lost), (1, u64::from(info.objects_per_slab)), "nothing of it comes back");
+    assert_eq!((info.active_objs, info.lost), (1, 0));
+    assert_eq!(m.pages.owned(OwnerClass::Leaked), 1, "nothing of it comes back");
+    m.check();
 }
 
 #[test]
@@ -310,4 +313,70 @@ fn moving_a_damaged_block_frees_the_old_one() {
     assert_eq!(m.kfree(addr), Err(FreeError::DoubleFree(addr)));
     assert_eq!(m.kfree(new), Ok(()));
     m.check();
+}
+
+fn paranoid() -> Machine {
+    let mut geometry = testing::flat(1024);
+    geometry.hardening = crate::hardening::Hardening::Paranoid;
+    Machine::new(&geometry)
+}
+
+#[test]
+fn paranoid_machines_notice_one_byte_too_many() {
+    let m = paranoid();
+    for size in [1, 18, 63, 64, 500, 5000] {
+        let addr = m.tracked_kmalloc(size, GfpFlags::KERNEL);
+        m.fill(addr, size, 0x11);
+        poke(&m, addr, size as i64);
+        assert_eq!(m.kfree(addr), Err(FreeError::Corrupted(addr)), "{size} bytes");
+        assert_eq!(m.kfree(addr), Ok(()));
+    }
+    m.check();
+}
+
+#[test]
+fn a_freed_block_waits_before_it_is_used_again() {
+    let m = paranoid();
+    let before = m.use_of_pages();
+    let addr = m.tracked_kmalloc(100, GfpFlags::KERNEL);
+    m.kfree(addr).unwrap();
+    assert_eq!(m.kfree(addr), Err(FreeError::DoubleFree(addr)));
+    for _ in 0..30 {
+        let next = m.tracked_kmalloc(100, GfpFlags::KERNEL);
+        assert_ne!(next, addr);
+        m.kfree(next).unwrap();
+    }
+    m.check();
+    m.reclaim();
+    assert_eq!(m.use_of_pages(), before, "reclaim ends the wait");
+    m.check();
+}
+
+#[test]
+fn a_write_to_a_block_in_quarantine_is_told_when_it_leaves() {
+    let m = paranoid();
+    let addr = m.tracked_kmalloc(100, GfpFlags::KERNEL);
+    m.kfree(addr).unwrap();
+    poke(&m, addr, 50);
+    assert_eq!(m.count(Event::DebugPoison), 0);
+    m.reclaim();
+    assert_eq!(m.count(Event::DebugPoison), 1);
+    m.check();
+}
+
+#[test]
+fn paranoid_slabs_are_in_no_order_and_their_links_lead_nowhere() {
+    let m = paranoid();
+    let cache = debug_cache(&m, 24, SlabFlags::empty());
+    let objects = m.objects(cache, 20);
+    assert!(objects.windows(2).any(|two| two[0] > two[1]), "not ascending: {objects:?}");
+    m.free_all(cache, objects);
+    m.reclaim();
+    let free = m.objects(cache, 2);
+    m.slab.debug_put_back(&m.pages, m.phys(free[1]), std::panic::Location::caller()).unwrap();
+    m.slab.debug_put_back(&m.pages, m.phys(free[0]), std::panic::Location::caller()).unwrap();
+    // The link of the first free object would be the second one's address.
+    let link = m.bytes(shift(free[0], 32), 8);
+    assert_ne!(link, free[1].as_u64().to_le_bytes());
+    assert_eq!(validate(&m, cache), 0);
 }

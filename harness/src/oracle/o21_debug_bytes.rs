@@ -1,0 +1,98 @@
+//! O21: is each damaged byte that a debug cache guards told of, once, and nothing else?
+//!
+//! Contract: I20, sections 2.7 and 5.2. Each damaged part of a slot makes one report and one repair: when its object is freed
+//! into a cache with consistency checks, which refuses that free once, or when the cache is validated. Whatever a program
+//! may do makes none. Exact.
+
+use super::{Context, Oracle, OracleId, Step, Violation};
+use crate::model::debugged::set_aside;
+use crate::model::{freed_address, old_address};
+use crate::subject::{Call, Reply};
+use kmem::FreeError;
+
+/// See the module.
+pub(super) struct DebugBytes;
+
+impl Oracle for DebugBytes {
+    fn id(&self) -> OracleId {
+        OracleId::O21DebugBytes
+    }
+
+    fn before_call(&self, cx: &mut Context<'_>, _call: &Call) -> Result<(), Violation> {
+        cx.model.notes.findings = cx.subject.white_box().map_or(0, |inside| inside.slab_findings());
+        cx.model.notes.aside = cx.subject.white_box().map_or(0, set_aside);
+        Ok(())
+    }
+
+    fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
+        let told = inside.slab_findings() - cx.model.notes.findings;
+        let aside = set_aside(inside) - cx.model.notes.aside;
+        if aside > 0 {
+            return check_set_aside(cx, step, told, aside)
+                .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message));
+        }
+        check_told(cx, step, told)
+            .and_then(|()| check_refusal(cx, step))
+            .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message))
+    }
+}
+
+/// Were exactly the findings told that the damage makes?
+fn check_told(cx: &Context<'_>, step: &Step, told: u64) -> Result<(), String> {
+    let expected = match (&step.call, &step.reply) {
+        (Call::Validate, Reply::Size(found)) => {
+            let parts = cx.model.debugged.damage.clone().repair_all();
+            if *found != 2 * parts {
+                return Err(format!("validation found {found}, damaged are {parts} parts of objects"));
+            }
+            2 * parts
+        }
+        (call, reply) => match looked_at(call, reply).map(|addr| cx.model.damage_at_free(addr)) {
+            None | Some(0) => 0,
+            // The free is refused, which is told too.
+            Some(parts) => 2 * parts + 1,
+        },
+    };
+    // A debug cache tells who freed an object that is freed again.
+    let twice = matches!(step.reply, Reply::Rejected(FreeError::DoubleFree(_))) && told == 1;
+    if twice || told == expected as u64 {
+        Ok(())
+    } else {
+        Err(format!("{:?} told of {told} findings, not {expected}", step.call))
+    }
+}
+
+/// A damaged free object was about to be handed out. Each one costs a slab and is told of with its parts; the rest of them
+/// may be in slabs that were not asked.
+fn check_set_aside(cx: &Context<'_>, step: &Step, told: u64, aside: u64) -> Result<(), String> {
+    let parts = cx.model.debugged.damage_at_alloc() as u64;
+    // A reallocation also frees.
+    let freed = looked_at(&step.call, &step.reply).map_or(0, |addr| cx.model.damage_at_free(addr)) as u64;
+    let of_free = if freed > 0 { 2 * freed + 1 } else { 0 };
+    if (3 * aside + of_free..=2 * parts + aside + of_free).contains(&told) {
+        return Ok(());
+    }
+    Err(format!("{aside} slabs were set aside with {told} findings; {parts} parts of free objects are damaged"))
+}
+
+/// The object that the call freed or tried to free.
+fn looked_at(call: &Call, reply: &Reply) -> Option<u64> {
+    match reply {
+        Reply::Done | Reply::Rejected(_) => freed_address(call),
+        Reply::Block { addr, .. } => old_address(call).filter(|old| old != addr),
+        _ => None,
+    }
+}
+
+/// Is a free refused exactly when the object is damaged?
+fn check_refusal(cx: &Context<'_>, step: &Step) -> Result<(), String> {
+    let Some(addr) = freed_address(&step.call) else { return Ok(()) };
+    let is_damaged = cx.model.damage_at_free(addr) > 0;
+    let refused = matches!(step.reply, Reply::Rejected(FreeError::Corrupted(_)));
+    match (is_damaged, &step.reply) {
+        (false, _) if refused => Err(format!("{:?} was refused without damage", step.call)),
+        (true, Reply::Done) => Err(format!("{:?} did not see the damage", step.call)),
+        _ => Ok(()),
+    }
+}
