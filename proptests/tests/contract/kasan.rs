@@ -294,7 +294,7 @@ fn kmem_cache_bulk() {
     let objects: Vec<u64> = (0..10).map(|_| k.block(Call::CacheAlloc { cache: id, gfp: KERNEL })).collect();
     for &addr in &objects {
         k.allows(addr, 200);
-        k.reports(addr + 200, 1);
+        k.reports(addr, 201);
     }
     for addr in objects {
         assert_eq!(k.call(Call::CacheFree { cache: id, addr }), Reply::Done);
