@@ -131,13 +131,13 @@ impl FrameKind {
     /// The number of the array to which a single page with this kind byte returns; beyond all of them for other frames.
     #[inline(always)]
     pub(crate) const fn home_number(byte: u8) -> usize {
-        byte.wrapping_sub(HOME_BASE) as usize
+        (byte as usize).wrapping_sub(HOME_BASE as usize)
     }
 
     /// The number of the cache that a kind byte names; beyond the number of every cache if it names none.
     #[inline(always)]
     pub(crate) const fn cache_number(byte: u8) -> usize {
-        byte.wrapping_sub(SLAB_BASE) as usize
+        (byte as usize).wrapping_sub(SLAB_BASE as usize)
     }
 
     /// The kind of the frames after the first of a block with this kind.

@@ -27,6 +27,7 @@ impl<P: Platform> Kmem<P> {
         }
     }
 
+    #[cold]
     #[inline(never)]
     #[track_caller]
     fn kmalloc_slow(&self, size: usize, gfp: GfpFlags, missed: Missed) -> Result<VirtAddr, AllocError> {

@@ -90,7 +90,7 @@ impl SlabLayer {
     }
 
     /// The same without hardening: whatever the address is, it belongs to a slab.
-    #[inline(never)]
+    #[inline(always)]
     fn free_unmarked<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
