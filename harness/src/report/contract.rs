@@ -25,8 +25,11 @@ impl fmt::Display for ContractCoverage {
                 writeln!(f, "never reached ({count}): {}", families.join("; "))?;
             }
         }
-        for (family, name, why) in OUT_OF_REACH {
-            writeln!(f, "out of reach: {family}: {name}, {why}")?;
+        let mut reasons: Vec<&str> = OUT_OF_REACH.iter().map(|(.., why)| *why).collect();
+        reasons.dedup();
+        for reason in reasons {
+            let names = OUT_OF_REACH.iter().filter(|(.., why)| *why == reason).map(|(_, name, _)| *name);
+            writeln!(f, "out of reach, for {reason}: {}", names.collect::<Vec<_>>().join(", "))?;
         }
         Ok(())
     }

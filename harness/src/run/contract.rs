@@ -81,8 +81,21 @@ pub(super) const MACHINES: [Special; 16] = [
 ];
 
 /// Things that have a counter and cannot be reached by a trace: family, name, reason.
-pub(crate) const OUT_OF_REACH: &[(&str, &str, &str)] =
-    &[("refusals", "BadAlign", "no call of these layers takes the alignment of a single block")];
+pub(crate) const OUT_OF_REACH: &[(&str, &str, &str)] = &[
+    ("refusals", "BadAlign", "no call of these layers takes the alignment of a single block"),
+    ("refusals", "WouldBlock", ONE_AT_A_TIME),
+    ("rejected frees", "WouldBlock", ONE_AT_A_TIME),
+    ("reclaim and refusal", "NolockContended", ONE_AT_A_TIME),
+    ("reclaim and refusal", "FreeDeferred", ONE_AT_A_TIME),
+    ("slab steps", "NolockSheafInUse", ONE_AT_A_TIME),
+    ("slab steps", "NolockSlabInUse", ONE_AT_A_TIME),
+    ("slab steps", "NolockNextClass", ONE_AT_A_TIME),
+    ("slab steps", "NolockDeferred", ONE_AT_A_TIME),
+    ("slab steps", "NolockDrained", ONE_AT_A_TIME),
+    ("slab steps", "NolockFreeRefused", ONE_AT_A_TIME),
+];
+/// Why nothing is found in use.
+const ONE_AT_A_TIME: &str = "a trace makes one call at a time; the core's own tests hold the lock";
 
 fn out_of_reach(family: &str, name: &str) -> Option<&'static str> {
     OUT_OF_REACH.iter().find(|(f, n, _)| *f == family && *n == name).map(|(_, _, why)| *why)
