@@ -37,20 +37,45 @@ impl<P: Platform> PageAllocator<P> {
         if self.base.fault(FaultSite::new(FaultPoint::Page, GFP).with_order(order)) {
             return Err(AllocError::Injected(FaultPoint::Page));
         }
-        let zones = || self.zonelists.zones(&request).filter_map(|index| self.zones.get(index));
-        let location = Location::caller();
-        let mut blocks = core::iter::from_fn(|| zones().find_map(|zone| self.try_zone(zone, &request)));
-        // A bad block is out of circulation, so the next one is another.
-        let Some(first) = blocks.find(|&first| self.passes_checks(first, order, GFP, FrameKind::Pages, location))
-        else {
-            self.base.event(Event::NolockRefused);
-            return Err(AllocError::NoPages { order });
-        };
+        let first = self.try_zones(&request, FrameKind::Pages, Location::caller())?;
         if order > Order::ZERO {
             self.note_compound(first, true);
         }
         self.zero(first, order);
         Ok(first)
+    }
+
+    /// Allocates a block of the memory of one node, as it is, without waiting for any lock, and tags its frames.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::alloc_pages_nolock`], without a fault point.
+    #[track_caller]
+    pub(crate) fn alloc_block_nolock(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        node: NodeId,
+        kind: FrameKind,
+    ) -> Result<Pfn, AllocError> {
+        let gfp = (gfp | GFP | GfpFlags::THISNODE).difference(GfpFlags::ZERO);
+        self.try_zones(&self.request(order, gfp, node)?, kind, Location::caller())
+    }
+
+    fn try_zones(
+        &self,
+        request: &Request,
+        kind: FrameKind,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
+        let zones = || self.zonelists.zones(request).filter_map(|index| self.zones.get(index));
+        let mut blocks = core::iter::from_fn(|| zones().find_map(|zone| self.try_zone(zone, request, kind)));
+        // A bad block is out of circulation, so the next one is another.
+        let sound = blocks.find(|&first| self.passes_checks(first, request.order, GFP, kind, location));
+        sound.ok_or_else(|| {
+            self.base.event(Event::NolockRefused);
+            AllocError::NoPages { order: request.order }
+        })
     }
 
     /// Frees a block without waiting for any lock. One that others use too waits for the zone's, under which they count.
@@ -78,11 +103,11 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// A block from this CPU's lists of the zone or, if that has none at hand, from the zone itself.
-    fn try_zone(&self, zone: &Zone, request: &Request) -> Option<Pfn> {
+    fn try_zone(&self, zone: &Zone, request: &Request, kind: FrameKind) -> Option<Pfn> {
         let list = list_index(request.order, request.route.migrate(), self.blocks.order)?;
         if let Some(pcp) = self.pcp(self.base.cpu(), usize::from(zone.index))
             && let Some(mut lists) = pcp.cell.try_local()
-            && let Some(first) = self.unpark(pcp, &mut lists, list, request.order, FrameKind::Pages)
+            && let Some(first) = self.unpark(pcp, &mut lists, list, request.order, kind)
         {
             return Some(first);
         }
@@ -93,8 +118,8 @@ impl<P: Platform> PageAllocator<P> {
             }
             let block = locked.take(request, pass)?;
             self.base.frames.set_migrate(block.first, request.route.migrate() as u8);
-            self.base.frames.claim_block(block.first, block.order, FrameKind::Pages);
-            zone.ledger.hand_out(FrameKind::Pages, block.order.pages());
+            self.base.frames.claim_block(block.first, block.order, kind);
+            zone.ledger.hand_out(kind, block.order.pages());
             Some(block.first)
         })?
     }

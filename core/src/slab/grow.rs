@@ -41,11 +41,7 @@ impl SlabLayer {
         node: Option<NodeId>,
     ) -> Result<Pfn, AllocError> {
         let (head, order) = slab_frames(pages, slabs, gfp, node)?;
-        let objects = slabs.shape.objects_in(order);
-        slabs.frames.set_objects(head, objects as u16);
-        slabs.frames.set_inuse(head, 0);
-        slabs.frames.set_list(head, LIST_NONE);
-        slabs.occupancy.clear(head, objects);
+        slabs.lay_out(head, order);
         let is_debug = slabs.shape.is_debug();
         if is_debug {
             self.debug_paint(pages, slabs.id, slabs, head);
@@ -83,6 +79,17 @@ impl SlabLayer {
             released += order.pages();
         }
         released
+    }
+}
+
+impl Slabs<'_> {
+    /// Makes a slab of frames: all of its objects are free, and it is on no list.
+    pub(super) fn lay_out(&self, head: Pfn, order: Order) {
+        let objects = self.shape.objects_in(order);
+        self.frames.set_objects(head, objects as u16);
+        self.frames.set_inuse(head, 0);
+        self.frames.set_list(head, LIST_NONE);
+        self.occupancy.clear(head, objects);
     }
 }
 

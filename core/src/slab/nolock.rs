@@ -15,12 +15,13 @@ use super::free::KmallocBlock;
 use super::node::Slabs;
 use super::sheaf::CpuSheaves;
 use super::{SlabLayer, cache_id, classes, node_of};
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, BlockKind, FreeError};
-use crate::fault::FaultPoint;
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
+use crate::page::FrameKind;
 use crate::platform::{CpuId, Event, Platform};
 use crate::raw::{Carver, MetaSlice};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -182,7 +183,16 @@ impl SlabLayer {
                 continue;
             };
             let mut object = None;
-            lists.take(slabs, 1, &mut |taken| object = Some(taken));
+            let mut put = |taken| object = Some(taken);
+            if lists.take(slabs, 1, &mut put) == 0 {
+                match new_nolock(pages, slabs, number) {
+                    Ok(head) => {
+                        slabs.take(head, 1, &mut put);
+                        lists.attach(slabs, head);
+                    }
+                    Err(error) => refused = error,
+                }
+            }
             if let Some(object) = object {
                 pages.base.event(Event::SlabDirectAlloc);
                 return Ok(object);
@@ -293,7 +303,31 @@ impl SlabLayer {
     /// Objects of a cache whose free waits.
     pub(super) fn nr_deferred<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
         let frame_kind = |object: &PhysAddr| pages.base.frames.kind(object.pfn().unwrap_or_default());
-        let of_cache = |object: &PhysAddr| frame_kind(object) == crate::page::FrameKind::Slab(cache_id(id));
+        let of_cache = |object: &PhysAddr| frame_kind(object) == FrameKind::Slab(cache_id(id));
         self.deferred.objects().filter(of_cache).count() as u64
     }
+}
+
+/// Makes a slab on a node without waiting for anything: of the preferred order, or of the smallest.
+fn new_nolock<P: Platform>(pages: &PageAllocator<P>, slabs: &Slabs<'_>, node: usize) -> Result<Pfn, AllocError> {
+    let orders = slabs.shape.orders;
+    let mut refused = AllocError::NoPages { order: orders.min };
+    let Some(node) = NodeId::all().nth(node) else { return Err(refused) };
+    let smallest = Some(orders.min).filter(|&min| min != orders.preferred);
+    for order in core::iter::once(orders.preferred).chain(smallest) {
+        let (gfp, id) = (slabs.shape.alloc_gfp, cache_id(slabs.id));
+        if pages.base.fault(FaultSite::new(FaultPoint::NewSlab, gfp).with_order(order).with_cache(id)) {
+            refused = AllocError::Injected(FaultPoint::NewSlab);
+            continue;
+        }
+        match pages.alloc_block_nolock(order, gfp, node, FrameKind::Slab(id)) {
+            Ok(head) => {
+                slabs.lay_out(head, order);
+                pages.base.event(Event::SlabNew);
+                return Ok(head);
+            }
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }

@@ -61,6 +61,7 @@ impl Target {
                 G::SlabNode,
                 G::SlabBulk,
                 G::Sheaf,
+                G::Nolock,
             ],
             Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::Pages],
         }
@@ -125,7 +126,7 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::AllocPages | K::AllocPagesNode | K::AllocPagesExact | K::AllocPagesBulk | K::AllocPagesNolock => {
             Effect::Allocates(Family::Pages)
         }
-        K::Kmalloc | K::KmallocArray | K::KmallocNode => Effect::Allocates(Family::Kmalloc),
+        K::Kmalloc | K::KmallocArray | K::KmallocNode | K::KmallocNolock => Effect::Allocates(Family::Kmalloc),
         K::CacheAlloc | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => Effect::Allocates(Family::Cache),
         K::Vmalloc => Effect::Allocates(Family::Vmalloc),
         K::Vmap => Effect::Allocates(Family::Vmap),
@@ -133,6 +134,7 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::Kvmalloc | K::KvmallocArray => Effect::Allocates(Family::Kvmalloc),
         K::FreePages | K::FreePagesNolock => Effect::Frees(Family::Pages),
         K::Kfree | K::KfreeSensitive => Effect::Frees(Family::Kmalloc),
+        K::KfreeNolock => Effect::Frees(Family::Kmalloc),
         K::CacheFree | K::CacheFreeBulk => Effect::Frees(Family::Cache),
         K::Vfree => Effect::Frees(Family::Vmalloc),
         K::Vunmap => Effect::Frees(Family::Vmap),
@@ -156,7 +158,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::KmallocArray | K::Kvrealloc | K::Write | K::Read | K::SetCpu => 60,
         K::AllocPagesNode | K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
         K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,
-        K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf => 20,
+        K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf | K::KmallocNolock | K::KfreeNolock => 20,
         K::KvmallocArray | K::Vrealloc => 40,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,

@@ -11,9 +11,13 @@
 use super::o09_refusal::{cache_reasons, judge_reasons, kmalloc_reasons};
 use super::scene::Snapshot;
 use super::{Context, OracleId, Step, Violation};
-use crate::model::classes::KMALLOC_MAX_CACHE;
+use crate::model::Tier;
+use crate::model::classes::{KMALLOC_MAX_CACHE, kmalloc_max};
 use crate::subject::{Call, ObjectsCall, Reply, SHEAF_ROOM};
-use kmem::{AllocError, GfpFlags};
+use kmem::{AllocError, CacheId, FreeError, GfpFlags};
+
+/// The flags that `kmalloc_nolock` knows.
+const NOLOCK: GfpFlags = GfpFlags::ZERO.union(GfpFlags::ACCOUNT).union(GfpFlags::THISNODE);
 
 /// Notes whether a node that the caller prefers has something, before the call.
 pub(super) fn before_call(cx: &mut Context<'_>, call: &Call) {
@@ -44,7 +48,7 @@ fn modest(gfp: GfpFlags) -> GfpFlags {
 pub(super) fn judge(cx: &Context<'_>, step: &Step, call: &ObjectsCall) -> Result<(), Violation> {
     let verdict = match &step.reply {
         Reply::Refused(error) => judge_refusal(cx, step, call, error),
-        Reply::Rejected(error) => Err(format!("{call} is right, but was rejected with \"{error}\"")),
+        Reply::Rejected(error) => judge_rejection(cx, call, error),
         Reply::Objects(objects) => judge_objects(cx, step, call, objects),
         Reply::Size(left) => judge_refill(cx, call, *left),
         Reply::Sheaf(_) => judge_prefill(call),
@@ -55,6 +59,9 @@ pub(super) fn judge(cx: &Context<'_>, step: &Step, call: &ObjectsCall) -> Result
 
 fn judge_objects(cx: &Context<'_>, step: &Step, call: &ObjectsCall, objects: &[(u64, usize)]) -> Result<(), String> {
     match *call {
+        ObjectsCall::KmallocNolock { size, gfp } if size > KMALLOC_MAX_CACHE || !NOLOCK.contains(gfp) => {
+            Err(format!("{call} was served"))
+        }
         ObjectsCall::AllocBulk { count, .. } if objects.len() != count || count == 0 => {
             Err(format!("{call} gave {} objects", objects.len()))
         }
@@ -112,10 +119,13 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, call: &ObjectsCall, error: &Allo
                 _ => allowed(false, "but the sheaf was filled beforehand"),
             };
         }
+        ObjectsCall::KmallocNolock { size, gfp } => {
+            return judge_nolock(cx, step, call, size, gfp, error);
+        }
         ObjectsCall::KmallocNode { .. } | ObjectsCall::CacheAllocNode { .. } => (1, 0),
         ObjectsCall::AllocBulk { count, .. } | ObjectsCall::PrefillSheaf { count, .. } => (count, 0),
         ObjectsCall::RefillSheaf { sheaf, count, .. } => (count, cx.model.sheaf(sheaf).map_or(0, |held| held.left)),
-        ObjectsCall::FreeBulk { .. } | ObjectsCall::ReturnSheaf { .. } => return Ok(()),
+        _ => return Ok(()),
     };
     let is_sheaf = matches!(call, ObjectsCall::PrefillSheaf { .. } | ObjectsCall::RefillSheaf { .. });
     match error {
@@ -124,6 +134,54 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, call: &ObjectsCall, error: &Allo
         _ => (),
     }
     judge_shortage(cx, step, call, error, count.saturating_sub(has))
+}
+
+/// The harness frees blocks that are live; only a large one is none for `kfree_nolock`, and one of a debug cache may have
+/// been damaged, or cannot be looked at without a lock.
+fn judge_rejection(cx: &Context<'_>, call: &ObjectsCall, error: &FreeError) -> Result<(), String> {
+    let of_debug = |cache: &CacheId| cx.model.cache(*cache).is_some_and(|cache| cache.spec.is_debugged());
+    let blocks = call.single_frees();
+    let debug = blocks.iter().any(|free| matches!(free, Call::CacheFree { cache, .. } if of_debug(cache)));
+    let is_large = |addr: u64| cx.model.block(addr).is_some_and(|block| block.tier == Tier::LargeKmalloc);
+    let justified = match (call, error) {
+        (&ObjectsCall::KfreeNolock { addr, .. }, FreeError::WrongKind { .. }) => is_large(addr),
+        (ObjectsCall::KfreeNolock { .. }, FreeError::WouldBlock(_)) => debug || has_debug_classes(cx),
+        (_, FreeError::Corrupted(_)) => debug || has_debug_classes(cx),
+        _ => false,
+    };
+    if justified { Ok(()) } else { Err(format!("{call} is right, but was rejected with \"{error}\"")) }
+}
+
+/// Whether the geometry makes the classes of `kmalloc` debug caches.
+fn has_debug_classes(cx: &Context<'_>) -> bool {
+    !cx.model.geometry().slub_debug.is_empty()
+}
+
+/// Without a lock there is less: only ordinary flags and classes, and no reclaim. Nobody uses anything at the same time
+/// here, so that what is at hand has to be given.
+fn judge_nolock(
+    cx: &Context<'_>,
+    step: &Step,
+    call: &ObjectsCall,
+    size: usize,
+    gfp: GfpFlags,
+    error: &AllocError,
+) -> Result<(), String> {
+    let limit = KMALLOC_MAX_CACHE.min(kmalloc_max(cx.model.geometry().max_order.get()));
+    let wrong = || Err(format!("{call} was refused with \"{error}\""));
+    match error {
+        AllocError::BadFlags if !NOLOCK.contains(gfp) => Ok(()),
+        AllocError::TooLarge { .. } if size > limit => Ok(()),
+        AllocError::WouldBlock if has_debug_classes(cx) => Ok(()),
+        AllocError::Injected(_) | AllocError::NoPages { .. } if step.fault_struck => Ok(()),
+        AllocError::NoPages { .. } => {
+            let Some(inside) = cx.subject.white_box() else { return Ok(()) };
+            let found = Snapshot::of_blocks(cx.model, inside, true);
+            let served = found.has_class_object(size);
+            if served { wrong() } else { Ok(()) }
+        }
+        _ => wrong(),
+    }
 }
 
 /// Recomputes whether memory had run out.

@@ -230,6 +230,12 @@ impl Snapshot {
             )
     }
 
+    /// Is a free object of the ordinary class that serves this size in a slab?
+    pub(crate) fn has_class_object(&self, size: usize) -> bool {
+        let cache = class_of(size).and_then(|class| self.kmalloc_cache(class, GfpFlags::empty()));
+        cache.is_some_and(|cache| cache.free_in_slabs > 0)
+    }
+
     fn has_object_on(&self, cache: Option<&CacheInfo>, node: u8) -> bool {
         let free = cache.and_then(|cache| cache.free_by_node.get(usize::from(node)));
         !self.reclaimed && !self.doubtful && free.is_some_and(|&free| free > 0)

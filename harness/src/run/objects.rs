@@ -4,7 +4,7 @@ use super::session::{Session, Verdict};
 use crate::model::{Block, SheafModel, Tiers};
 use crate::subject::{Call, ObjectsCall};
 use crate::trace::Op;
-use kmem::MAX_NODES;
+use kmem::{GfpFlags, MAX_NODES};
 
 /// The call that returns a sheaf.
 pub(super) fn return_call(sheaf: SheafModel) -> Call {
@@ -37,6 +37,16 @@ impl Session {
             Op::RefillSheaf { pick, count, gfp } => {
                 let (sheaf, count) = (self.picked_sheaf(pick)?, usize::from(count));
                 ObjectsCall::RefillSheaf { sheaf: sheaf.number, cache: sheaf.cache, gfp: gfp.to_flags(), count }
+            }
+            Op::KmallocNolock { size, gfp } => {
+                // Most callers know what they may ask for.
+                let gfp = gfp.to_flags();
+                let gfp = if size % 16 == 15 { gfp } else { gfp & GfpFlags::ZERO };
+                ObjectsCall::KmallocNolock { size: size as usize, gfp }
+            }
+            Op::KfreeNolock { pick } => {
+                let block = self.model.pick(Tiers::OBJECTS, usize::from(pick))?;
+                ObjectsCall::KfreeNolock { addr: block.addr, cache: block.cache }
             }
             Op::ReturnSheaf { pick } => return self.picked_sheaf(pick).map(return_call),
             _ => return None,

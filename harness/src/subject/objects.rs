@@ -29,20 +29,24 @@ pub enum ObjectsCall {
     RefillSheaf { sheaf: u32, cache: CacheId, gfp: GfpFlags, count: usize },
     /// `kmem_cache_return_sheaf`.
     ReturnSheaf { sheaf: u32, cache: CacheId },
+    /// `kmalloc_nolock`.
+    KmallocNolock { size: usize, gfp: GfpFlags },
+    /// `kfree_nolock`, with the cache of the object, if it has one that a trace made.
+    KfreeNolock { addr: u64, cache: Option<CacheId> },
 }
 
 impl ObjectsCall {
     /// The call that would have given one of the objects; `None` if the call gives none.
     pub fn single_allocation(&self) -> Option<Call> {
         Some(match *self {
-            Self::KmallocNode { size, gfp, .. } => Call::Kmalloc { size, gfp },
+            Self::KmallocNode { size, gfp, .. } | Self::KmallocNolock { size, gfp } => Call::Kmalloc { size, gfp },
             Self::CacheAllocNode { cache, gfp, .. }
             | Self::AllocBulk { cache, gfp, .. }
             | Self::AllocFromSheaf { cache, gfp, .. } => Call::CacheAlloc { cache, gfp },
             Self::PrefillSheaf { cache, gfp, .. } | Self::RefillSheaf { cache, gfp, .. } => {
                 Call::CacheAlloc { cache, gfp: gfp.difference(GfpFlags::ZERO) }
             }
-            Self::FreeBulk { .. } | Self::ReturnSheaf { .. } => return None,
+            Self::FreeBulk { .. } | Self::ReturnSheaf { .. } | Self::KfreeNolock { .. } => return None,
         })
     }
 
@@ -54,7 +58,10 @@ impl ObjectsCall {
             | Self::AllocBulk { gfp, .. }
             | Self::PrefillSheaf { gfp, .. }
             | Self::RefillSheaf { gfp, .. } => Some(gfp),
-            Self::AllocFromSheaf { .. } | Self::FreeBulk { .. } | Self::ReturnSheaf { .. } => None,
+            // Nobody is warned where nothing may wait.
+            Self::KmallocNolock { gfp, .. } => Some(gfp | GfpFlags::NOWARN),
+            Self::AllocFromSheaf { .. } | Self::FreeBulk { .. } => None,
+            Self::ReturnSheaf { .. } | Self::KfreeNolock { .. } => None,
         }
     }
 
@@ -68,7 +75,11 @@ impl ObjectsCall {
 
     /// The frees of single objects for which the call stands.
     pub fn single_frees(&self) -> Vec<Call> {
-        let Self::FreeBulk { blocks, .. } = self else { return Vec::new() };
+        let blocks = match self {
+            Self::FreeBulk { blocks, .. } => blocks.clone(),
+            &Self::KfreeNolock { addr, cache } => vec![(addr, cache)],
+            _ => Vec::new(),
+        };
         let free = |&(addr, cache): &(u64, Option<CacheId>)| match cache {
             Some(cache) => Call::CacheFree { cache, addr },
             None => Call::Kfree { addr },
@@ -105,6 +116,8 @@ impl std::fmt::Display for ObjectsCall {
             Self::RefillSheaf { sheaf, gfp, count, .. } => {
                 write!(f, "kmem_cache_refill_sheaf({sheaf}, {gfp:?}, {count})")
             }
+            Self::KmallocNolock { size, gfp } => write!(f, "kmalloc_nolock({size}, {gfp:?})"),
+            Self::KfreeNolock { addr, .. } => write!(f, "kfree_nolock({addr:#x})"),
             Self::ReturnSheaf { sheaf, .. } => write!(f, "kmem_cache_return_sheaf({sheaf})"),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::machine::SimPlatform;
 use crate::subject::{ObjectsCall, Reply, SHEAF_ROOM};
-use kmem::{AllocError, CacheId, GfpFlags, Kmem, NodeId, PrefilledSheaf, VirtAddr};
+use kmem::{AllocError, CacheId, FreeError, GfpFlags, Kmem, NodeId, PrefilledSheaf, VirtAddr};
 
 /// Prefilled sheaves by number, and a place for the objects of bulk calls.
 #[derive(Default)]
@@ -20,14 +20,13 @@ impl Sheaves {
             ObjectsCall::CacheAllocNode { cache, gfp, node } => {
                 one(kmem, kmem.kmem_cache_alloc_node(cache, gfp, NodeId::new(node)))
             }
+            ObjectsCall::KmallocNolock { size, gfp } => one(kmem, kmem.kmalloc_nolock(size, gfp, None)),
+            ObjectsCall::KfreeNolock { addr, .. } => done(kmem.kfree_nolock(VirtAddr::new(addr))),
             ObjectsCall::AllocBulk { cache, gfp, count } => self.alloc_bulk(kmem, cache, gfp, count),
             ObjectsCall::FreeBulk { cache, ref blocks } => {
                 self.objects.clear();
                 self.objects.extend(blocks.iter().map(|&(addr, _)| VirtAddr::new(addr)));
-                match kmem.kmem_cache_free_bulk(cache, &self.objects) {
-                    Ok(()) => Reply::Done,
-                    Err(misuse) => Reply::Rejected(misuse),
-                }
+                done(kmem.kmem_cache_free_bulk(cache, &self.objects))
             }
             ObjectsCall::PrefillSheaf { cache, gfp, count } => self.prefill(kmem, cache, gfp, count),
             ObjectsCall::AllocFromSheaf { sheaf, gfp, .. } => match self.held(sheaf) {
@@ -78,6 +77,13 @@ impl Sheaves {
             }
             Err(error) => Reply::Refused(error),
         }
+    }
+}
+
+fn done(answer: Result<(), FreeError>) -> Reply {
+    match answer {
+        Ok(()) => Reply::Done,
+        Err(misuse) => Reply::Rejected(misuse),
     }
 }
 

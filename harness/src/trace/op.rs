@@ -485,6 +485,11 @@ operations! {
     RefillSheaf in Sheaf { pick: u16 as Pick, count: u8 as Count, gfp: Gfp as Gfp };
     /// `kmem_cache_return_sheaf`; the pick names a sheaf.
     ReturnSheaf in Sheaf { pick: u16 as Pick };
+    /// `kmalloc_nolock`; flags that have no meaning there are to be refused.
+    KmallocNolock in Nolock { size: u64 as Size, gfp: Gfp as Gfp };
+    /// `kfree_nolock`.
+    KfreeNolock in Nolock { pick: u16 as Pick };
+
     // Nodes and page allocator policy.
     /// `alloc_pages_node`.
     AllocPagesNode in Pages { order: u8 as Order, gfp: Gfp as Gfp, node: u8 as Node };

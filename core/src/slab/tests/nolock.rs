@@ -6,6 +6,7 @@ use crate::error::{AllocError, FreeError};
 use crate::fault::FaultPoint;
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
+use crate::order::Order;
 use crate::platform::Event;
 use std::vec::Vec;
 
@@ -145,5 +146,21 @@ fn full_sheaves_make_room_without_the_pool() {
     m.check();
     objects[70..144].iter().for_each(|&object| m.free_nolock(object).unwrap());
     assert!(m.count(Event::BarnPut) > 2, "empty sheaves of the barn are used");
+    m.check();
+}
+
+#[test]
+fn a_fresh_class_gets_a_slab_without_waiting() {
+    let m = Machine::with_cpus(1);
+    let object = m.nolock(200).unwrap();
+    assert_eq!((m.slab.ksize(&m.pages, object), m.count(Event::SlabNew)), (Ok(256), 1));
+    m.check();
+    m.pages.base.platform.fail(FaultPoint::NewSlab, 0);
+    m.nolock(2048).unwrap();
+    m.check();
+    let hog: Vec<_> = std::iter::from_fn(|| m.pages.alloc_pages(Order::ZERO, GfpFlags::KERNEL).ok()).collect();
+    assert!(matches!(m.nolock(96), Err(AllocError::NoPages { .. })));
+    drop(hog);
+    m.free_nolock(object).unwrap();
     m.check();
 }
