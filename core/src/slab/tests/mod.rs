@@ -7,6 +7,7 @@ mod debug;
 mod destroy;
 mod faults;
 mod kmalloc;
+mod many_cpus;
 mod merge;
 mod misuse;
 mod nodes;
