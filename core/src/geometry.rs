@@ -232,7 +232,7 @@ impl Geometry {
             min_free: MinFree::Auto,
             max_caches: 64,
             hardening: Hardening::Checked,
-            secret: 0x5eed_0f_7e57,
+            secret: 0x005e_ed0f_7e57,
             slub_debug: SlubDebug::empty(),
             track_sites: 0,
             slab_merge: SlabMerge::Similar,
