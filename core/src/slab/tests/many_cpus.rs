@@ -29,7 +29,7 @@ impl Run {
     fn takes(&mut self, count: usize) -> Vec<VirtAddr> {
         let pick = |run: &mut Self| run.live.swap_remove(run.rng.below(run.live.len()));
         let taken: Vec<_> = (0..count.min(self.live.len())).map(|_| pick(self)).collect();
-        taken.iter().for_each(|object| drop(self.known.remove(object)));
+        taken.iter().for_each(|object| assert!(self.known.remove(object)));
         taken
     }
 
