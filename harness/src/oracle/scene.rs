@@ -208,7 +208,7 @@ impl Snapshot {
 
     /// Must an object of this cache be served from a memory node?
     pub(crate) fn serves_object_on(&self, model: &Model, id: CacheId, stride: usize, gfp: GfpFlags, node: u8) -> bool {
-        let cache = self.slabs_of(model, id);
+        let (cache, gfp) = (self.slabs_of(model, id), gfp | GfpFlags::THISNODE);
         let order = get_order(cache.map_or(stride, |cache| cache.size));
         self.has_object_on(cache, node)
             || self.serves_pages_on(model, order, cache_page_flags(model, id, gfp), NodeId::new(node))
@@ -216,6 +216,7 @@ impl Snapshot {
 
     /// Must `kmalloc` serve this size from a memory node?
     pub(crate) fn serves_kmalloc_on(&self, model: &Model, size: usize, gfp: GfpFlags, node: u8) -> bool {
+        let gfp = gfp | GfpFlags::THISNODE;
         let Some(class) = class_of(size) else {
             return size == 0 || self.serves_pages_on(model, get_order(size), large_page_flags(gfp), NodeId::new(node));
         };
