@@ -83,7 +83,7 @@ use crate::geometry::Geometry;
 use crate::inspect::{MIGRATE_TYPES, ZoneInfo};
 use crate::numa::NodeId;
 use crate::order::NR_PAGE_ORDERS;
-use crate::page::FrameKind;
+use crate::page::{FrameKind, HOMES};
 use crate::platform::{CpuId, Platform};
 use crate::raw::{Carver, MetaSlice, PerCpu};
 use crate::statistics::PathCounts;
@@ -107,7 +107,11 @@ impl PageParts {
         let zones = carver.carve(nr_zones, |i| Zone::new(geometry, i));
         let lists = nr_zones * usize::from(geometry.cpus);
         let pcps = carver.carve(lists, |i| PerCpuPages::new(Zone::new(geometry, i % nr_zones).pcp));
-        let hot = carver.carve(lists * PCP_TYPES, |i| HotPages::new(Zone::new(geometry, i / PCP_TYPES % nr_zones).pcp));
+        // No more than a kind byte can name, or that of a slab would name one.
+        let arrays = (nr_zones * PCP_TYPES).min(HOMES);
+        let hot = carver.carve(arrays * usize::from(geometry.cpus), |i| {
+            HotPages::new(Zone::new(geometry, i % arrays / PCP_TYPES).pcp)
+        });
         let blocks = Pageblocks::carve(geometry, carver);
         let routes = LocalRoutes::carve(geometry, carver);
         Self { zones, pcps, hot, blocks, routes, debug: DebugParts::carve(geometry, carver) }
