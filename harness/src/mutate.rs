@@ -161,8 +161,12 @@ fn tweaked(rng: &mut TraceRng, role: Role, old: u64, donated: Option<u64>) -> u6
 fn change_geometry(trace: &mut Trace, rng: &mut TraceRng) {
     let preset = GeometrySpec::preset(rng.next_u64());
     let g = &mut trace.geometry;
-    match rng.random_range(0..8u8) {
+    match rng.random_range(0..12u8) {
         0 => *g = preset,
+        8 => g.nodes = rng.random_range(1..=4),
+        9 => g.cpu_nodes = rng.random_range(1..=4),
+        10 => g.cma_blocks = rng.random_range(0..=64),
+        11 => (g.dma32_frames, g.mobility) = (rng.random_range(0..=g.frames / 4), preset.mobility),
         1 => g.cpus = rng.random_range(1..=8),
         2 => g.frames = interesting::log_uniform(rng.next_u64(), 12) as u32,
         3 => g.dma_frames = rng.random_range(0..=g.frames / 4),

@@ -102,6 +102,8 @@ pub enum Call {
     Purge,
     /// Everything that can be given back is: ranges purged, sheaves flushed, empty slabs released, pages drained.
     Reclaim,
+    /// When memory runs short, the machine claims so often to have given something back.
+    ClaimProgress { times: u32 },
     /// Further calls come from this CPU.
     SetCpu { cpu: u16 },
     /// Several objects, or the promise of them, or one of a memory node.
@@ -230,6 +232,16 @@ pub trait Subject {
 
     /// The blocks that moved since the last call of this function, in order.
     fn take_moved(&mut self) -> Vec<Moved> {
+        Vec::new()
+    }
+
+    /// Says which page blocks, by address and order, the machine may free during the next call if memory runs short.
+    fn set_evictable(&mut self, blocks: &[(u64, u8)]) {
+        let _ = blocks;
+    }
+
+    /// The page blocks that the machine has freed since the last look, each with how many blocks had moved before.
+    fn take_evicted(&mut self) -> Vec<(u64, usize)> {
         Vec::new()
     }
 

@@ -171,6 +171,8 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::VmapFree => 4,
         K::Reclaim | K::Audit | K::DebugCache | K::Validate => 3,
         K::Overflow | K::WriteFreed => 30,
+        K::Evictable => 20,
+        K::ClaimProgress => 6,
         K::Steer | K::Checkerboard | K::MovableBoard => 1,
         K::AllocContigRange | K::FreeContigRange | K::SplitPage | K::Pin | K::Unpin => 20,
         K::AllocPagesNolock | K::FreePagesNolock => 20,

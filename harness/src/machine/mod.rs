@@ -12,12 +12,14 @@
 //! so that a wrong table entry or a forgotten flush shows as a wrong byte.
 
 mod faults;
+mod givers;
 mod mmu;
 mod owners;
 mod platform;
 mod tlb;
 
 pub use faults::FaultPlan;
+pub use givers::{Evicted, Givers};
 pub use owners::Owners;
 pub use platform::SimPlatform;
 
@@ -61,6 +63,7 @@ pub struct SimMachine {
     flushes: TlbFlushes,
     faults: FaultPlan,
     owners: Owners,
+    givers: Givers,
     /// How many more free blocks the host takes.
     lendable: Cell<u32>,
     lent: RefCell<Vec<(u64, u8)>>,
@@ -85,6 +88,7 @@ impl SimMachine {
             dirty: vec![Cell::new(false); frames as usize],
             flushes: TlbFlushes::Obeyed,
             faults: FaultPlan::default(),
+            givers: Givers::default(),
             owners: Owners::default(),
             lendable: Cell::new(0),
             lent: RefCell::default(),
@@ -105,6 +109,7 @@ impl SimMachine {
         self.tlbs.iter().for_each(Tlb::clear);
         self.faults.reset();
         self.owners.reset();
+        self.givers.reset();
         self.lent.take();
         self.events.iter().for_each(|n| n.set(0));
         self.warnings.borrow_mut().clear();
@@ -159,6 +164,20 @@ impl SimMachine {
         &self.owners
     }
 
+    /// What the machine can give back when memory runs short.
+    pub fn givers(&self) -> &Givers {
+        &self.givers
+    }
+
+    /// Gives memory back; returns how many pages, or how many it claims.
+    fn reclaim(&self) -> u64 {
+        let (pages, evicted) = self.givers.give(self.owners.moves());
+        if let Some(first) = evicted {
+            self.owners.remove(first);
+        }
+        pages
+    }
+
     /// Makes the host take so many free blocks, and no more.
     pub fn open_to_lending(&self, blocks: u32) {
         self.lendable.set(blocks);
@@ -186,6 +205,7 @@ impl SimMachine {
     fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
         let moved = self.owners.migrate(&self.memory, from, to, order);
         if moved {
+            self.givers.moved(from, to);
             self.mark_dirty(from.addr(), order.bytes());
             self.mark_dirty(to.addr(), order.bytes());
             let filled = self.memory.fill(from.addr(), order.bytes(), LEFT_BEHIND);

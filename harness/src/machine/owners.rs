@@ -80,6 +80,11 @@ impl Owners {
         }
     }
 
+    /// How many blocks have moved since the last look.
+    pub(super) fn moves(&self) -> usize {
+        self.inner.borrow().moved.len()
+    }
+
     /// What moved since the last call, in order, with direct-map addresses.
     pub fn take_moved(&self, direct_map: u64) -> Vec<Moved> {
         let address = |frame: u64| direct_map + frame * PAGE_SIZE as u64;

@@ -1,7 +1,7 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, SlabBug, Vpn, Warning};
+use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, Shortage, SlabBug, Vpn, Warning};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for; `STATISTICS` says whether the allocator counts its paths.
@@ -42,6 +42,10 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
 
     fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
         self.machine.migrate(from, to, order)
+    }
+
+    fn reclaim(&self, _: &Shortage) -> u64 {
+        self.machine.reclaim()
     }
 
     #[inline(always)]

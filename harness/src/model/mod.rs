@@ -84,6 +84,8 @@ pub struct Model {
     pub(crate) debugged: Debugged,
     next_handle: u64,
     cpu: u16,
+    /// Handles of the page blocks whose owners let the machine free them.
+    evictable: std::collections::BTreeSet<u64>,
     /// Page counters after the last step; what a failed call must not change.
     pub(crate) last_use: Option<MemInfo>,
     /// What was written to free pages.
@@ -108,6 +110,7 @@ impl Model {
             debugged: Debugged::default(),
             next_handle: 0,
             cpu: 0,
+            evictable: std::collections::BTreeSet::new(),
             last_use: None,
             damage: damage::Damage::default(),
             notes: crate::oracle::Notes::default(),
@@ -137,6 +140,34 @@ impl Model {
     /// The node of the CPU from which calls come.
     pub fn node_here(&self) -> kmem::NodeId {
         self.geometry.node_of_cpu(kmem::CpuId::new(self.cpu))
+    }
+
+    /// The owner of a page block lets the machine free it when memory runs short.
+    pub fn let_go(&mut self, pick: usize) {
+        if let Some(handle) = self.pick(Tiers::PAGES, pick).map(|block| block.handle) {
+            self.evictable.insert(handle);
+        }
+    }
+
+    /// Address and order of the blocks that the machine may free during a call, in the order of allocation: not those that
+    /// are pinned or mapped elsewhere, and none while the call is about page blocks itself.
+    pub fn evictable(&self, call: &Call) -> Vec<(u64, u8)> {
+        if self.evictable.is_empty() || !matches!(request(call), Some((size, _)) if size > 0) || is_about_frames(call) {
+            return Vec::new();
+        }
+        let mapped = |block: &Block| {
+            let frames = self.direct_frames(block.addr, block.usable);
+            self.blocks(Tiers::VMAP).any(|area| area.frames.iter().any(|frame| frames.contains(frame)))
+        };
+        let free = |block: &&Block| {
+            self.evictable.contains(&block.handle) && block.pins == 0 && block.refs == 0 && !mapped(block)
+        };
+        self.blocks(Tiers::PAGES).filter(free).map(|block| (block.addr, block.order)).collect()
+    }
+
+    /// Follows a block that the machine has freed.
+    pub fn evict(&mut self, addr: u64) {
+        self.remove(addr);
     }
 
     /// How many blocks of these tiers are live.
@@ -456,6 +487,7 @@ impl Model {
 
     fn remove(&mut self, addr: u64) -> Option<Block> {
         let block = self.live.remove(addr)?;
+        self.evictable.remove(&block.handle);
         self.frames.remove(&block);
         self.account(&block, u64::wrapping_sub);
         Some(block)
@@ -504,6 +536,11 @@ fn map_frames(block: &mut Block, old: Option<&Block>, subject: &dyn Subject) {
 pub fn kept_pages(old: &Block, size: usize, gfp: GfpFlags) -> usize {
     let returns = size <= old.requested && gfp.contains(GfpFlags::IO | GfpFlags::FS);
     if returns { size.div_ceil(PAGE_SIZE).min(old.frames.len()) } else { old.frames.len() }
+}
+
+/// Tells whether a call works on frames that the caller names.
+fn is_about_frames(call: &Call) -> bool {
+    matches!(call, Call::Vmap { .. } | Call::AllocContigRange { .. } | Call::AllocContigPages { .. })
 }
 
 /// The block that a free works on.

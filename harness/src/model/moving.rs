@@ -23,9 +23,12 @@ impl Model {
 
     /// Follows a block to its new address. Handle, contents and all else stay.
     pub fn relocate(&mut self, moved: &Moved) {
-        if let Some(block) = self.remove(moved.from) {
-            self.insert(Block { addr: moved.to, ..block });
+        let let_go = self.block(moved.from).is_some_and(|block| self.evictable.contains(&block.handle));
+        let Some(block) = self.remove(moved.from) else { return };
+        if let_go {
+            self.evictable.insert(block.handle);
         }
+        self.insert(Block { addr: moved.to, ..block });
     }
 
     /// A block became single pages: blocks of their own from then on, the pins with the first.

@@ -211,14 +211,25 @@ impl Snapshot {
         let (cache, gfp) = (self.slabs_of(model, id), gfp | GfpFlags::THISNODE);
         let order = get_order(cache.map_or(stride, |cache| cache.size));
         self.has_object_on(cache, node)
-            || self.serves_pages_on(model, order, cache_page_flags(model, id, gfp), NodeId::new(node))
+            || self.serves_pages_on(
+                model,
+                order,
+                cache_page_flags(model, id, gfp) | GfpFlags::THISNODE,
+                NodeId::new(node),
+            )
     }
 
     /// Must `kmalloc` serve this size from a memory node?
     pub(crate) fn serves_kmalloc_on(&self, model: &Model, size: usize, gfp: GfpFlags, node: u8) -> bool {
         let gfp = gfp | GfpFlags::THISNODE;
         let Some(class) = class_of(size) else {
-            return size == 0 || self.serves_pages_on(model, get_order(size), large_page_flags(gfp), NodeId::new(node));
+            return size == 0
+                || self.serves_pages_on(
+                    model,
+                    get_order(size),
+                    large_page_flags(gfp) | GfpFlags::THISNODE,
+                    NodeId::new(node),
+                );
         };
         let gfp = class_flags(model, gfp);
         let cache = self.kmalloc_cache(class, gfp);
@@ -226,7 +237,7 @@ impl Snapshot {
             || self.serves_pages_on(
                 model,
                 get_order(model.class_stride(class)),
-                slab_page_flags(gfp),
+                slab_page_flags(gfp) | GfpFlags::THISNODE,
                 NodeId::new(node),
             )
     }

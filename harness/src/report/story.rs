@@ -299,6 +299,7 @@ fn other_text(call: &Call) -> String {
             format!("(fail_page_alloc: order {min_order} and up, every {interval}, {times} times)")
         }
         Call::FailSlabs { interval, times, .. } => format!("(failslab: every {interval}, {times} times)"),
+        Call::ClaimProgress { times } => format!("// the machine claims {times} times to give memory back"),
         Call::SetCpu { cpu } => format!("(now on CPU {cpu})"),
         Call::FailNth { point, nth } => format!("(question {nth} about {point:?} will fail)"),
         other => format!("{other:?}"),

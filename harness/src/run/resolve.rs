@@ -57,6 +57,10 @@ impl Session {
             Op::WriteFree { pick, size, twice } => {
                 self.access(|cx| oracle::write_free(cx, u32::from(pick), size, twice))
             }
+            Op::Evictable { pick } => {
+                self.model.let_go(usize::from(pick));
+                Ok(())
+            }
             Op::Wrong { pick, how } => self.misuse(pick, how),
             Op::Overflow { pick, at } => self.overflow(usize::from(pick), u64::from(at)),
             Op::WriteFreed { pick, at } => self.write_freed(usize::from(pick), u64::from(at)),
@@ -325,6 +329,7 @@ impl Session {
             Op::ReportFree { count } => Call::ReportFree { blocks: u32::from(count) },
             Op::Purge => Call::Purge,
             Op::Reclaim => Call::Reclaim,
+            Op::ClaimProgress { count } => Call::ClaimProgress { times: u32::from(count) % 32 },
             Op::FailNth { point, nth } => Call::FailNth { point, nth: u32::from(nth) },
             _ => return None,
         })

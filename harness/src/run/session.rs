@@ -162,6 +162,7 @@ impl Session {
             oracle::before_call(&mut self.context(), &free)?;
         }
         self.guest.begin_step();
+        self.guest.set_evictable(&self.model.evictable(&call));
         let reply = self.guest.call(&call);
         self.follow_moves()?;
         if reply == Reply::Unsupported {
@@ -181,10 +182,16 @@ impl Session {
 
     /// Follows the blocks that moved during a call; what they hold and who may free them stays the same.
     fn follow_moves(&mut self) -> Verdict {
-        for moved in self.guest.take_moved() {
+        let evicted = self.guest.take_evicted();
+        let mut evicted = evicted.iter().peekable();
+        for (n, moved) in self.guest.take_moved().into_iter().enumerate() {
+            while let Some(&(addr, _)) = evicted.next_if(|&&(_, after)| after <= n) {
+                self.model.evict(addr);
+            }
             oracle::on_move(&mut self.context(), &moved)?;
             self.model.relocate(&moved);
         }
+        evicted.for_each(|&(addr, _)| self.model.evict(addr));
         for lent in self.guest.take_lent() {
             oracle::on_lent(&mut self.context(), lent)?;
         }

@@ -34,7 +34,11 @@ pub(super) fn faults<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
 
 /// Moves each number of the machine to its simplest value, as far as the failure allows.
 pub(super) fn geometry<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
-    const STEPS: [fn(&mut GeometrySpec); 8] = [
+    const STEPS: [fn(&mut GeometrySpec); 12] = [
+        |g| (g.nodes, g.cpu_nodes) = (1, 1),
+        |g| g.cma_blocks = 0,
+        |g| g.mobility = GeometrySpec::default().mobility,
+        |g| g.dma32_frames = 0,
         |g| g.cpus = 1,
         |g| g.movable_frames = 0,
         |g| g.dma_frames = 0,

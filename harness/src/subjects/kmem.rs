@@ -4,7 +4,7 @@ mod moving;
 
 use super::objects::Sheaves;
 use super::{Guest, Spare};
-use crate::machine::{SimMachine, SimPlatform, TlbFlushes};
+use crate::machine::{Evicted, SimMachine, SimPlatform, TlbFlushes};
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
 use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// The allocator under test and the machine it runs on.
 pub struct KmemSubject {
-    kmem: Kmem<SimPlatform>,
+    kmem: Rc<Kmem<SimPlatform>>,
     machine: Rc<SimMachine>,
     /// The machine's event counters as they were after the last call.
     events: [u64; Event::COUNT],
@@ -40,7 +40,8 @@ impl KmemSubject {
         let (mut machine, region) = spare.into_parts(geometry, bytes);
         machine.set_flushes(flushes);
         let machine = Rc::new(machine);
-        let kmem = Kmem::new(SimPlatform::new(Rc::clone(&machine)), geometry, region)?;
+        let kmem = Rc::new(Kmem::new(SimPlatform::new(Rc::clone(&machine)), geometry, region)?);
+        machine.givers().set_allocator(Rc::downgrade(&kmem));
         let events = machine.events();
         Ok(Self {
             kmem,
@@ -216,6 +217,7 @@ impl KmemSubject {
             Call::DrainPages => self.kmem.drain_all_pages(),
             Call::Purge => self.kmem.vm_unmap_aliases(),
             Call::Reclaim => drop(self.kmem.reclaim()),
+            Call::ClaimProgress { times } => self.machine.givers().set_claims(times),
             Call::SetCpu { cpu } => self.machine.set_cpu(cpu),
             Call::Objects(ref call) => return Some(self.sheaves.call(&self.kmem, call)),
             Call::FailNth { point, nth } => self.machine.faults().arm(point, nth),
@@ -301,6 +303,17 @@ impl Subject for KmemSubject {
 
     fn take_moved(&mut self) -> Vec<Moved> {
         self.machine.owners().take_moved(self.kmem.geometry().direct_map.as_u64())
+    }
+
+    fn set_evictable(&mut self, blocks: &[(u64, u8)]) {
+        let block =
+            |&(addr, order): &(u64, u8)| Some((self.kmem.virt_to_pfn(VirtAddr::new(addr))?, Order::new(order)?));
+        self.machine.givers().set_evictable(blocks.iter().filter_map(block));
+    }
+
+    fn take_evicted(&mut self) -> Vec<(u64, usize)> {
+        let address = |evicted: Evicted| (self.kmem.page_address(evicted.first).as_u64(), evicted.after_moves);
+        self.machine.givers().take_evicted().into_iter().map(address).collect()
     }
 
     fn take_lent(&mut self) -> Vec<(u64, u8)> {
@@ -394,8 +407,8 @@ impl WhiteBox for KmemSubject {
 
 impl Guest for KmemSubject {
     fn into_spare(self: Box<Self>) -> Spare {
-        let (platform, region) = self.kmem.into_parts();
-        drop(platform);
-        Spare { machine: Rc::into_inner(self.machine), region: Some(region) }
+        let parts = Rc::into_inner(self.kmem).map(Kmem::into_parts);
+        let region = parts.map(|(_, region)| region);
+        Spare { machine: Rc::into_inner(self.machine), region }
     }
 }

@@ -83,6 +83,14 @@ impl<T: Twist> Subject for Twisted<T> {
         self.inner.take_moved()
     }
 
+    fn set_evictable(&mut self, blocks: &[(u64, u8)]) {
+        self.inner.set_evictable(blocks);
+    }
+
+    fn take_evicted(&mut self) -> Vec<(u64, usize)> {
+        self.inner.take_evicted()
+    }
+
     fn take_lent(&mut self) -> Vec<(u64, u8)> {
         self.inner.take_lent()
     }

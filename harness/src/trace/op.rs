@@ -493,6 +493,11 @@ operations! {
     // Nodes and page allocator policy.
     /// `alloc_pages_node`.
     AllocPagesNode in Pages { order: u8 as Order, gfp: Gfp as Gfp, node: u8 as Node };
+    /// The owner of a page block lets the machine free it when memory runs short.
+    Evictable in Maintain { pick: u16 as Pick };
+    /// When memory runs short, the machine claims `count` times to have given something back.
+    ClaimProgress in Maintain { count: u8 as Count };
+
     // Debug caches.
     /// `kmem_cache_create` with debug flags: F 1, Z 2, P 4, U 8, T 16.
     DebugCache in Debug { size: u32 as Size, align: u16 as Align, checks: u8 as Checks, ctor: bool as Flag2 };
