@@ -27,7 +27,8 @@ impl Oracle for MisuseNamed {
         if step.reply == Reply::Done {
             cx.model.notes.freed = Some(step.call.clone());
         }
-        let block = cx.model.overlapping(addr, addr + 1, None);
+        // An object of no bytes overlaps nothing.
+        let block = cx.model.block(addr).or_else(|| cx.model.overlapping(addr, addr + 1, None));
         let again = block.is_none() && freed_before.as_ref() == Some(&step.call);
         judge(cx.model, step, addr, block, again).map_err(|message| {
             let blocks: Vec<u64> = block.map(|block| block.handle).into_iter().collect();
