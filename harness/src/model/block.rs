@@ -70,6 +70,9 @@ impl Tiers {
     pub const PAGES_EXACT: Self = Self(1 << Tier::PagesExact as u8);
     /// Blocks for `free_contig_range`.
     pub const CONTIG: Self = Self(1 << Tier::Contig as u8);
+    /// Blocks of whole pages of which single ones may be referenced or freed by mistake, and whose owners are listed one by
+    /// one; a run of frames is asked about as a run.
+    pub const COUNTED_PAGES: Self = Self(Self::PAGES.0 | Self::PAGES_EXACT.0);
     /// Blocks of whole pages, which `vmap` can map a second time.
     pub const PAGE_BLOCKS: Self = Self(Self::PAGES.0 | Self::PAGES_EXACT.0 | Self::CONTIG.0);
     /// Blocks for `kfree`, `krealloc` and `ksize`.

@@ -145,7 +145,7 @@ fn check_owners(model: &Model, inside: &dyn WhiteBox) -> Result<(), String> {
         return if listed.is_empty() { Ok(()) } else { Err("owners are listed that nobody wants".to_owned()) };
     }
     let entry = |frame: u32| listed.iter().find(|owner| owner.first.as_u32() == frame);
-    for block in model.blocks(Tiers::PAGE_BLOCKS) {
+    for block in model.blocks(Tiers::COUNTED_PAGES) {
         let frames = model.direct_frames(block.addr, block.usable);
         let heads: Vec<u32> = if block.tier == Tier::Pages { vec![frames.start] } else { frames.collect() };
         if let Some(&head) = heads.iter().find(|&&head| !entry(head).is_some_and(|owner| fits(owner, block))) {

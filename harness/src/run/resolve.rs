@@ -40,6 +40,11 @@ impl Session {
             | Op::MovableBoard { .. } => self.execute_macro(op),
             Op::Free { pick } => self.free_picked(Tiers::ALL, pick, free_call),
             Op::FreePages { pick } => self.free_picked(Tiers::PAGE_BLOCKS, pick, free_call),
+            Op::FreeContigRange { pick } => self.free_picked(Tiers::CONTIG, pick, free_call),
+            Op::FreePagesNolock { pick } => self.free_picked(Tiers::PAGES, pick, |block| match block.refs {
+                0 => Call::FreePagesNolock { addr: block.addr, order: block.order },
+                _ => free_call(block),
+            }),
             Op::Write { pick } => {
                 self.with_pick(Tiers::OWNING, pick, |s, addr| s.access(|cx| oracle::write_block(cx, addr)))
             }
@@ -104,7 +109,7 @@ impl Session {
 
     /// Frees a page block as it is, which is a mistake if somebody maps it.
     fn free_mapped(&mut self, pick: u16) -> Verdict {
-        match self.picked(Tiers::PAGE_BLOCKS, pick).map(free_call).filter(|_| self.model.is_tight()) {
+        match self.picked(Tiers::COUNTED_PAGES, pick).map(free_call).filter(|_| self.model.is_tight()) {
             Some(call) => self.call(call).map(drop),
             None => Ok(()),
         }
@@ -233,10 +238,10 @@ impl Session {
     fn resolve_on_block(&self, op: &Op) -> Option<Call> {
         let addr = |tiers, pick| self.picked(tiers, pick).map(|block| block.addr);
         Some(match *op {
-            Op::GetPage { pick } => Call::GetPage { addr: page_of(self.picked(Tiers::PAGE_BLOCKS, pick)?) },
+            Op::GetPage { pick } => Call::GetPage { addr: page_of(self.picked(Tiers::COUNTED_PAGES, pick)?) },
             Op::PutPage { pick } => {
                 // Dropping the owner's reference to one of many pages is what `free_pages` is for.
-                let block = self.picked(Tiers::PAGE_BLOCKS, pick);
+                let block = self.picked(Tiers::COUNTED_PAGES, pick);
                 let block = block.filter(|block| block.tier == Tier::Pages || block.refs > 0)?;
                 Call::PutPage { addr: page_of(block) }
             }
@@ -258,14 +263,9 @@ impl Session {
                 Call::VmallocToPage { addr: area.addr + page * PAGE_SIZE as u64 }
             }
             Op::SplitPage { pick } => {
-                let block = self.picked(Tiers::PAGES, pick)?;
+                let block = self.picked(Tiers::PAGES, pick).filter(|block| block.refs == 0)?;
                 Call::SplitPage { addr: block.addr, order: block.order }
             }
-            Op::FreePagesNolock { pick } => {
-                let block = self.picked(Tiers::PAGES, pick)?;
-                Call::FreePagesNolock { addr: block.addr, order: block.order }
-            }
-            Op::FreeContigRange { pick } => free_call(self.picked(Tiers::CONTIG, pick)?),
             Op::Pin { pick } => Call::Pin { addr: addr(Tiers::PAGES, pick)? },
             Op::Unpin { pick } => {
                 let pinned: Vec<u64> = self.model.blocks(Tiers::PAGES).filter(|b| b.pins > 0).map(|b| b.addr).collect();
