@@ -23,12 +23,12 @@ impl Machine {
         self.slab.prefill_sheaf(&self.pages, cache, GfpFlags::KERNEL, count)
     }
 
-    fn from_sheaf(&self, sheaf: &mut Sheaf) -> Result<VirtAddr, AllocError> {
+    fn take_from(&self, sheaf: &mut Sheaf) -> Result<VirtAddr, AllocError> {
         self.slab.alloc_from_sheaf(&self.pages, sheaf, GfpFlags::ATOMIC)
     }
 
     fn take_all(&self, sheaf: &mut Sheaf) -> Vec<VirtAddr> {
-        std::iter::from_fn(|| self.from_sheaf(sheaf).ok()).collect()
+        std::iter::from_fn(|| self.take_from(sheaf).ok()).collect()
     }
 }
 
@@ -44,7 +44,7 @@ fn as_many_objects_as_were_obtained_are_there_when_memory_is_gone() {
             m.pages.base.platform.fail(point, 0);
         }
         let mut objects = m.take_all(&mut sheaf);
-        assert_eq!(m.from_sheaf(&mut sheaf), Err(AllocError::SheafEmpty));
+        assert_eq!(m.take_from(&mut sheaf), Err(AllocError::SheafEmpty));
         objects.sort_unstable();
         objects.dedup();
         assert_eq!((objects.len(), m.info(cache).active_objs, m.info(cache).reserved), (count, count as u64, 0));
@@ -59,7 +59,7 @@ fn as_many_objects_as_were_obtained_are_there_when_memory_is_gone() {
 fn what_is_left_goes_back_to_the_sheaves_of_the_cpu_and_from_an_oversize_sheaf_to_the_slabs() {
     let (m, cache) = machine();
     let mut sheaf = m.prefill(cache, 12).unwrap();
-    let object = m.from_sheaf(&mut sheaf).unwrap();
+    let object = m.take_from(&mut sheaf).unwrap();
     m.run_on(1);
     m.slab.return_sheaf(&m.pages, sheaf);
     assert_eq!((m.info(cache).in_sheaves, m.info(cache).reserved), (11, 0));
@@ -116,11 +116,11 @@ fn nonsense_is_refused() {
 fn nobody_frees_an_object_that_waits_in_a_prefilled_sheaf() {
     let (m, cache) = machine();
     let mut sheaf = m.prefill(cache, 2).unwrap();
-    let object = m.from_sheaf(&mut sheaf).unwrap();
+    let object = m.take_from(&mut sheaf).unwrap();
     m.free_all(cache, [object]);
     let waiting = sheaf.left()[0];
     assert_eq!(m.kfree(waiting), Err(FreeError::DoubleFree(waiting)));
-    assert_eq!(m.from_sheaf(&mut sheaf), Ok(waiting));
+    assert_eq!(m.take_from(&mut sheaf), Ok(waiting));
     m.free_all(cache, [waiting]);
     m.slab.return_sheaf(&m.pages, sheaf);
     m.reclaim();
