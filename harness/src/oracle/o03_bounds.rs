@@ -88,7 +88,8 @@ fn check_usable(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usab
 
 /// The block lies in one zone, and in one that its flags allow.
 fn check_zone(cx: &Context<'_>, addr: u64, usable: usize, call: &Call, gfp: GfpFlags) -> Result<(), Violation> {
-    let frames = cx.model.direct_frames(addr, usable);
+    // An object of no bytes is somewhere too.
+    let frames = cx.model.direct_frames(addr, usable.max(1));
     let geometry = cx.model.geometry();
     let holds = |zone: &&ZoneSpec| {
         let start = zone.start.as_u32();
