@@ -50,11 +50,10 @@ impl<P: Platform> LockedZone<'_, P> {
     /// (unless types may not mix) stolen.
     pub(super) fn take_ordinary(&mut self, order: Order, wanted: MigrateType, pass: Pass) -> Option<FreeBlock> {
         let cma = pass.rights.contains(AllocFlags::CMA);
-        if cma && self.areas.free_of[MigrateType::Cma.index()] > self.zone.free_pages() / 2 {
-            if let Some(block) = self.take_smallest(order, MigrateType::Cma) {
-                self.base.event(Event::CmaBalanced);
-                return Some(block);
-            }
+        let cma_has_most = cma && self.areas.free_of[MigrateType::Cma.index()] > self.zone.free_pages() / 2;
+        if cma_has_most && let Some(block) = self.take_smallest(order, MigrateType::Cma) {
+            self.base.event(Event::CmaBalanced);
+            return Some(block);
         }
         if let Some(block) = self.take_smallest(order, wanted) {
             return Some(block);

@@ -180,7 +180,7 @@ impl<P: Platform> PageAllocator<P> {
         self.owner_split(first, order);
     }
 
-    /// Frees what [`Self::alloc_pages_exact`] gave for the same size. Size 0 frees nothing.
+    /// Frees what `alloc_pages_exact` gave for the same size. Size 0 frees nothing.
     ///
     /// # Errors
     ///

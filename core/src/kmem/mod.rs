@@ -89,7 +89,7 @@ impl<P: Platform> Kmem<P> {
     pub fn metadata_bytes(geometry: &Geometry) -> Result<usize, GeometryError> {
         geometry.validate()?;
         let mut carver = Carver::measuring();
-        drop(Parts::carve(geometry, &mut carver));
+        let _measured = Parts::carve(geometry, &mut carver);
         Ok(carver.bytes())
     }
 
@@ -119,8 +119,7 @@ impl<P: Platform> Kmem<P> {
 
     /// Takes the allocator apart, to make another of the same parts. Blocks that were live are forgotten.
     pub fn into_parts(self) -> (P, MetaRegion) {
-        let Self { slab, vmalloc, pages, region } = self;
-        drop((slab, vmalloc));
+        let Self { pages, region, .. } = self;
         (pages.into_platform(), region)
     }
 

@@ -282,8 +282,10 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
             self.leave();
             return None;
         }
-        // SAFETY: K1: the count exceeds the floor and is at most N, so the slot below it is one of the stack's.
-        let slot = unsafe { self.slots().add(at as usize).sub(1) };
+        // K1: the count exceeds the floor, so it is at least 1.
+        let top = (at as usize).wrapping_sub(1);
+        // SAFETY: K1: the count is at most N, so the slot below it is one of the stack's.
+        let slot = unsafe { self.slots().add(top) };
         // SAFETY: the gate is open after `busy` was set: nobody else has the slots. All slots are initialised.
         let value = unsafe { slot.read() };
         // Nobody changed the count since it was read. To read it again lets the machine count down in place.
@@ -405,10 +407,14 @@ impl<T: Copy, const N: usize, S, const G: usize> Drop for RemoteStack<'_, T, N, 
         let value = self.stack.value.get();
         // SAFETY: the guard is never used again.
         let taken = unsafe { ManuallyDrop::take(&mut self.taken) };
+        // SAFETY: the place is one value, inside the cell.
+        let slots = unsafe { &raw mut (*value).main.slots };
         // SAFETY: I21: the claim is still held, so nobody else has the slots. The old contents are plain copies.
-        unsafe { (&raw mut (*value).main.slots).write(taken.main.slots) };
-        // SAFETY: as above; what the place held was moved out when the guard was made.
-        unsafe { (&raw mut (*value).spare).write(taken.spare) };
+        unsafe { slots.write(taken.main.slots) };
+        // SAFETY: the place is one value, inside the cell.
+        let spare = unsafe { &raw mut (*value).spare };
+        // SAFETY: I21, as above; what the place held was moved out when the guard was made.
+        unsafe { spare.write(taken.spare) };
         self.stack.count().store(taken.main.count.into_inner(), Ordering::Relaxed);
         self.stack.unclaim();
     }

@@ -22,7 +22,10 @@ pub(super) const SHEAF_MAX: usize = 60;
 pub(super) type Sheaf = Stack<PhysAddr, SHEAF_MAX>;
 
 impl Stack<PhysAddr, SHEAF_MAX> {
-    pub(super) const EMPTY: Self = Self::new(PhysAddr::new(0));
+    /// A stack without objects.
+    pub(super) const fn empty() -> Self {
+        Self::new(PhysAddr::new(0))
+    }
 
     /// The objects, oldest first.
     pub(super) fn objects(&self) -> &[PhysAddr] {
@@ -141,7 +144,7 @@ impl SheafPool {
         let buffers = buffers.min(usize::from(u16::MAX));
         let next = |i: usize| (i + 1 < buffers).then_some((i + 1) as u16);
         let buffers =
-            carver.carve(buffers, |i| Buffer { sheaf: SpinLock::new(Sheaf::EMPTY), next: SpinLock::new(next(i)) });
+            carver.carve(buffers, |i| Buffer { sheaf: SpinLock::new(Sheaf::empty()), next: SpinLock::new(next(i)) });
         let free = FreeBuffers { head: (!buffers.is_empty()).then_some(0), count: buffers.len() as u32 };
         Self { buffers, free: SpinLock::new(free) }
     }
@@ -210,7 +213,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn filled(objects: u32) -> Sheaf {
-        let mut sheaf = Sheaf::EMPTY;
+        let mut sheaf = Sheaf::empty();
         for n in 0..objects {
             assert!(sheaf.push(60, PhysAddr::new(u64::from(n) * 8)));
         }

@@ -67,7 +67,7 @@ impl Section {
             Self::Flags => {
                 let of =
                     |tier: &&str| named(&format!("flags of {tier}"), &traits().map(|t| t.name).collect::<Vec<_>>());
-                CALLS.iter().flat_map(|tier| of(&tier)).collect()
+                CALLS.iter().flat_map(of).collect()
             }
             Self::Operations => named("operations", &OpKind::ALL.map(OpKind::name)),
             Self::Machines => named("machines", &super::contract::MACHINES.map(|(name, _)| name)),

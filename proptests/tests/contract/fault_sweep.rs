@@ -110,7 +110,7 @@ fn run(runner: &mut Runner, ops: Vec<Op>) -> RunReport {
 /// The answer to the last call that operation number `op` stood for, and whether a fault struck in any of them.
 fn answer(report: &RunReport, op: usize) -> (Option<&Reply>, bool) {
     let steps = || report.log.iter().map(|record| &record.step).filter(|step| step.op == op);
-    (steps().last().map(|step| &step.reply), steps().any(|step| step.fault_struck))
+    (steps().next_back().map(|step| &step.reply), steps().any(|step| step.fault_struck))
 }
 
 fn is_refusal(reply: Option<&Reply>) -> bool {

@@ -1,4 +1,4 @@
-//! What [`Hardening::Paranoid`](crate::Hardening::Paranoid) adds to debug caches: every cache is one, its free objects are in
+//! What [`Hardening::Paranoid`] adds to debug caches: every cache is one, its free objects are in
 //! an order that nobody can guess, its red zones and free pointers depend on a secret, and a freed object waits before it can
 //! be handed out again.
 //!
