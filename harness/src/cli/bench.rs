@@ -34,6 +34,8 @@ enum HotPair {
     Kmalloc,
     /// The same without hardening.
     KmallocOff,
+    /// The same with every object checked by red zones, poison and records, and freed ones in quarantine.
+    KmallocParanoid,
     /// `kmalloc(64)` and `kfree`, with statistics.
     KmallocCounted,
     /// A size that the compiler does not know.
@@ -51,6 +53,7 @@ impl HotPair {
         match self {
             Self::Kmalloc => "kmalloc(64) + kfree",
             Self::KmallocOff => "kmalloc(64) + kfree, hardening off",
+            Self::KmallocParanoid => "kmalloc(64) + kfree, paranoid",
             Self::KmallocCounted => "kmalloc(64) + kfree, with statistics",
             Self::KmallocAnySize => "kmalloc(n) + kfree, n unknown to the compiler",
             Self::Kmalloc16 => "kmalloc(16) + kfree",
@@ -100,9 +103,11 @@ fn line(pair: HotPair, count: &Result<f64, String>) -> String {
 
 fn hot_pairs(pair: HotPair, pairs: u64) -> Result<(), UserError> {
     let mut geometry = GeometrySpec::default().to_geometry();
-    if pair == HotPair::KmallocOff {
-        geometry.hardening = Hardening::Off;
-    }
+    geometry.hardening = match pair {
+        HotPair::KmallocOff => Hardening::Off,
+        HotPair::KmallocParanoid => Hardening::Paranoid,
+        _ => Hardening::Checked,
+    };
     if matches!(pair, HotPair::KmallocCounted | HotPair::PageCounted) {
         execute(&boot::<true>(&geometry)?, pair, pairs)
     } else {
@@ -121,7 +126,9 @@ fn boot<const STATISTICS: bool>(geometry: &Geometry) -> Result<Kmem<SimPlatform<
 fn execute<P: Platform>(kmem: &Kmem<P>, pair: HotPair, pairs: u64) -> Result<(), UserError> {
     let before = counts(kmem, pair);
     let done = match pair {
-        HotPair::Kmalloc | HotPair::KmallocOff | HotPair::KmallocCounted => kmalloc_pairs::<P, 64>(kmem, pairs),
+        HotPair::Kmalloc | HotPair::KmallocOff | HotPair::KmallocParanoid | HotPair::KmallocCounted => {
+            kmalloc_pairs::<P, 64>(kmem, pairs)
+        }
         HotPair::Kmalloc16 => kmalloc_pairs::<P, 16>(kmem, pairs),
         HotPair::KmallocAnySize => kmalloc_any_pairs(kmem, pairs, std::hint::black_box(64)),
         HotPair::Page | HotPair::PageCounted => page_pairs(kmem, pairs),
