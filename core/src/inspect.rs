@@ -12,6 +12,10 @@ use crate::slab::SlabFlags;
 use core::fmt;
 use core::panic::Location;
 
+mod zones;
+pub(crate) use self::zones::Fill;
+pub use self::zones::PageTypeInfo;
+
 /// How many migrate types there are, the special ones included.
 pub const MIGRATE_TYPES: usize = 6;
 

@@ -38,8 +38,8 @@ pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, SlabMe
 pub use gfp::GfpFlags;
 pub use hardening::{Hardening, PageDebug, SlubDebug};
 pub use inspect::{
-    AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, PageOwner, SLABINFO_HEADER, VmallocEntry,
-    ZoneInfo,
+    AreaKind, BuddyInfo, CacheInfo, CacheName, MIGRATE_TYPES, MemInfo, PageOwner, PageTypeInfo, SLABINFO_HEADER,
+    VmallocEntry, ZoneInfo,
 };
 pub use kmem::Kmem;
 pub use mobility::{CmaArea, MAX_CMA_AREAS, Mobility};

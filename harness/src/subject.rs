@@ -301,6 +301,8 @@ pub trait WhiteBox {
     fn events(&self) -> &[u64];
     /// How many reports and repairs debug caches have told of since the machine was made.
     fn slab_findings(&self) -> u64;
+    /// The text of `pagetypeinfo`.
+    fn pagetypeinfo(&self) -> String;
     /// Who has each block of pages, where that is noted.
     fn page_owner(&self) -> Vec<kmem::PageOwner>;
     /// What the calls of this step warned of.

@@ -20,6 +20,7 @@ use super::zone::{FreeAreas, LockedZone, Zone};
 use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
 use crate::gfp::GfpFlags;
+use crate::inspect::Fill;
 use crate::numa::NodeId;
 use crate::order::{Order, PAGE_ALLOC_COSTLY_ORDER};
 use crate::platform::{Event, Platform};
@@ -29,7 +30,7 @@ const CLUSTER: u32 = 32;
 /// A zone is left alone for at most 2^this requests. Source: `COMPACT_MAX_DEFER_SHIFT`.
 const MAX_DEFER_SHIFT: u8 = 6;
 /// Above this index a shortage of large blocks is one of fragmentation. Source: `sysctl_extfrag_threshold`.
-const FRAGMENTED_ABOVE: i64 = 500;
+const FRAGMENTED_ABOVE: i32 = 500;
 
 /// How a compaction ended; of several zones the best result counts, which is the largest here.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -430,23 +431,10 @@ impl FreeAreas {
         types.into_iter().any(|t| self.smallest(order, t).is_some())
     }
 
-    /// Why a block of this order is missing, in thousandths: towards 0 because memory is full, towards 1000 because it is
-    /// fragmented; -1000 if it is not missing. Source: `__fragmentation_index`, `mm/vmstat.c`.
-    fn fragmentation_index(&self, order: Order) -> i64 {
-        let (mut blocks, mut pages, mut suitable) = (0, 0, 0);
-        for (of, lists) in Order::ZERO.up_to(Order::MAX).zip(&self.lists) {
-            let count: u64 = lists.iter().map(|list| u64::from(list.len())).sum();
-            blocks += count;
-            pages += count * of.pages();
-            if of >= order {
-                suitable += count;
-            }
-        }
-        match (blocks, suitable) {
-            (0, _) => 0,
-            (_, 1..) => -1000,
-            _ => 1000 - ((1000 + pages * 1000 / order.pages()) / blocks) as i64,
-        }
+    /// See [`crate::ZoneInfo::fragmentation_index`].
+    fn fragmentation_index(&self, order: Order) -> i32 {
+        let free = self.lists.iter().map(|lists| lists.iter().map(|list| list.len()).sum());
+        Fill::of(free, order).fragmentation_index(order)
     }
 }
 

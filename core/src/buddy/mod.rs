@@ -183,6 +183,24 @@ impl<P: Platform> PageAllocator<P> {
         Some(self.blocks.get(zone.block_base, pfn))
     }
 
+    /// How many pageblocks of a zone have each migrate type; `None` if there is no such zone. A pageblock that the zone
+    /// shares with another counts in both.
+    pub(crate) fn pageblock_counts(&self, zone: usize) -> Option<[u64; MIGRATE_TYPES]> {
+        let zone = self.zones.get(zone)?;
+        let mut counts = [0; MIGRATE_TYPES];
+        let order = self.blocks.order.get();
+        let (first, last) = (zone.start.as_u32() >> order, (zone.end() - 1) as u32 >> order);
+        self.locked(zone, |locked| {
+            for block in first..=last {
+                let pfn = Pfn::new(block << order).max(zone.start);
+                if let Some(count) = counts.get_mut(locked.block_type(pfn) as usize) {
+                    *count += 1;
+                }
+            }
+        });
+        Some(counts)
+    }
+
     /// Lowers the watermarks of all zones to what they are without a boost: reclaim has run.
     pub(crate) fn drop_boosts(&self) {
         for zone in self.zones.iter().filter(|zone| zone.boost() > 0) {

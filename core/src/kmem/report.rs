@@ -3,7 +3,7 @@
 use super::Kmem;
 use crate::buddy::OwnerClass;
 use crate::error::{CacheId, Invariant, Violation};
-use crate::inspect::{BuddyInfo, CacheInfo, MemInfo, PageOwner, VmallocEntry};
+use crate::inspect::{BuddyInfo, CacheInfo, MemInfo, PageOwner, PageTypeInfo, VmallocEntry};
 use crate::platform::{CpuId, Platform};
 use crate::statistics::PathCounts;
 
@@ -47,6 +47,13 @@ impl<P: Platform> Kmem<P> {
     /// Free blocks of every zone and order.
     pub fn buddyinfo(&self) -> BuddyInfo {
         BuddyInfo::new((0..self.geometry().nr_zones()).filter_map(|zone| self.pages.zone_info(zone)))
+    }
+
+    /// Free blocks and pageblocks of every zone by migrate type.
+    pub fn pagetypeinfo(&self) -> PageTypeInfo {
+        let zones = (0..self.geometry().nr_zones())
+            .filter_map(|zone| Some((self.pages.zone_info(zone)?, self.pages.pageblock_counts(zone)?)));
+        PageTypeInfo::new(self.geometry().pageblock_order, zones)
     }
 
     /// Calls `each` for every cache that exists, in the order of their numbers.

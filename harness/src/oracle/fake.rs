@@ -24,6 +24,8 @@ pub(crate) struct FakeSubject {
     pub(crate) areas: Vec<VmallocEntry>,
     pub(crate) broken: Option<kmem::Violation>,
     pub(crate) warnings: Vec<kmem::Warning>,
+    /// The text of `pagetypeinfo`.
+    pub(crate) pagetypes: String,
     /// Frames whose pageblocks are not movable.
     pub(crate) special: Vec<(std::ops::Range<u32>, kmem::MigrateType)>,
 }
@@ -47,6 +49,7 @@ impl FakeSubject {
             areas: Vec::new(),
             broken: None,
             warnings: Vec::new(),
+            pagetypes: String::new(),
             special: Vec::new(),
             geometry,
         }
@@ -245,6 +248,10 @@ impl WhiteBox for FakeSubject {
 
     fn events(&self) -> &[u64] {
         &[]
+    }
+
+    fn pagetypeinfo(&self) -> String {
+        self.pagetypes.clone()
     }
 
     fn page_owner(&self) -> Vec<kmem::PageOwner> {

@@ -24,6 +24,7 @@ mod o11_atomic;
 mod o12_quiescence;
 mod o15_translation;
 mod o16_misuse;
+mod o17_statistics;
 mod o18_warnings;
 mod o19_pages;
 mod o20_caches;
@@ -98,6 +99,7 @@ pub enum OracleId {
     O12Quiescence,
     O15Translation,
     O16Misuse,
+    O17Statistics,
     O18Warnings,
     O19Pages,
     O20Caches,
@@ -235,6 +237,7 @@ const ALL: &[&dyn Oracle] = &[
     &o12_quiescence::Quiescence,
     &o15_translation::Translation,
     &o16_misuse::MisuseNamed,
+    &o17_statistics::Statistics,
     &o18_warnings::Warnings,
     &o19_pages::Pages,
     &o20_caches::Caches,
@@ -277,6 +280,7 @@ const AUDIT: &[&dyn Oracle] = &[
     &o15_translation::Translation,
     &o19_pages::Pages,
     &o20_caches::Caches,
+    &o17_statistics::Statistics,
 ];
 const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence];
 

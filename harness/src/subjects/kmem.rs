@@ -382,6 +382,10 @@ impl WhiteBox for KmemSubject {
         &self.events
     }
 
+    fn pagetypeinfo(&self) -> String {
+        self.kmem.pagetypeinfo().to_string()
+    }
+
     fn page_owner(&self) -> Vec<PageOwner> {
         let mut owners = Vec::new();
         self.kmem.page_owner(|owner| owners.push(owner));

@@ -157,6 +157,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
         self.inner.events()
     }
 
+    fn pagetypeinfo(&self) -> String {
+        self.inner.pagetypeinfo()
+    }
+
     fn page_owner(&self) -> Vec<kmem::PageOwner> {
         self.inner.page_owner()
     }
