@@ -297,8 +297,12 @@ pub trait WhiteBox {
     ///
     /// The first broken invariant.
     fn audit(&self) -> Result<(), kmem::Violation>;
+    /// How often something happened inside.
+    fn event_count(&self, event: kmem::Event) -> u64;
     /// How often each [`kmem::Event`] happened, by [`kmem::Event::index`].
-    fn events(&self) -> &[u64];
+    fn events(&self) -> Vec<u64> {
+        kmem::Event::ALL.iter().map(|&event| self.event_count(event)).collect()
+    }
     /// How many reports and repairs debug caches have told of since the machine was made.
     fn slab_findings(&self) -> u64;
     /// The text of `pagetypeinfo`.

@@ -35,7 +35,7 @@ pub(crate) struct Debugged {
 
 /// How many slabs have been set aside.
 pub(crate) fn set_aside(inside: &dyn WhiteBox) -> u64 {
-    inside.events().get(Event::SlabSetAside.index()).copied().unwrap_or(0)
+    inside.event_count(Event::SlabSetAside)
 }
 
 impl Debugged {
@@ -175,7 +175,7 @@ impl Model {
     /// Freed objects may have gone with a slab that was released.
     fn notice_released_slabs(&mut self, subject: &dyn Subject) {
         let Some(inside) = subject.white_box() else { return };
-        let released = inside.events().get(Event::SlabRelease.index()).copied().unwrap_or(0);
+        let released = inside.event_count(Event::SlabRelease);
         let aside = set_aside(inside);
         let was_released = released != std::mem::replace(&mut self.debugged.released, released);
         // A damaged object was met: it is repaired and never comes back, like those around it.

@@ -246,8 +246,8 @@ impl WhiteBox for FakeSubject {
         self.broken.map_or(Ok(()), Err)
     }
 
-    fn events(&self) -> &[u64] {
-        &[]
+    fn event_count(&self, _event: kmem::Event) -> u64 {
+        0
     }
 
     fn pagetypeinfo(&self) -> String {

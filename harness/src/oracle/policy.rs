@@ -43,9 +43,6 @@ pub(super) fn judge_node(cx: &Context<'_>, call: &Call, addr: u64) -> Result<(),
 /// What refuses a request in the end is what its flags say (section 3.6, the slow path).
 pub(super) fn judge_why(cx: &Context<'_>, call: &Call) -> Result<(), String> {
     let (Some((order, gfp, _)), Some(inside)) = (page_request(call), cx.subject.white_box()) else { return Ok(()) };
-    if inside.events().is_empty() {
-        return Ok(());
-    }
     let has = |flag| gfp.contains(flag);
     let costly = order > PAGE_ALLOC_COSTLY_ORDER;
     let allowed: &[Event] = match (gfp.may_block(), has(GfpFlags::NOFAIL)) {
@@ -81,7 +78,7 @@ pub(super) const REFUSALS: [Event; 8] = [
 ];
 
 pub(super) fn refusal_counts(inside: &dyn WhiteBox) -> [u64; REFUSALS.len()] {
-    REFUSALS.map(|event| inside.events().get(event.index()).copied().unwrap_or(0))
+    REFUSALS.map(|event| inside.event_count(event))
 }
 
 /// Whether the HIGHATOMIC reserve is given back before such a request is refused.

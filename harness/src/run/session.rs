@@ -53,7 +53,7 @@ impl Session {
 
     /// Ends the session.
     pub(super) fn finish(mut self) -> (Box<dyn Guest>, RunReport) {
-        self.coverage.set_events(events(&*self.guest));
+        self.coverage.set_events(&events(&*self.guest));
         let report = RunReport {
             ops: self.ops,
             calls: self.calls,
@@ -155,7 +155,7 @@ impl Session {
     }
 
     fn make(&mut self, call: Call) -> Result<bool, Violation> {
-        let events_before = self.options.keep_log.then(|| events(&*self.guest).to_vec());
+        let events_before = self.options.keep_log.then(|| events(&*self.guest));
         let struck_before = faults_struck(&*self.guest);
         oracle::before_call(&mut self.context(), &call)?;
         for free in single_frees(&call) {
@@ -239,7 +239,7 @@ impl Session {
     }
 
     fn record(&mut self, step: Step, before: &[u64]) {
-        let changes = events(&*self.guest).iter().zip(before).map(|(now, before)| now - before).enumerate();
+        let changes = events(&*self.guest).into_iter().zip(before).map(|(now, before)| now - before).enumerate();
         let events = changes.filter(|&(_, n)| n > 0).collect();
         self.log.push(StepRecord { step, cpu: self.model.cpu(), live: self.model.len(), events });
     }
@@ -282,7 +282,6 @@ fn faults_struck(subject: &dyn Subject) -> u64 {
     subject.white_box().map_or(0, |inside| inside.faults_struck())
 }
 
-fn events(subject: &dyn Subject) -> &[u64] {
-    const NONE: &[u64] = &[0; Event::COUNT];
-    subject.white_box().map_or(NONE, |inside| inside.events())
+fn events(subject: &dyn Subject) -> Vec<u64> {
+    subject.white_box().map_or_else(|| vec![0; Event::COUNT], |inside| inside.events())
 }

@@ -19,8 +19,6 @@ use std::rc::Rc;
 pub struct KmemSubject {
     kmem: Rc<Kmem<SimPlatform>>,
     machine: Rc<SimMachine>,
-    /// The machine's event counters as they were after the last call.
-    events: [u64; Event::COUNT],
     /// What the last call warned of.
     warnings: Vec<Warning>,
     caches_made: u32,
@@ -42,11 +40,9 @@ impl KmemSubject {
         let machine = Rc::new(machine);
         let kmem = Rc::new(Kmem::new(SimPlatform::new(Rc::clone(&machine)), geometry, region)?);
         machine.givers().set_allocator(Rc::downgrade(&kmem));
-        let events = machine.events();
         Ok(Self {
             kmem,
             machine,
-            events,
             warnings: Vec::new(),
             caches_made: 0,
             slots: Vec::new(),
@@ -296,7 +292,6 @@ impl Subject for KmemSubject {
         if let Some(reply) = &reply {
             self.follow_owners(call, reply);
         }
-        self.events = self.machine.events();
         self.machine.take_warnings(&mut self.warnings);
         reply.unwrap_or(Reply::Unsupported)
     }
@@ -378,8 +373,8 @@ impl WhiteBox for KmemSubject {
         self.kmem.audit()
     }
 
-    fn events(&self) -> &[u64] {
-        &self.events
+    fn event_count(&self, event: Event) -> u64 {
+        self.machine.event_count(event)
     }
 
     fn pagetypeinfo(&self) -> String {

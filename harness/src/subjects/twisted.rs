@@ -153,8 +153,8 @@ impl<T: Twist> WhiteBox for Twisted<T> {
         self.inner.audit()
     }
 
-    fn events(&self) -> &[u64] {
-        self.inner.events()
+    fn event_count(&self, event: kmem::Event) -> u64 {
+        self.inner.event_count(event)
     }
 
     fn pagetypeinfo(&self) -> String {
