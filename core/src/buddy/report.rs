@@ -7,6 +7,7 @@ use super::PageAllocator;
 use super::migrate::MigrateType;
 use super::zone::{FreeBlock, LockedZone, Place, Zone};
 use crate::addr::Pfn;
+use crate::hardening::PageDebug;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
@@ -33,8 +34,12 @@ struct Reported {
 impl<P: Platform> PageAllocator<P> {
     /// Tells the platform about every free block of at least the pageblock order that it was not told about before;
     /// returns how many pages these were. A zone keeps what its low watermark asks for, and isolated blocks, to itself.
+    /// Nothing is lent where free pages are poisoned: the host drops contents, and that would look like a write.
     pub(crate) fn report_free_pages(&self) -> u64 {
         let mut reported = 0;
+        if self.base.geometry.page_debug.contains(PageDebug::POISON) {
+            return reported;
+        }
         for zone in self.zones.iter() {
             for order in self.blocks.order.up_to(self.base.geometry.max_order) {
                 for migrate in MigrateType::ALL.into_iter().filter(|&migrate| migrate != MigrateType::Isolate) {

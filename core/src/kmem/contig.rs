@@ -82,7 +82,8 @@ impl<P: Platform> Kmem<P> {
     }
 
     /// Lends every large free block to the host that it does not have yet, by [`Platform::report_free`]; returns how many
-    /// pages these were. Linux does this two seconds after memory was freed; here it is the caller's timer.
+    /// pages these were: none where free pages are poisoned. Linux does this two seconds after memory was freed; here it is
+    /// the caller's timer.
     pub fn report_free_pages(&self) -> u64 {
         self.pages.report_free_pages()
     }

@@ -47,7 +47,7 @@ pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
 }
 
 /// Looks at a free block that was lent to the host: it is a whole free block, large enough to be worth it, no live block is
-/// in it, and it was not lent before with nothing happening since.
+/// in it, it was not lent before with nothing happening since, and it is not poisoned, for the host drops contents.
 ///
 /// # Errors
 ///
@@ -65,6 +65,9 @@ pub fn on_lent(cx: &mut Context<'_>, lent: (u64, u8)) -> Result<(), Violation> {
     let frames = cx.model.direct_frames(addr, bytes);
     if frames.is_empty() || !frames.start.is_multiple_of(1 << order) {
         return fail("is not in memory, or not aligned");
+    }
+    if cx.model.checks(kmem::PageDebug::POISON) {
+        return fail("is poisoned");
     }
     if order < cx.model.geometry().pageblock_order.get() {
         return fail("is smaller than a pageblock");
@@ -164,5 +167,15 @@ mod tests {
         assert_eq!(verdict(4, 17, 1), Err(OracleId::O2Alignment), "an odd frame");
         assert_eq!(verdict(4, 36, 1), Err(OracleId::O3Bounds), "a higher zone");
         assert_eq!(verdict(40, 64, 1), Err(OracleId::O3Bounds), "beyond memory");
+    }
+
+    #[test]
+    fn a_poisoned_block_must_not_be_lent() {
+        let mut subject = FakeSubject::new(64);
+        subject.geometry.pageblock_order = kmem::Order::new(4).unwrap();
+        let lent = (subject.direct(16), 4);
+        assert_eq!(on_lent(&mut context(&mut subject.model(), &mut subject), lent), Ok(()));
+        subject.geometry.page_debug = kmem::PageDebug::POISON;
+        assert!(on_lent(&mut context(&mut subject.model(), &mut subject), lent).is_err());
     }
 }

@@ -107,3 +107,12 @@ fn a_host_that_wants_no_more_is_not_asked_further() {
     starts.dedup();
     assert_eq!(starts.len(), 4, "the second time others");
 }
+
+#[test]
+fn poisoned_pages_are_not_lent() {
+    let mut geometry = shaped(&[(ZoneKind::Normal, 0, 256)], 6, 4);
+    geometry.page_debug = crate::PageDebug::POISON;
+    let pages = crate::testing::page_allocator(&geometry);
+    pages.base.platform.host.set(u32::MAX);
+    assert_eq!((pages.report_free_pages(), pages.base.platform.reports.borrow().len()), (0, 0));
+}
