@@ -12,7 +12,7 @@
 //! | `rcu_uaf`, `workqueue_uaf`, `kmem_cache_rcu_*` | with the frees that wait for readers |
 //! | atomics, bit operations, `strings`, `copy_user` | loads and stores like the others |
 
-use kmem::{CacheId, FreeError, Geometry, GfpFlags, VirtAddr};
+use kmem::{CacheId, FreeError, Geometry, GfpFlags, PageDebug, PoisonDamage, VirtAddr, Warning};
 use kmem_harness::machine::TlbFlushes;
 use kmem_harness::model::Model;
 use kmem_harness::model::caches::CacheSpec;
@@ -32,12 +32,18 @@ struct Kasan {
 
 impl Kasan {
     fn new() -> Self {
-        let geometry = Geometry::flat(4096);
+        Self::checking(PageDebug::empty())
+    }
+
+    fn checking(page_debug: PageDebug) -> Self {
+        let mut geometry = Geometry::flat(4096);
+        geometry.page_debug = page_debug;
         let subject = KmemSubject::new(&geometry, Spare::default(), TlbFlushes::Obeyed).unwrap();
         Self { model: Model::new(&geometry, Strength::Tight), subject }
     }
 
     fn call(&mut self, call: Call) -> Reply {
+        self.subject.begin_step();
         let reply = self.subject.call(&call);
         let step = Step { op: 0, call, reply: reply.clone(), fault_struck: false };
         self.model.update(&step, &self.subject);
@@ -61,6 +67,11 @@ impl Kasan {
 
     fn kfree(&mut self, addr: u64) -> Reply {
         self.call(Call::Kfree { addr })
+    }
+
+    /// What the last call warned of.
+    fn warnings(&self) -> &[Warning] {
+        self.subject.white_box().unwrap().warnings()
     }
 
     /// The access is reported.
@@ -144,12 +155,32 @@ fn kfree_via_phys() {
 }
 
 #[test]
-fn page_alloc_oob_right_and_uaf() {
+fn page_alloc_oob_right() {
     let mut k = Kasan::new();
+    let size = 4096 << 4;
     let addr = k.block(Call::AllocPages { order: 4, gfp: KERNEL });
-    k.oob_right(addr, 4096 << 4, &[0]);
+    k.oob_right(addr, size, &[0]);
+    k.reports(addr + size as u64 - 1, 2);
+    assert_eq!(k.call(Call::FreePages { addr, order: 4 }), Reply::Done);
+}
+
+/// Where pages are poisoned, the next owner hears of the write too: the byte and its frame, once.
+#[test]
+fn page_alloc_uaf() {
+    let mut k = Kasan::checking(PageDebug::POISON);
+    let pages = Call::AllocPages { order: 4, gfp: KERNEL };
+    let addr = k.block(pages.clone());
+    k.allows(addr, 4096 << 4);
     assert_eq!(k.call(Call::FreePages { addr, order: 4 }), Reply::Done);
     k.reports(addr, 1);
+    k.subject.write(addr + 4096 + 100, &[0x78]).unwrap();
+    assert_eq!(k.block(pages.clone()), addr);
+    let frame = k.subject.kmem().virt_to_pfn(VirtAddr::new(addr + 4096)).unwrap();
+    let damage = PoisonDamage::Corruption { first: 100, last: 100 };
+    assert_eq!(k.warnings(), [Warning::PoisonDamaged { frame, damage }]);
+    assert_eq!(k.call(Call::FreePages { addr, order: 4 }), Reply::Done);
+    assert_eq!(k.block(pages), addr);
+    assert_eq!(k.warnings(), [], "what is poisoned anew is not damaged");
 }
 
 /// Grown or shrunk, the bytes beyond the new size are not the program's.
