@@ -152,9 +152,9 @@ fn judge_rejection(cx: &Context<'_>, call: &ObjectsCall, error: &FreeError) -> R
     if justified { Ok(()) } else { Err(format!("{call} is right, but was rejected with \"{error}\"")) }
 }
 
-/// Whether the geometry makes the classes of `kmalloc` debug caches.
+/// Whether the machine makes the classes of `kmalloc` debug caches.
 fn has_debug_classes(cx: &Context<'_>) -> bool {
-    !cx.model.geometry().slub_debug.is_empty()
+    !cx.model.geometry().slub_debug.is_empty() || cx.model.checks_of_all() != 0
 }
 
 /// Without a lock there is less: only ordinary flags and classes, and no reclaim. Nobody uses anything at the same time
