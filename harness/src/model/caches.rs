@@ -41,7 +41,8 @@ impl CacheSpec {
     /// How objects are guarded; `None` if they are not.
     pub fn debug_layout(&self) -> Option<DebugLayout> {
         let kept = match self.freeptr_offset {
-            _ if !self.ctor => Kept::Nothing,
+            // Readers may still look at a freed object.
+            _ if !self.ctor && !self.flags.contains(SlabFlags::TYPESAFE_BY_RCU) => Kept::Nothing,
             Some(_) => Kept::ConstructedAround,
             None => Kept::Constructed,
         };

@@ -234,11 +234,20 @@ impl Damage {
         self.bytes.retain(|&(of, part, _)| (of, part) != (object, zone));
     }
 
-    /// Forgets all damage; returns how many parts of objects had some.
-    pub fn repair_all(&mut self) -> usize {
-        let parts: BTreeSet<(u64, Zone)> = self.bytes.iter().map(|&(object, zone, _)| (object, zone)).collect();
-        self.bytes.clear();
-        parts.len()
+    /// The damaged parts of all objects.
+    pub fn parts(&self) -> BTreeSet<(u64, Zone)> {
+        self.bytes.iter().map(|&(object, zone, _)| (object, zone)).collect()
+    }
+
+    /// The damaged objects.
+    pub fn objects(&self) -> BTreeSet<u64> {
+        self.bytes.iter().map(|&(object, ..)| object).collect()
+    }
+
+    /// Moves the damage to an object.
+    pub fn move_to(&mut self, object: u64, other: &mut Self) {
+        other.bytes.extend(self.of(object));
+        self.clear(object);
     }
 
     /// Tells whether an object is damaged.
@@ -299,7 +308,9 @@ mod tests {
         assert_eq!(damage.zones(64).len(), 1);
         damage.clear(64);
         assert!(!damage.is_damaged(64) && damage.is_damaged(128));
-        assert_eq!(damage.repair_all(), 1);
-        assert_eq!(damage.repair_all(), 0);
+        assert_eq!((damage.parts().len(), damage.objects().len()), (1, 1));
+        let mut other = Damage::default();
+        damage.move_to(128, &mut other);
+        assert!(damage.parts().is_empty() && other.has(128, Zone::Body, 130));
     }
 }

@@ -6,11 +6,12 @@ use super::classes::{self, CLASSES, get_order};
 use super::debug::{Checks, Damage, DebugLayout, Kept, Zone};
 use super::{Block, Model, Tier, freed_address, old_address};
 use crate::oracle::Step;
-use crate::subject::{Call, Reply, Subject, WhiteBox};
-use kmem::{Event, FreeError, Hardening};
+use crate::subject::{Call, ObjectsCall, Reply, Subject, WhiteBox};
+use kmem::{Event, FrameKind, FreeError, Hardening};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// How many freed objects are remembered.
+/// How many freed objects are remembered, but for those that are damaged.
 const FREED_OBJECTS: usize = 32;
 
 /// An object that was freed and that nobody has since.
@@ -18,6 +19,8 @@ const FREED_OBJECTS: usize = 32;
 pub(crate) struct FreedObject {
     pub(crate) addr: u64,
     pub(crate) layout: DebugLayout,
+    /// Whose slab it is in.
+    slab: FrameKind,
 }
 
 /// See the module.
@@ -27,27 +30,58 @@ pub(crate) struct Debugged {
     freed: Vec<FreedObject>,
     /// Guarded bytes that do not have their value.
     pub(crate) damage: Damage,
-    /// How many slabs had been released after the last step.
+    /// Guarded bytes that were changed and may have been painted anew since, where nobody could see it.
+    unsure: Damage,
+    /// How often each event had happened after the last step that may have taken objects from sight.
+    seen: Seen,
+}
+
+/// How many slabs had come, gone, and been set aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    made: u64,
     released: u64,
-    /// How many slabs had been set aside after the last step.
     aside: u64,
+}
+
+impl Seen {
+    fn now(inside: &dyn WhiteBox) -> Self {
+        let count = |event| inside.event_count(event);
+        Self {
+            made: count(Event::SlabNew),
+            released: count(Event::SlabRelease) + count(Event::SlabPutOff),
+            aside: count(Event::SlabSetAside),
+        }
+    }
 }
 
 /// How many slabs have been set aside.
 pub(crate) fn set_aside(inside: &dyn WhiteBox) -> u64 {
-    inside.event_count(Event::SlabSetAside)
+    Seen::now(inside).aside
 }
 
 impl Debugged {
     /// Tells whether slabs have been set aside: their frames may be lost.
     pub(crate) fn has_set_aside(&self) -> bool {
-        self.aside > 0
+        self.seen.aside > 0
     }
 
-    /// The damaged parts of free objects whose caches look at them before they hand them out.
+    /// The damaged parts of free objects whose caches look at them before they hand them out, at most.
     pub(crate) fn damage_at_alloc(&self) -> usize {
         let looks = |object: &&FreedObject| object.layout.checks().consistency;
-        self.freed.iter().filter(looks).map(|object| self.damage.zones(object.addr).len()).sum()
+        let sure: usize = self.freed.iter().filter(looks).map(|object| self.damage.zones(object.addr).len()).sum();
+        sure + self.unsure.parts().len()
+    }
+
+    /// How many damaged parts a look at all objects finds: at least, and at most.
+    pub(crate) fn damage_of_all(&self) -> (usize, usize) {
+        let sure: BTreeSet<(u64, Zone)> = self.damage.parts();
+        (sure.len(), sure.union(&self.unsure.parts()).count())
+    }
+
+    /// Notes that a byte of an object's part is to be changed; `false` if it is, or may be, changed already.
+    pub(crate) fn change(&mut self, object: u64, zone: Zone, byte: u64) -> bool {
+        !self.unsure.has(object, zone, byte) && self.damage.add(object, zone, byte)
     }
 
     /// The freed object number `n`, modulo their count.
@@ -55,17 +89,29 @@ impl Debugged {
         self.freed.get(n.checked_rem(self.freed.len())?).copied()
     }
 
-    fn remember(&mut self, addr: u64, layout: DebugLayout) {
-        if self.freed.len() == FREED_OBJECTS {
-            self.forget(0);
-        }
-        self.freed.push(FreedObject { addr, layout });
+    /// An object has been painted anew.
+    fn painted(&mut self, addr: u64) {
+        self.damage.clear(addr);
+        self.unsure.clear(addr);
     }
 
-    /// Forgets a freed object; what was damaged there can no longer be told.
-    fn forget(&mut self, index: usize) {
-        let object = self.freed.remove(index);
-        debug_assert!(!self.damage.is_damaged(object.addr), "the damage is forgotten with the object");
+    fn remember(&mut self, object: FreedObject) {
+        self.freed.retain(|known| known.addr != object.addr);
+        self.freed.push(object);
+        // One that is damaged stays: it may yet be met.
+        let is_sound = |object: &FreedObject| !self.damage.is_damaged(object.addr);
+        if self.freed.len() > FREED_OBJECTS
+            && let Some(oldest) = self.freed.iter().position(is_sound)
+        {
+            self.freed.remove(oldest);
+        }
+    }
+
+    /// What became of free objects cannot be told any more.
+    fn lose_sight(&mut self) {
+        for object in std::mem::take(&mut self.freed) {
+            self.damage.move_to(object.addr, &mut self.unsure);
+        }
     }
 }
 
@@ -121,30 +167,32 @@ impl Model {
 
     /// Follows what a step means for guarded bytes. Called before the blocks are followed.
     pub(super) fn follow_debugged(&mut self, step: &Step, subject: &dyn Subject) {
-        let damage = &mut self.debugged.damage;
+        let debugged = &mut self.debugged;
         match (&step.call, &step.reply) {
             (Call::Validate, Reply::Size(_)) => {
-                damage.repair_all();
+                debugged.damage = Damage::default();
+                debugged.unsure = Damage::default();
             }
-            (_, Reply::Rejected(FreeError::Corrupted(addr))) => damage.clear(addr.as_u64()),
+            (_, Reply::Rejected(FreeError::Corrupted(addr))) => debugged.painted(addr.as_u64()),
             (Call::Ksize { addr }, Reply::Size(usable)) => self.raise(*addr, *usable),
+            (Call::Objects(call), reply) if takes_unseen(call, reply) => debugged.lose_sight(),
             (call, Reply::Done) => {
                 if let Some(addr) = freed_address(call) {
-                    self.freed_object(addr);
+                    self.freed_object(addr, subject);
                 }
             }
-            (call, Reply::Block { addr, .. }) => {
-                match old_address(call) {
-                    Some(old) if old == *addr => damage.clear_zone(old, Zone::Spare),
-                    Some(old) => self.freed_object(old),
-                    None => {}
+            (call, Reply::Block { addr, .. }) => match old_address(call) {
+                Some(old) if old == *addr => debugged.damage.clear_zone(old, Zone::Spare),
+                Some(old) => {
+                    self.freed_object(old, subject);
+                    self.taken(*addr);
                 }
-                self.taken(*addr);
-            }
+                None => self.taken(*addr),
+            },
             (_, Reply::Pages(pages)) => pages.iter().for_each(|&addr| self.taken(addr)),
             _ => {}
         }
-        self.notice_released_slabs(subject);
+        self.notice_slabs(subject);
     }
 
     /// `ksize` gives the rest of the object to the user.
@@ -157,33 +205,54 @@ impl Model {
     }
 
     /// A free paints the object anew.
-    fn freed_object(&mut self, addr: u64) {
-        self.debugged.damage.clear(addr);
-        if let Some(layout) = self.block(addr).and_then(|block| self.debug_layout(block)) {
-            self.debugged.remember(addr, layout);
+    fn freed_object(&mut self, addr: u64, subject: &dyn Subject) {
+        self.debugged.painted(addr);
+        let layout = self.block(addr).and_then(|block| self.debug_layout(block));
+        if let (Some(layout), Some(slab)) = (layout, self.slab_of(addr, subject)) {
+            self.debugged.remember(FreedObject { addr, layout, slab });
         }
     }
 
     /// An object that is handed out is painted anew.
     fn taken(&mut self, addr: u64) {
-        if let Some(index) = self.debugged.freed.iter().position(|object| object.addr == addr) {
-            self.debugged.damage.clear(addr);
-            self.debugged.forget(index);
-        }
+        self.debugged.painted(addr);
+        self.debugged.freed.retain(|object| object.addr != addr);
     }
 
-    /// Freed objects may have gone with a slab that was released.
-    fn notice_released_slabs(&mut self, subject: &dyn Subject) {
+    /// Whose slab an address of the direct map is in.
+    fn slab_of(&self, addr: u64, subject: &dyn Subject) -> Option<FrameKind> {
+        let kind = subject.white_box()?.frame_kind(self.direct_frames(addr, 1).start);
+        matches!(kind, FrameKind::Slab(_)).then_some(kind)
+    }
+
+    /// Damage goes with the slab that it is in. A damaged object that was met is repaired and costs its slab; which one
+    /// that was, and whether frames came back as another slab, nobody sees.
+    fn notice_slabs(&mut self, subject: &dyn Subject) {
         let Some(inside) = subject.white_box() else { return };
-        let released = inside.event_count(Event::SlabRelease);
-        let aside = set_aside(inside);
-        let was_released = released != std::mem::replace(&mut self.debugged.released, released);
-        // A damaged object was met: it is repaired and never comes back, like those around it.
-        let was_set_aside = aside != std::mem::replace(&mut self.debugged.aside, aside);
-        if was_released || was_set_aside {
-            for object in std::mem::take(&mut self.debugged.freed) {
-                self.debugged.damage.clear(object.addr);
-            }
+        let now = Seen::now(inside);
+        let before = std::mem::replace(&mut self.debugged.seen, now);
+        let is_there = |object: &FreedObject| self.slab_of(object.addr, subject) == Some(object.slab);
+        let (freed, gone): (Vec<FreedObject>, Vec<FreedObject>) =
+            self.debugged.freed.iter().copied().partition(is_there);
+        let damaged = self.debugged.damage.objects().into_iter().chain(self.debugged.unsure.objects());
+        let leaked: Vec<u64> = damaged.filter(|&addr| self.slab_of(addr, subject).is_none()).collect();
+        self.debugged.freed = freed;
+        gone.iter().map(|object| object.addr).chain(leaked).for_each(|addr| self.debugged.painted(addr));
+        let renewed = now.released > before.released && now.made > before.made;
+        if renewed || now.aside > before.aside {
+            self.debugged.lose_sight();
         }
+    }
+}
+
+/// Tells whether a call took or gave objects that it does not name.
+fn takes_unseen(call: &ObjectsCall, reply: &Reply) -> bool {
+    let collects = matches!(
+        call,
+        ObjectsCall::AllocBulk { .. } | ObjectsCall::PrefillSheaf { .. } | ObjectsCall::RefillSheaf { .. }
+    );
+    match reply {
+        Reply::Refused(_) | Reply::Sheaf(_) | Reply::Size(_) => collects,
+        _ => matches!(call, ObjectsCall::ReturnSheaf { .. }),
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct Notes {
     pub(crate) findings: u64,
     /// How many slabs had been set aside before the call.
     pub(crate) aside: u64,
+    /// How many slabs had been given up for after a grace period before the call.
+    pub(crate) put_off: u64,
     /// Where the next audit goes on with its sample of contents.
     pub(crate) sample: usize,
     /// Warnings that come once only and came.
@@ -246,8 +248,13 @@ const ALL: &[&dyn Oracle] = &[
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
 // subjects show that each is.
-const BEFORE_CALL: &[&dyn Oracle] =
-    &[&o04_content::Content, &o09_refusal::RefusalJustified, &o10_tier::RightTier, &o21_debug_bytes::DebugBytes];
+const BEFORE_CALL: &[&dyn Oracle] = &[
+    &o04_content::Content,
+    &o09_refusal::RefusalJustified,
+    &o10_tier::RightTier,
+    &o11_atomic::FailureAtomic,
+    &o21_debug_bytes::DebugBytes,
+];
 // Translation comes first: what the others read through a stale entry would be somebody else's memory.
 const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o15_translation::Translation,
@@ -308,13 +315,15 @@ pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
     BEFORE_UPDATE.iter().try_for_each(|oracle| oracle.before_update(cx))
 }
 
-/// Asks the same about a single call for which the call that was made stood. Warnings are a matter of the whole call.
+/// Asks the same about a single call for which the call that was made stood. Warnings and what debug caches told are a
+/// matter of the whole call.
 ///
 /// # Errors
 ///
 /// The first violation found.
 pub fn before_update_of_part(cx: &mut Context<'_>) -> Result<(), Violation> {
-    let of_parts = BEFORE_UPDATE.iter().filter(|oracle| oracle.id() != OracleId::O18Warnings);
+    let of_whole = [OracleId::O18Warnings, OracleId::O21DebugBytes];
+    let of_parts = BEFORE_UPDATE.iter().filter(|oracle| !of_whole.contains(&oracle.id()));
     of_parts.into_iter().try_for_each(|oracle| oracle.before_update(cx))
 }
 

@@ -3,14 +3,16 @@
 //! Contract: I13. After a refusal the owners of pages have what the model says, and no more. What reclaim, or the
 //! flush of a cache that could not be destroyed, may have done on the way is allowed: slabs, page tables and lazily freed pages may become fewer, and free pages may move between the
 //! buddy and the per-CPU lists. Slabs may become more by one page, for a vmalloc area's descriptor that was given back to
-//! its cache when a later stage failed. A call that was rejected as misuse changes no counter at all. That an old block
-//! survives a failed reallocation is asked by O6. Exact but for that one page.
+//! its cache when a later stage failed; and by those that a request for several objects of a `TYPESAFE_BY_RCU` cache made
+//! before it was refused: they are given up like any slab of such a cache, whose frames stay its own until a grace period
+//! has passed. A call that was rejected as misuse changes no counter at all. That an old block survives a failed
+//! reallocation is asked by O6. Exact but for these pages.
 
 use super::o07_conservation::check_use;
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::old_address;
-use crate::subject::{Call, Reply};
-use kmem::MemInfo;
+use crate::subject::{Call, Reply, WhiteBox};
+use kmem::{Event, MemInfo, SlabFlags};
 
 /// See the module.
 pub(super) struct FailureAtomic;
@@ -18,6 +20,11 @@ pub(super) struct FailureAtomic;
 impl Oracle for FailureAtomic {
     fn id(&self) -> OracleId {
         OracleId::O11FailureAtomic
+    }
+
+    fn before_call(&self, cx: &mut Context<'_>, _call: &Call) -> Result<(), Violation> {
+        cx.model.notes.put_off = cx.subject.white_box().map_or(0, slabs_put_off);
+        Ok(())
     }
 
     fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
@@ -29,7 +36,9 @@ impl Oracle for FailureAtomic {
         };
         let (Some(inside), Some(before)) = (cx.subject.white_box(), cx.model.last_use) else { return Ok(()) };
         let after = inside.page_use();
-        let verdict = if misuse { unchanged(&before, &after) } else { only_reclaimed(&step.call, &before, &after) };
+        let waiting = (slabs_put_off(inside) - cx.model.notes.put_off) * typesafe_pages(inside);
+        let verdict =
+            if misuse { unchanged(&before, &after) } else { only_reclaimed(&step.call, &before, &after, waiting) };
         verdict
             .and_then(|()| check_use(cx, &after))
             .map_err(|message| cx.violation(OracleId::O11FailureAtomic, &[], format!("after a failure {message}")))
@@ -40,10 +49,21 @@ fn unchanged(before: &MemInfo, after: &MemInfo) -> Result<(), String> {
     if before == after { Ok(()) } else { Err(format!("{before:?} became {after:?}")) }
 }
 
-fn only_reclaimed(call: &Call, before: &MemInfo, after: &MemInfo) -> Result<(), String> {
+/// How many slabs have been given up whose frames wait for a grace period.
+fn slabs_put_off(inside: &dyn WhiteBox) -> u64 {
+    inside.event_count(Event::SlabPutOff)
+}
+
+/// Pages of the largest slab that readers may look at.
+fn typesafe_pages(inside: &dyn WhiteBox) -> u64 {
+    let caches = inside.slabinfo().into_iter().filter(|cache| cache.flags.contains(SlabFlags::TYPESAFE_BY_RCU));
+    caches.map(|cache| cache.order.pages()).max().unwrap_or(0)
+}
+
+fn only_reclaimed(call: &Call, before: &MemInfo, after: &MemInfo, waiting: u64) -> Result<(), String> {
     let descriptor = u64::from(may_need_descriptor(call));
     let rows = [
-        ("slab", before.slab + descriptor, after.slab),
+        ("slab", before.slab + descriptor + waiting, after.slab),
         ("page table", before.page_tables, after.page_tables),
         ("lazily freed", before.vmalloc_lazy, after.vmalloc_lazy),
     ];

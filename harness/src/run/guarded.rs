@@ -38,9 +38,9 @@ impl Session {
         Ok(())
     }
 
-    /// Flips the bits of a byte, unless that was done already.
+    /// Flips the bits of a byte, unless that was done already, or nobody knows.
     fn flip(&mut self, object: u64, zone: Zone, byte: u64) -> Verdict {
-        if !self.model.debugged.damage.add(object, zone, byte) {
+        if !self.model.debugged.change(object, zone, byte) {
             return Ok(());
         }
         self.access(|cx| {
