@@ -131,7 +131,8 @@ impl<P: Platform> Kmem<P> {
     ///
     /// # Errors
     ///
-    /// As [`Self::kvfree`]; nothing is wiped then.
+    /// As [`Self::kvfree`]; nothing is wiped then, unless it is [`FreeError::Corrupted`]: what is around a block is looked at
+    /// last.
     #[track_caller]
     pub fn kvfree_sensitive(&self, addr: VirtAddr, len: usize) -> Result<(), FreeError> {
         if addr.is_zero_or_null() {

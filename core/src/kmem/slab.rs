@@ -138,7 +138,8 @@ impl<P: Platform> Kmem<P> {
     ///
     /// # Errors
     ///
-    /// As [`Self::kfree`]; nothing is wiped then.
+    /// As [`Self::kfree`]; nothing is wiped then, unless it is [`FreeError::Corrupted`]: what is around a block is looked at
+    /// last.
     #[track_caller]
     pub fn kfree_sensitive(&self, addr: VirtAddr) -> Result<(), FreeError> {
         let usable = self.ksize(addr)?;

@@ -158,11 +158,16 @@ impl Model {
         layout.map_or(Vec::new(), |layout| layout.guarded_live(block.asked.unwrap_or(block.usable)))
     }
 
-    /// The damaged parts of a live block, if its cache looks at them when it is freed.
-    pub(crate) fn damage_at_free(&self, addr: u64) -> usize {
+    /// The damaged parts of a live block, if its cache looks at them when the call frees it.
+    pub(crate) fn damage_at_free(&self, call: &Call, addr: u64) -> usize {
         let looks = |layout: DebugLayout| layout.checks().consistency;
         let checked = self.block(addr).and_then(|block| self.debug_layout(block)).is_some_and(looks);
-        if checked { self.debugged.damage.zones(addr).len() } else { 0 }
+        let mut zones = if checked { self.debugged.damage.zones(addr) } else { BTreeSet::new() };
+        if matches!(call, Call::KfreeSensitive { .. }) {
+            // It asks how large the block is, and the rest of the object becomes the user's.
+            zones.remove(&Zone::Spare);
+        }
+        zones.len()
     }
 
     /// Follows what a step means for guarded bytes. Called before the blocks are followed.
@@ -173,7 +178,13 @@ impl Model {
                 debugged.damage = Damage::default();
                 debugged.unsure = Damage::default();
             }
-            (_, Reply::Rejected(FreeError::Corrupted(addr))) => debugged.painted(addr.as_u64()),
+            (call, Reply::Rejected(FreeError::Corrupted(addr))) => {
+                debugged.painted(addr.as_u64());
+                if matches!(call, Call::KfreeSensitive { .. }) {
+                    let usable = self.block(addr.as_u64()).map_or(0, |block| block.usable);
+                    self.raise(addr.as_u64(), usable);
+                }
+            }
             (Call::Ksize { addr }, Reply::Size(usable)) => self.raise(*addr, *usable),
             (Call::Objects(call), reply) if takes_unseen(call, reply) => debugged.lose_sight(),
             (call, Reply::Done) => {

@@ -10,6 +10,7 @@ use super::pattern::{self, CONSTRUCTED};
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::{Block, Tier, Tiers, freed_address, old_address};
 use crate::subject::{Call, Reply};
+use kmem::FreeError;
 
 /// How many blocks an audit looks at.
 const SAMPLE: usize = 16;
@@ -50,6 +51,7 @@ impl Oracle for Content {
                 freed_address(&step.call).map_or(Ok(()), |addr| write_block(cx, addr))
             }
             Reply::Pages(pages) => pages.iter().try_for_each(|&addr| write_block(cx, addr)),
+            Reply::Rejected(FreeError::Corrupted(addr)) if wipes(&step.call) => write_block(cx, addr.as_u64()),
             _ => Ok(()),
         }
     }
@@ -64,6 +66,11 @@ impl Oracle for Content {
         }
         Ok(())
     }
+}
+
+/// Tells whether a free overwrites the block before it is looked at: also one that is refused for damage around it.
+fn wipes(call: &Call) -> bool {
+    matches!(call, Call::KfreeSensitive { .. } | Call::KvfreeSensitive { .. })
 }
 
 fn is_unwritten(cx: &Context<'_>, addr: u64) -> bool {

@@ -48,7 +48,7 @@ fn check_told(cx: &Context<'_>, step: &Step, told: u64) -> Result<(), String> {
             }
             *found
         }
-        (call, reply) => match looked_at(call, reply).map(|addr| cx.model.damage_at_free(addr)) {
+        (call, reply) => match looked_at(call, reply).map(|addr| cx.model.damage_at_free(call, addr)) {
             None | Some(0) => 0,
             // The free is refused, which is told too.
             Some(parts) => 2 * parts + 1,
@@ -68,7 +68,7 @@ fn check_told(cx: &Context<'_>, step: &Step, told: u64) -> Result<(), String> {
 fn check_set_aside(cx: &Context<'_>, step: &Step, told: u64, aside: u64) -> Result<(), String> {
     let parts = cx.model.debugged.damage_at_alloc() as u64;
     // A reallocation also frees.
-    let freed = looked_at(&step.call, &step.reply).map_or(0, |addr| cx.model.damage_at_free(addr)) as u64;
+    let freed = looked_at(&step.call, &step.reply).map_or(0, |addr| cx.model.damage_at_free(&step.call, addr)) as u64;
     let of_free = if freed > 0 { 2 * freed + 1 } else { 0 };
     if (3 * aside + of_free..=2 * parts + aside + of_free).contains(&told) {
         return Ok(());
@@ -91,8 +91,8 @@ fn check_refusal(cx: &Context<'_>, step: &Step) -> Result<(), String> {
         Call::Objects(call) => call.single_frees(),
         call => vec![call.clone()],
     };
-    let freed: Vec<u64> = single.iter().filter_map(freed_address).collect();
-    let is_damaged = freed.iter().any(|&addr| cx.model.damage_at_free(addr) > 0);
+    let damaged = |call: &Call| freed_address(call).is_some_and(|addr| cx.model.damage_at_free(call, addr) > 0);
+    let is_damaged = single.iter().any(damaged);
     let refused = matches!(step.reply, Reply::Rejected(FreeError::Corrupted(_)));
     match (is_damaged, &step.reply) {
         (false, _) if refused => Err(format!("{:?} was refused without damage", step.call)),
