@@ -125,7 +125,8 @@ impl ZoneRefs {
 }
 
 /// One CPU's table from flags to the array of newest pages that a request which names no node takes from: what the fast
-/// path needs of a [`Route`] whose node is that of the CPU. An entry without an array is beyond all arrays.
+/// path needs of a [`Route`] whose node is that of the CPU. An entry without an array is beyond all arrays: so is one for
+/// memory of another node, as the fast path does not look whether the flags say `THISNODE`.
 pub(super) struct LocalRoutes([u8; ROUTES]);
 
 impl LocalRoutes {
@@ -134,8 +135,13 @@ impl LocalRoutes {
         let array = |cpu: usize, bits: usize| {
             let node = geometry.cpu_nodes.get(cpu).copied().unwrap_or_default();
             let route = lists.route(node, GfpFlags::from_bits_truncate(bits as u32));
+            let is_near = lists.nodes.get(route.zone()) == Some(&node);
             let array = route.zone() * PCP_TYPES + usize::from(route.migrate_byte());
-            if array < HOMES && usize::from(route.migrate_byte()) < PCP_TYPES { array as u8 } else { u8::MAX }
+            if is_near && array < HOMES && usize::from(route.migrate_byte()) < PCP_TYPES {
+                array as u8
+            } else {
+                u8::MAX
+            }
         };
         carver.carve(usize::from(geometry.cpus), |cpu| Self(core::array::from_fn(|bits| array(cpu, bits))))
     }
