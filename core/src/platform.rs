@@ -474,7 +474,8 @@ pub trait Platform {
     }
 
     /// Lends a large free block to the host, which may drop its contents; touching it later takes it back. `false`: there is
-    /// no host, or it wants no more now. Called with no lock held; nobody is given the block during the call.
+    /// no host, or it wants no more now. Called with no lock held; nobody is given the block during the call. Never called
+    /// where the geometry has free pages poisoned, whose bytes must stay.
     fn report_free(&self, first: Pfn, order: Order) -> bool {
         let _ = (first, order);
         false

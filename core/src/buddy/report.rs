@@ -1,7 +1,9 @@
 //! Free page reporting: large free blocks are lent to the host until they are used again.
 //!
 //! A block is reported once; allocating from it, splitting it or merging it makes it a new one. While the platform is
-//! told about a block, it is off the lists, so that nobody can be given it. Source: `mm/page_reporting.c`, Linux 7.2.
+//! told about a block, it is off the lists, so that nobody can be given it. Where free pages are poisoned nothing is lent:
+//! a host that drops the contents would look like somebody who writes to free pages. Source: `mm/page_reporting.c` and
+//! `virtballoon_validate`, Linux 7.2.
 
 use super::PageAllocator;
 use super::migrate::MigrateType;
