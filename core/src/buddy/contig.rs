@@ -16,6 +16,7 @@ use super::zone::{LockedZone, Zone};
 use super::zonelist::Pass;
 use crate::addr::{PageCount, Pfn};
 use crate::error::{AllocError, FreeError};
+use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::order::Order;
@@ -53,9 +54,24 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// [`AllocError::ZeroSize`]; [`AllocError::BadRange`] if they are not in one zone or, with `COMP`, no aligned power of
     /// two; [`AllocError::OrderTooLarge`]; [`AllocError::BadFlags`]; [`AllocError::Busy`] names what cannot be moved;
-    /// [`AllocError::NoPages`] if there is no room for what can.
+    /// [`AllocError::NoPages`] if there is no room for what can; [`AllocError::Injected`].
     #[track_caller]
     pub(crate) fn alloc_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
+        self.zone_of_range(start, pages)?;
+        self.block_of_range(start, pages, gfp)?;
+        self.ask_contig_fault(pages, gfp)?;
+        self.take_contig_range(start, pages, gfp)
+    }
+
+    /// Asks once for each call, however many places it tries, and before anything is changed.
+    fn ask_contig_fault(&self, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
+        let order = Order::for_bytes(pages.bytes().unwrap_or(usize::MAX)).unwrap_or(Order::MAX);
+        let site = FaultSite::new(FaultPoint::Page, gfp).with_order(order);
+        if self.base.fault(site) { Err(AllocError::Injected(FaultPoint::Page)) } else { Ok(()) }
+    }
+
+    #[track_caller]
+    fn take_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
         let zone = self.zone_of_range(start, pages)?;
         let block = self.block_of_range(start, pages, gfp)?;
         let frames = start.as_u32()..start.as_u32() + pages.get() as u32;
@@ -101,6 +117,7 @@ impl<P: Platform> PageAllocator<P> {
         let node = node.unwrap_or_else(|| self.base.node_here());
         let zones = gfp.intersection(GfpFlags::DMA | GfpFlags::DMA32 | GfpFlags::HIGHMEM | GfpFlags::MOVABLE);
         let request = self.request(Order::ZERO, zones | gfp.intersection(GfpFlags::THISNODE), node)?;
+        self.ask_contig_fault(pages, gfp)?;
         self.drain_all_pages();
         let order = Order::for_bytes(pages.bytes().unwrap_or(usize::MAX)).unwrap_or(Order::MAX);
         let mut refusal = AllocError::NoPages { order };
@@ -130,7 +147,7 @@ impl<P: Platform> PageAllocator<P> {
                 Effort::FreeOnly => self.find_used(&frames).map_or(Ok(()), |frame| Err(AllocError::Busy { frame })),
                 Effort::Moving => Ok(()),
             };
-            match attempt.and_then(|()| self.alloc_contig_range(first, pages, gfp)) {
+            match attempt.and_then(|()| self.take_contig_range(first, pages, gfp)) {
                 Ok(()) => return Ok(first),
                 // No place with this frame in it can be had.
                 Err(error @ AllocError::Busy { frame }) => {

@@ -20,7 +20,8 @@ impl<P: Platform> Kmem<P> {
     /// [`AllocError::ZeroSize`]; [`AllocError::BadRange`] if the frames are not in one zone or, with `COMP`, no aligned
     /// power of two; [`AllocError::OrderTooLarge`] for a block above the largest; [`AllocError::BadFlags`] for flags that a
     /// range cannot honour, such as `HIGH` or `NOFAIL`; [`AllocError::Busy`] names a frame that cannot be moved;
-    /// [`AllocError::NoPages`] if there is no room elsewhere for a block that can.
+    /// [`AllocError::NoPages`] if there is no room elsewhere for a block that can; [`AllocError::Injected`] before anything
+    /// has moved.
     pub fn alloc_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
         self.with_way_cleared(gfp, || self.pages.alloc_contig_range(start, pages, gfp))
     }
