@@ -205,6 +205,8 @@ struct ZoneRule {
 pub struct ZoneRules {
     gfp: GfpFlags,
     cma: bool,
+    /// Each block that is split below this order leaves guards: a single page costs so much.
+    guard_order: u8,
     /// Of each zone of the geometry: `None` if the request may not use it.
     zones: Vec<Option<ZoneRule>>,
 }
@@ -221,7 +223,8 @@ impl ZoneRules {
             Some(ZoneRule { marks, reserve, most_boost: most_boost(geometry, index), node: zone.node })
         };
         let zones = geometry.zones().iter().zip(watermarks(geometry)).enumerate().map(rule).collect();
-        Self { gfp, cma: may_use_cma(geometry, gfp), zones }
+        let guard_order = geometry.guardpage_minorder.get();
+        Self { gfp, cma: may_use_cma(geometry, gfp), guard_order, zones }
     }
 
     /// The zones that the request may use.
@@ -283,11 +286,18 @@ impl ZoneRules {
     }
 
     /// How many single pages zone `index` must give one after another, however much its marks are boosted meanwhile.
+    ///
+    /// With guards (section 3.8) each page takes a block of their order off the free pages, or a smaller one as a whole.
     pub fn single_pages(&self, index: usize, state: &ZoneState) -> u64 {
         let Some(rule) = self.rule(index) else { return 0 };
         let mark = reserve_mark(self.gfp, rule.marks.min + rule.most_boost).map_or(0, |mark| mark + rule.reserve);
         let usable = state.pages(Class::Ordinary) + if self.cma { state.pages(Class::Cma) } else { 0 };
-        usable.saturating_sub(mark)
+        let above = usable.saturating_sub(mark).div_ceil(1 << self.guard_order);
+        let pages = |class: Class| -> u64 {
+            let blocks = state.blocks[class as usize].iter().enumerate();
+            blocks.map(|(order, &n)| u64::from(n) << (order as u32).saturating_sub(self.guard_order.into())).sum()
+        };
+        above.min(pages(Class::Ordinary) + if self.cma { pages(Class::Cma) } else { 0 })
     }
 }
 
@@ -357,5 +367,9 @@ mod tests {
         assert!(!rules.admits(0, 2, &state(19, 4)) && rules.admits(0, 2, &state(20, 4)));
         assert!(!rules.admits(0, 5, &state(60, 4)), "no block of order 5");
         assert_eq!(rules.single_pages(0, &state(20, 4)), 4);
+        geometry.guardpage_minorder = kmem::Order::new(2).unwrap();
+        let rules = ZoneRules::new(&geometry, GfpFlags::KERNEL, NodeId::ZERO);
+        assert_eq!(rules.single_pages(0, &state(25, 3)), 3, "four each, the last may go below the mark");
+        assert_eq!(rules.single_pages(0, &state(63, 0)), 12);
     }
 }
