@@ -137,6 +137,8 @@ pub struct Block {
     pub frames: Vec<u32>,
     /// References besides the owner's, to a page block: to the whole of it, or to its first page.
     pub refs: u32,
+    /// Whether its owner has freed it, so that only holders of references are left.
+    pub disowned: bool,
 }
 
 impl Block {

@@ -458,6 +458,7 @@ impl Model {
             pins: 0,
             frames: Vec::new(),
             refs: 0,
+            disowned: false,
         }
     }
 
@@ -625,6 +626,7 @@ pub(crate) mod tests {
             pins: 0,
             frames: Vec::new(),
             refs: 0,
+            disowned: false,
         }
     }
 }

@@ -9,8 +9,8 @@ pub(super) const NOLOCK: GfpFlags =
     GfpFlags::ZERO.union(GfpFlags::NOWARN).union(GfpFlags::NOMEMALLOC).union(GfpFlags::COMP);
 
 impl Model {
-    /// Tells whether the owner of a block would let it be moved: it was allocated as movable, nobody has pinned it, and
-    /// its frames are mapped nowhere else.
+    /// Tells whether the owner of a block would let it be moved: there is one, it was allocated as movable, nobody has
+    /// pinned it, and its frames are mapped nowhere else.
     pub fn is_movable(&self, block: &Block) -> bool {
         let frames = self.direct_frames(block.addr, block.usable);
         let shows = |area: &Block| area.frames.iter().any(|frame| frames.contains(frame));
@@ -18,6 +18,7 @@ impl Model {
             && block.gfp.contains(GfpFlags::MOVABLE)
             && block.pins == 0
             && block.refs == 0
+            && !block.disowned
             && !self.blocks(Tiers::VMAP).any(shows)
     }
 
@@ -37,7 +38,7 @@ impl Model {
         for page in (0..1 << order).map(|n| addr + n * PAGE_SIZE as u64) {
             let (pins, refs) = if page == addr { (old.pins, old.refs) } else { (0, 0) };
             let block = self.new_block(Tier::Pages, page, PAGE_SIZE, PAGE_SIZE, old.gfp);
-            self.insert(Block { pins, refs, zero_chain: false, ..block });
+            self.insert(Block { pins, refs, disowned: old.disowned, zero_chain: false, ..block });
         }
     }
 

@@ -117,6 +117,7 @@ impl Model {
         }
         let Some(mut block) = self.remove(addr) else { return false };
         block.refs -= 1;
+        block.disowned = true;
         if !block.is_unit() {
             block.tier = Tier::Pages;
             block.order = 0;

@@ -49,7 +49,9 @@ impl KmemSubject {
         let owners = self.machine.owners();
         let frame = |addr: u64| self.kmem.virt_to_pfn(VirtAddr::new(addr)).unwrap_or(Pfn::new(0));
         match (call, reply) {
-            (Call::AllocPages { order, gfp }, Reply::Block { addr, .. }) if gfp.contains(GfpFlags::MOVABLE) => {
+            (Call::AllocPages { order, gfp } | Call::AllocPagesNode { order, gfp, .. }, Reply::Block { addr, .. })
+                if gfp.contains(GfpFlags::MOVABLE) =>
+            {
                 owners.add(frame(*addr), Order::new(*order).unwrap_or_default());
             }
             (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) if gfp.contains(GfpFlags::MOVABLE) => {
