@@ -9,6 +9,7 @@
 //! order is above 0, one new slab is counted on.
 
 use super::o09_refusal::{cache_reasons, judge_reasons, kmalloc_reasons};
+use super::policy::may_skip_reclaim;
 use super::scene::Snapshot;
 use super::{Context, OracleId, Step, Violation};
 use crate::model::Tier;
@@ -206,7 +207,7 @@ fn judge_shortage(
     if !matches!(error, AllocError::NoPages { .. }) {
         return Err(format!("{call} is a proper request, but was refused with \"{error}\""));
     }
-    let found = match gfp.may_block() {
+    let found = match gfp.may_block() && !may_skip_reclaim(gfp, error) {
         true => Snapshot::reclaimed(cx.model, inside, false),
         false => Snapshot::as_is(cx.model, inside),
     };

@@ -6,7 +6,7 @@
 //! was served from a reserve to which it has no right):
 //!
 //! * with `DIRECT_RECLAIM`: on an imagined machine on which only pinned frames are in use;
-//! * without: from the free blocks, objects and gaps as they were.
+//! * without, or with `NORETRY` for a costly order: from the free blocks, objects and gaps as they were.
 //!
 //! An injected fault justifies a refusal if one struck during the call, and nothing else does. The recomputation is in
 //! [`scene`](super::scene), which also says where it leans to "justified", and by how much. Of a loose subject only one
@@ -16,7 +16,9 @@
 //! audit the zones' marks are compared with those of section 3.5.
 
 use super::contig;
-use super::policy::{check_reserves, insists, judge_node, judge_reclaim, judge_why, page_request, refusal_counts};
+use super::policy::{
+    check_reserves, insists, judge_node, judge_reclaim, judge_why, may_skip_reclaim, page_request, refusal_counts,
+};
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
@@ -318,14 +320,15 @@ fn judge_exhaustion(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result
     }
     // Who must not fail may use the reserve in the end.
     let gfp = if gfp.may_block() && gfp.contains(GfpFlags::NOFAIL) { gfp | GfpFlags::HIGH } else { gfp };
+    let reclaims = gfp.may_block() && !may_skip_reclaim(gfp, error);
     let found = match &cx.model.notes.before {
-        _ if gfp.may_block() => Snapshot::reclaimed(cx.model, inside, insists(&step.call, gfp)),
+        _ if reclaims => Snapshot::reclaimed(cx.model, inside, insists(&step.call, gfp)),
         Some(before) => before.clone(),
         None => Snapshot::as_is(cx.model, inside),
     };
     match served_by(cx, &found, &step.call, size, gfp, error) {
         Some(how) => {
-            let state = if gfp.may_block() { "after reclaim" } else { "without reclaim" };
+            let state = if reclaims { "after reclaim" } else { "without reclaim" };
             Err(format!("{:?} was refused with \"{error}\", but {state} {how}", step.call))
         }
         None => Ok(()),

@@ -6,7 +6,10 @@
 use super::Context;
 use crate::model::zones::{fallback_order, most_boost, most_highatomic};
 use crate::subject::{Call, WhiteBox};
-use kmem::{Event, FrameKind, GfpFlags, MigrateType, Mobility, NodeId, Order, PAGE_ALLOC_COSTLY_ORDER, PAGE_SIZE, Pfn};
+use kmem::{
+    AllocError, Event, FrameKind, GfpFlags, MigrateType, Mobility, NodeId, Order, PAGE_ALLOC_COSTLY_ORDER, PAGE_SIZE,
+    Pfn,
+};
 use std::ops::Range;
 
 /// Order, flags and node of a request for one block of pages.
@@ -58,8 +61,6 @@ pub(super) fn judge_why(cx: &Context<'_>, call: &Call) -> Result<(), String> {
     let raised = REFUSALS.iter().zip(refusal_counts(inside)).zip(before).filter(|((_, now), before)| now > before);
     let raised: Vec<Event> = raised.map(|((&event, _), _)| event).collect();
     match raised[..] {
-        // A subject around the allocator refused by itself.
-        [] => Ok(()),
         [why] if allowed.contains(&why) => Ok(()),
         _ => Err(format!("{call:?} was refused because of {raised:?}; its flags say {allowed:?}")),
     }
@@ -86,6 +87,13 @@ pub(super) fn insists(call: &Call, gfp: GfpFlags) -> bool {
     let costly = page_request(call).is_none_or(|(order, _, _)| order > PAGE_ALLOC_COSTLY_ORDER);
     let gives_up_early = gfp.contains(GfpFlags::NORETRY) || (costly && !gfp.contains(GfpFlags::RETRY_MAYFAIL));
     gfp.contains(GfpFlags::NOFAIL) || !gives_up_early
+}
+
+/// Whether a request may be refused before anything is reclaimed: it is costly, wants no second round, and compaction can
+/// come up with nothing (section 3.6).
+pub(super) fn may_skip_reclaim(gfp: GfpFlags, error: &AllocError) -> bool {
+    let costly = matches!(error, AllocError::NoPages { order } if order.get() > PAGE_ALLOC_COSTLY_ORDER);
+    costly && gfp.contains(GfpFlags::NORETRY) && !gfp.contains(GfpFlags::NOFAIL)
 }
 
 /// Reclaim lowers boosted watermarks again.
