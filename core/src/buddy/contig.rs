@@ -114,6 +114,8 @@ impl<P: Platform> PageAllocator<P> {
         if pages == PageCount::ZERO {
             return Err(AllocError::ZeroSize);
         }
+        // What is wrong at any place is found even if there is no place to try.
+        self.block_of_range(Pfn::new(0), pages, gfp)?;
         let node = node.unwrap_or_else(|| self.base.node_here());
         let zones = gfp.intersection(GfpFlags::DMA | GfpFlags::DMA32 | GfpFlags::HIGHMEM | GfpFlags::MOVABLE);
         let request = self.request(Order::ZERO, zones | gfp.intersection(GfpFlags::THISNODE), node)?;
