@@ -199,6 +199,11 @@ fn every_fault_at_every_point_of_every_call_leaves_all_as_before() {
     for kind in OpKind::ALL.into_iter().filter(|&kind| is_call(kind) && kind.roles().contains(&Role::Gfp)) {
         let tally = sweep_of_all.calls[kind.name()];
         let infallible = INFALLIBLE.contains(&kind);
-        assert!((tally.struck > 0) != infallible, "{} passes {} faults: is there a scene for it?", kind.name(), tally.struck);
+        assert!(
+            (tally.struck > 0) != infallible,
+            "{} passes {} faults: is there a scene for it?",
+            kind.name(),
+            tally.struck
+        );
     }
 }
