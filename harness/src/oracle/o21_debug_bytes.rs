@@ -76,10 +76,10 @@ fn check_set_aside(cx: &Context<'_>, step: &Step, told: u64, aside: u64) -> Resu
     Err(format!("{aside} slabs were set aside with {told} findings; {parts} parts of free objects are damaged"))
 }
 
-/// The object that the call freed or tried to free.
+/// The object that the call freed, or did not free because it was damaged. One of another cache is not looked at.
 fn looked_at(call: &Call, reply: &Reply) -> Option<u64> {
     match reply {
-        Reply::Done | Reply::Rejected(_) => freed_address(call),
+        Reply::Done | Reply::Rejected(FreeError::Corrupted(_)) => freed_address(call),
         Reply::Block { addr, .. } => old_address(call).filter(|old| old != addr),
         _ => None,
     }
