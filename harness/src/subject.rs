@@ -7,6 +7,7 @@ mod objects;
 
 pub use objects::{ObjectsCall, SHEAF_ROOM};
 
+use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId};
 
@@ -121,6 +122,8 @@ pub enum Call {
     FailPages { min_order: u8, ignored: GfpFlags, interval: u32, times: u32 },
     /// `failslab`: the same for objects, of one cache if that is given.
     FailSlabs { cache: Option<CacheId>, ignored: GfpFlags, interval: u32, times: u32 },
+    /// A call about frees that wait for readers, or about the readers.
+    Rcu(RcuCall),
 }
 
 impl Call {
@@ -315,4 +318,6 @@ pub trait WhiteBox {
     fn faults_struck(&self) -> u64;
     /// The CPU on which calls are made.
     fn cpu(&self) -> u16;
+    /// The clock of the machine's readers, and the last grace period that has ended.
+    fn grace_periods(&self) -> (u64, u64);
 }

@@ -193,10 +193,12 @@ impl SlabLayer {
             KmallocBlock::Object { object, id } => {
                 let slabs = self.slabs(pages, id).ok_or(FreeError::Foreign(addr))?;
                 check_head(addr, head, slabs.shape.object_size)?;
+                // Counted first: whoever sees that it is not live sees that something waits.
+                self.rcu.add_pending(id);
                 if !self.live.unmark(slabs.shape.live, object) {
+                    self.rcu.sub_pending(id);
                     return Err(FreeError::DoubleFree(addr));
                 }
-                self.rcu.add_pending(id);
                 let capacity = if slabs.shape.is_debug() { 0 } else { u32::from(slabs.shape.capacity) };
                 Ok(self.park(pages, id, capacity, object, head))
             }
@@ -387,8 +389,8 @@ impl SlabLayer {
     pub(crate) fn free_after_grace<P: Platform>(&self, pages: &PageAllocator<P>, object: PhysAddr) {
         let id = object.pfn().and_then(|frame| pages.base.frames.slab_cache(frame.index()));
         let Some((id, slabs)) = id.and_then(|id| Some((id, self.slabs(pages, id)?))) else { return };
-        self.rcu.sub_pending(id);
         self.live.mark(slabs.shape.live, object);
+        self.rcu.sub_pending(id);
         let addr = pages.base.virt(object);
         if matches!(self.kfree(pages, addr), Err(FreeError::Corrupted(_))) {
             // Its bytes were repaired; now it goes.

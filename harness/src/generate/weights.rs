@@ -76,8 +76,9 @@ impl Target {
 }
 
 /// The groups that belong to no tier.
-const COMMON: [OpGroup; 12] = [
+const COMMON: [OpGroup; 13] = [
     OpGroup::Free,
+    OpGroup::Rcu,
     OpGroup::Query,
     OpGroup::Access,
     OpGroup::Cpu,
@@ -140,6 +141,8 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::Vunmap => Effect::Frees(Family::Vmap),
         K::FreeContigRange => Effect::Frees(Family::Contig),
         K::Kvfree | K::KvfreeSensitive => Effect::Frees(Family::Kvmalloc),
+        K::KfreeRcu => Effect::Frees(Family::Kmalloc),
+        K::KvfreeRcu | K::KvfreeRcuMightsleep => Effect::Frees(Family::Kvmalloc),
         K::Free => Effect::Frees(Family::Any),
         _ => Effect::Neutral,
     }
@@ -162,6 +165,10 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::KvmallocArray | K::Vrealloc => 40,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,
+        K::KfreeRcu => 120,
+        K::KvfreeRcu | K::RcuReadLock | K::RcuReadUnlock | K::RcuGracePeriod => 30,
+        K::KvfreeRcuMightsleep | K::KfreeRcuMonitor => 15,
+        K::KvfreeRcuBarrier => 3,
         K::KmallocSizeRoundup | K::CacheShrink | K::CacheDestroy | K::Burst => 10,
         K::DrainPages | K::Purge | K::FreeEvery | K::Interleave => 6,
         K::GetPage | K::PutPage => 40,

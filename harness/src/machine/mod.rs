@@ -16,12 +16,14 @@ mod givers;
 mod mmu;
 mod owners;
 mod platform;
+mod readers;
 mod tlb;
 
 pub use faults::FaultPlan;
 pub use givers::{Evicted, Givers};
 pub use owners::Owners;
 pub use platform::SimPlatform;
+pub use readers::Readers;
 
 use crate::subject::AccessFault;
 use kmem::{Event, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, SlabBug, VirtAddr, Vpn, Warning};
@@ -70,6 +72,7 @@ pub struct SimMachine {
     events: [Cell<u64>; Event::COUNT],
     warnings: RefCell<Vec<Warning>>,
     slab_bugs: RefCell<Vec<SlabBug>>,
+    readers: Readers,
 }
 
 impl SimMachine {
@@ -92,6 +95,7 @@ impl SimMachine {
             owners: Owners::default(),
             lendable: Cell::new(0),
             lent: RefCell::default(),
+            readers: Readers::default(),
             events: [const { Cell::new(0) }; Event::COUNT],
             warnings: RefCell::default(),
             slab_bugs: RefCell::default(),
@@ -108,6 +112,7 @@ impl SimMachine {
         self.restore_junk();
         self.tlbs.iter().for_each(Tlb::clear);
         self.faults.reset();
+        self.readers.reset();
         self.owners.reset();
         self.givers.reset();
         self.lent.take();
@@ -152,6 +157,11 @@ impl SimMachine {
     /// Physical memory.
     pub fn memory(&self) -> &PhysMem {
         &self.memory
+    }
+
+    /// The readers that others wait for.
+    pub fn readers(&self) -> &Readers {
+        &self.readers
     }
 
     /// The plan of failures.

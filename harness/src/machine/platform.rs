@@ -1,7 +1,7 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, Shortage, SlabBug, Vpn, Warning};
+use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, RcuCookie, Shortage, SlabBug, Vpn, Warning};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for; `STATISTICS` says whether the allocator counts its paths.
@@ -46,6 +46,18 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
 
     fn reclaim(&self, _: &Shortage) -> u64 {
         self.machine.reclaim()
+    }
+
+    fn rcu_cookie(&self) -> RcuCookie {
+        RcuCookie(self.machine.readers.cookie())
+    }
+
+    fn rcu_done(&self, cookie: RcuCookie) -> bool {
+        self.machine.readers.is_done(cookie.0)
+    }
+
+    fn synchronize_rcu(&self) {
+        self.machine.readers.synchronize();
     }
 
     #[inline(always)]

@@ -79,7 +79,7 @@ impl Tiers {
     pub const KMALLOC: Self = Self(1 << Tier::Kmalloc as u8 | 1 << Tier::LargeKmalloc as u8);
     /// Blocks for `kmem_cache_free`.
     pub const CACHE: Self = Self(1 << Tier::Cache as u8);
-    /// Blocks for `kmem_cache_free_bulk` without a cache.
+    /// Blocks for `kfree_rcu`, and for `kmem_cache_free_bulk` without a cache.
     pub const OBJECTS: Self = Self(Self::KMALLOC.0 | Self::CACHE.0);
     /// Objects of caches, the `kmalloc` classes included.
     pub const IN_SLABS: Self = Self(1 << Tier::Kmalloc as u8 | Self::CACHE.0);
@@ -89,6 +89,8 @@ impl Tiers {
     pub const VMAP: Self = Self(1 << Tier::Vmap as u8);
     /// Blocks for `kvfree` and `kvrealloc`.
     pub const KVMALLOC: Self = Self(Self::KMALLOC.0 | Self::VMALLOC.0);
+    /// Blocks for `kvfree_rcu_mightsleep`.
+    pub const KVMALLOC_OR_CACHE: Self = Self(Self::KVMALLOC.0 | Self::CACHE.0);
     /// Blocks followed by a guard page.
     pub const GUARDED: Self = Self(Self::VMALLOC.0 | Self::VMAP.0);
     /// Blocks that own their memory, so that their contents can be demanded.

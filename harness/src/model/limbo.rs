@@ -9,6 +9,13 @@ use std::collections::BTreeMap;
 pub enum Why {
     /// Its cache was destroyed while it was live: it stays for ever.
     Leaked,
+    /// Readers may see it until a grace period has passed.
+    Rcu {
+        /// The first grace period that is late enough.
+        stamp: u64,
+        /// Where 16 bytes are the allocator's.
+        head: Option<usize>,
+    },
 }
 
 /// A block in limbo.
@@ -43,6 +50,12 @@ impl Limbo {
     pub(super) fn add(&mut self, block: Block, why: Why) {
         self.frames.add(&block);
         self.ghosts.insert(block.addr, Ghost { block, why });
+    }
+
+    pub(super) fn remove(&mut self, addr: u64) {
+        if let Some(ghost) = self.ghosts.remove(&addr) {
+            self.frames.remove(&ghost.block);
+        }
     }
 
     /// A ghost that shares a byte with `[start, end)`.

@@ -14,12 +14,14 @@ mod frames;
 mod limbo;
 mod live;
 mod moving;
+mod rcu;
 mod refs;
 pub mod zones;
 
 pub use block::{Block, Tier, Tiers};
 pub use caches::{CacheModel, RootModel};
 pub use limbo::{Ghost, Why};
+pub use rcu::RcuCall;
 
 use crate::oracle::Step;
 use crate::subject::{Call, ObjectsCall, Reply, Strength, Subject};
@@ -77,6 +79,7 @@ pub struct Model {
     frames: FrameMap,
     caches: Caches,
     limbo: Limbo,
+    guards: rcu::Guards,
     sheaves: Vec<SheafModel>,
     expected: ExpectedUse,
     freed_areas: Vec<FreedArea>,
@@ -103,6 +106,7 @@ impl Model {
             live: LiveSet::default(),
             frames: FrameMap::new(geometry.frames(), geometry.direct_map.as_u64()),
             caches: Caches::default(),
+            guards: rcu::Guards::default(),
             limbo: Limbo::new(FrameMap::new(geometry.frames(), geometry.direct_map.as_u64())),
             sheaves: Vec::new(),
             expected: ExpectedUse::default(),
@@ -315,6 +319,7 @@ impl Model {
     /// Follows a step.
     pub fn update(&mut self, step: &Step, subject: &dyn Subject) {
         self.follow_debugged(step, subject);
+        self.settle(subject);
         self.follow_damage(step, subject);
         if self.follow_references(&step.call, &step.reply) {
             return;
@@ -325,6 +330,7 @@ impl Model {
             (Call::Pin { addr }, Reply::Done) => self.pin(*addr, 1),
             (Call::Unpin { addr }, Reply::Done) => self.pin(*addr, -1),
             (Call::CacheCreate { .. } | Call::CacheDestroy { .. }, _) => self.follow_cache(step),
+            (Call::Rcu(call), reply) => self.follow_rcu(call, reply),
             (Call::Objects(call), reply) => self.follow_objects(call, reply),
             (_, Reply::Block { addr, usable }) => self.follow_block(&step.call, *addr, *usable, subject),
             (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) => {
@@ -334,6 +340,7 @@ impl Model {
             }
             (call, Reply::Done) => {
                 if let Some(block) = freed_address(call).and_then(|addr| self.remove(addr)) {
+                    self.guard(&block, self.notes.time + 1);
                     self.remember_freed(&block);
                 }
             }

@@ -23,6 +23,7 @@ pub(crate) struct FakeSubject {
     pub(crate) caches: Vec<CacheInfo>,
     pub(crate) areas: Vec<VmallocEntry>,
     pub(crate) broken: Option<kmem::Violation>,
+    pub(crate) grace_periods: (u64, u64),
     pub(crate) warnings: Vec<kmem::Warning>,
     /// The text of `pagetypeinfo`.
     pub(crate) pagetypes: String,
@@ -48,6 +49,7 @@ impl FakeSubject {
             caches: Vec::new(),
             areas: Vec::new(),
             broken: None,
+            grace_periods: (0, 0),
             warnings: Vec::new(),
             pagetypes: String::new(),
             special: Vec::new(),
@@ -272,6 +274,10 @@ impl WhiteBox for FakeSubject {
 
     fn cpu(&self) -> u16 {
         0
+    }
+
+    fn grace_periods(&self) -> (u64, u64) {
+        self.grace_periods
     }
 }
 

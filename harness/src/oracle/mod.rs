@@ -29,6 +29,7 @@ mod o18_warnings;
 mod o19_pages;
 mod o20_caches;
 mod o21_debug_bytes;
+mod o22_grace;
 mod pattern;
 mod policy;
 mod scene;
@@ -54,6 +55,8 @@ pub(crate) enum Contiguous {
 /// What oracles keep between two questions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notes {
+    /// The clock of the machine's readers before the call.
+    pub(crate) time: u64,
     /// What `kvmalloc`'s contiguous attempt found in the state before the call; `None` if there is none.
     pub(crate) contiguous: Option<Contiguous>,
     /// The state before the call, for calls about which it cannot be told from the state after it.
@@ -106,6 +109,7 @@ pub enum OracleId {
     O19Pages,
     O20Caches,
     O21DebugBytes,
+    O22GracePeriods,
     /// Not a question of ours: the subject panicked.
     Panic,
     /// Not a question about a subject: the two encodings of a trace disagree.
@@ -244,11 +248,13 @@ const ALL: &[&dyn Oracle] = &[
     &o19_pages::Pages,
     &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
+    &o22_grace::GracePeriods,
 ];
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
 // subjects show that each is.
 const BEFORE_CALL: &[&dyn Oracle] = &[
+    &o22_grace::GracePeriods,
     &o04_content::Content,
     &o09_refusal::RefusalJustified,
     &o10_tier::RightTier,
@@ -271,6 +277,7 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o19_pages::Pages,
     &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
+    &o22_grace::GracePeriods,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o04_content::Content,
@@ -288,8 +295,9 @@ const AUDIT: &[&dyn Oracle] = &[
     &o19_pages::Pages,
     &o20_caches::Caches,
     &o17_statistics::Statistics,
+    &o22_grace::GracePeriods,
 ];
-const AT_END: &[&dyn Oracle] = &[&o08_audit::Audit, &o12_quiescence::Quiescence];
+const AT_END: &[&dyn Oracle] = &[&o22_grace::GracePeriods, &o08_audit::Audit, &o12_quiescence::Quiescence];
 
 /// Asks [`Oracle::before_call`] of every oracle that has such a question; to be called before each call, with
 /// `cx.step` as `None`.

@@ -5,7 +5,7 @@
 //! each audit the same for objects: a cache counts as active exactly the live objects. Exact.
 
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::ExpectedUse;
+use crate::model::{ExpectedUse, Tier};
 use crate::subject::Reply;
 use kmem::{AreaKind, MemInfo};
 
@@ -43,7 +43,10 @@ pub(super) fn check_use(cx: &Context<'_>, found: &MemInfo) -> Result<(), String>
         return Err(format!("the owners have {sum} of {managed} pages: {found:?}"));
     }
     let counted = ExpectedUse { pages, large_kmalloc, vmalloc, bad };
-    let expected = cx.model.expected_use();
+    let mut expected = cx.model.expected_use();
+    // What waits for readers has not been given back.
+    expected.large_kmalloc += cx.model.waiting_pages(Tier::LargeKmalloc);
+    expected.vmalloc += cx.model.waiting_pages(Tier::Vmalloc);
     if counted == expected { Ok(()) } else { Err(format!("the counters say {counted:?}, live are {expected:?}")) }
 }
 
@@ -75,7 +78,8 @@ fn check_objects(cx: &Context<'_>) -> Result<(), String> {
 /// As many live areas are listed as there are.
 fn check_areas(cx: &Context<'_>) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box() else { return Ok(()) };
-    let listed = inside.vmallocinfo().iter().filter(|entry| entry.kind != AreaKind::Lazy).count();
+    let listed =
+        inside.vmallocinfo().iter().filter(|entry| !matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending)).count();
     let live = cx.model.count(crate::model::Tiers::GUARDED);
     if listed == live { Ok(()) } else { Err(format!("vmallocinfo lists {listed} areas, {live} are live")) }
 }

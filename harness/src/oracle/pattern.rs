@@ -67,6 +67,27 @@ pub(crate) fn write(subject: &mut dyn Subject, block: &Block) -> Result<(), Dama
     Ok(())
 }
 
+/// Compares the bytes at `addr` with the pattern of a block, but for those of a hole.
+pub(crate) fn verify_but(
+    subject: &mut dyn Subject,
+    addr: u64,
+    block: &Block,
+    hole: Range<usize>,
+) -> Result<(), Damage> {
+    let key = key(block);
+    let (mut found, mut expected) = ([0; FULL], [0; FULL]);
+    for spot in spots(key, block.requested) {
+        let (found, expected) = (&mut found[..spot.len()], &mut expected[..spot.len()]);
+        subject.read(addr + spot.start as u64, found).map_err(Damage::Fault)?;
+        fill(key, spot.start, expected);
+        for at in spot.clone().filter(|at| hole.contains(at)) {
+            found[at - spot.start] = expected[at - spot.start];
+        }
+        compare(spot.start, expected, found)?;
+    }
+    Ok(())
+}
+
 /// Compares the first `limit` bytes at `addr` with the pattern of a block.
 pub(crate) fn verify(subject: &mut dyn Subject, addr: u64, block: &Block, limit: usize) -> Result<(), Damage> {
     let key = key(block);

@@ -25,7 +25,8 @@ use crate::model::zones::{
 use crate::model::{Model, Tiers};
 use crate::subject::WhiteBox;
 use kmem::{
-    AreaKind, CacheId, CacheInfo, FrameKind, Geometry, GfpFlags, NR_PAGE_ORDERS, NodeId, PAGE_SIZE, ZoneKind, ZoneSpec,
+    AreaKind, CacheId, CacheInfo, FrameKind, Geometry, GfpFlags, NR_PAGE_ORDERS, NodeId, PAGE_SIZE, VmallocEntry,
+    ZoneKind, ZoneSpec,
 };
 
 /// The largest order of which every CPU keeps a list, but for that of pageblocks (section 3.4).
@@ -77,9 +78,10 @@ impl Snapshot {
 
     /// The moment as it is.
     pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
-        let lazy = inside.vmallocinfo().into_iter().filter(|entry| entry.kind == AreaKind::Lazy);
-        let lazy = lazy.map(|e| Span { start: e.start.vpn().as_u64(), pages: e.pages.get(), mapped: e.mapped.get() });
-        let window = Window::new(model.geometry(), live_spans(model).chain(lazy).collect());
+        let given_up = |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending);
+        let stale = inside.vmallocinfo().into_iter().filter(given_up);
+        let stale = stale.map(|e| Span { start: e.start.vpn().as_u64(), pages: e.pages.get(), mapped: e.mapped.get() });
+        let window = Window::new(model.geometry(), live_spans(model).chain(stale).collect());
         Self { window, ..Self::of_blocks(model, inside, true) }
     }
 

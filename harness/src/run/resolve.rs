@@ -3,11 +3,14 @@
 use super::session::{Session, Verdict};
 use crate::model::caches::CacheSpec;
 use crate::model::debug::Checks;
-use crate::model::{Block, Tier, Tiers};
+use crate::model::{Block, RcuCall, Tier, Tiers};
 use crate::oracle;
 use crate::subject::Call;
 use crate::trace::Op;
 use kmem::{GfpFlags, PAGE_SIZE};
+
+/// Bytes of the head that a free which waits for readers needs.
+const RCU_HEAD_BYTES: usize = 16;
 
 /// The call that frees a block in its own tier.
 pub(super) fn free_call(block: &Block) -> Call {
@@ -189,6 +192,7 @@ impl Session {
             .or_else(|| self.resolve_allocation(op))
             .or_else(|| self.resolve_on_block(op))
             .or_else(|| self.resolve_on_machine(op))
+            .or_else(|| self.resolve_rcu(op))
     }
 
     fn resolve_allocation(&self, op: &Op) -> Option<Call> {
@@ -281,6 +285,39 @@ impl Session {
             }
             _ => return None,
         })
+    }
+
+    /// A free that waits for readers; each sixteenth head has no place. What a constructor wrote has no room for a head. A damaged object would be told of at
+    /// some later call, when its wait is over.
+    fn resolve_rcu(&self, op: &Op) -> Option<Call> {
+        let constructed = |block: &Block| block.cache.and_then(|id| self.model.cache(id)).is_some_and(|c| c.ctor);
+        let picked =
+            |tiers, pick| self.picked(tiers, pick).filter(|block| !self.model.debugged.damage.is_damaged(block.addr));
+        let with_head = |tiers, pick, head: u16| {
+            let block = picked(tiers, pick).filter(|block| block.requested >= RCU_HEAD_BYTES && !constructed(block))?;
+            let room = block.requested.min(PAGE_SIZE) - (RCU_HEAD_BYTES - 1);
+            let (offset, is_wrong) = (usize::from(head) % room, head % 16 == 15);
+            Some((block.addr, if is_wrong { offset | 1 } else { offset & !7 }))
+        };
+        Some(Call::Rcu(match *op {
+            Op::KfreeRcu { pick, head } => {
+                let (addr, head) = with_head(Tiers::OBJECTS, pick, head)?;
+                RcuCall::Kfree { addr, head }
+            }
+            Op::KvfreeRcu { pick, head } => {
+                let (addr, head) = with_head(Tiers::KVMALLOC, pick, head)?;
+                RcuCall::Kvfree { addr, head }
+            }
+            Op::KvfreeRcuMightsleep { pick } => {
+                RcuCall::KvfreeMightsleep { addr: picked(Tiers::KVMALLOC_OR_CACHE, pick)?.addr }
+            }
+            Op::KfreeRcuMonitor => RcuCall::Monitor,
+            Op::KvfreeRcuBarrier => RcuCall::Barrier,
+            Op::RcuReadLock => RcuCall::ReadLock,
+            Op::RcuReadUnlock { nth } => RcuCall::ReadUnlock { n: usize::from(nth) },
+            Op::RcuGracePeriod => RcuCall::GracePeriod,
+            _ => return None,
+        }))
     }
 
     fn resolve_on_machine(&self, op: &Op) -> Option<Call> {

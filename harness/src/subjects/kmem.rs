@@ -5,6 +5,7 @@ mod moving;
 use super::objects::Sheaves;
 use super::{Guest, Spare};
 use crate::machine::{Evicted, SimMachine, SimPlatform, TlbFlushes};
+use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
 use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
@@ -208,6 +209,21 @@ impl KmemSubject {
         })
     }
 
+    fn rcu_call(&self, call: &RcuCall) -> Reply {
+        let (kmem, readers) = (&self.kmem, self.machine.readers());
+        match *call {
+            RcuCall::Kfree { addr, head } => return done(kmem.kfree_rcu(VirtAddr::new(addr), head)),
+            RcuCall::Kvfree { addr, head } => return done(kmem.kvfree_rcu(VirtAddr::new(addr), head)),
+            RcuCall::KvfreeMightsleep { addr } => return done(kmem.kvfree_rcu_mightsleep(VirtAddr::new(addr))),
+            RcuCall::Monitor => kmem.kfree_rcu_monitor(),
+            RcuCall::Barrier => kmem.kvfree_rcu_barrier(),
+            RcuCall::ReadLock => readers.enter(),
+            RcuCall::ReadUnlock { n } => readers.leave(n),
+            RcuCall::GracePeriod => readers.end_grace_periods(),
+        }
+        Reply::Done
+    }
+
     fn machine_call(&mut self, call: &Call) -> Option<Reply> {
         match *call {
             Call::DrainPages => self.kmem.drain_all_pages(),
@@ -215,6 +231,7 @@ impl KmemSubject {
             Call::Reclaim => drop(self.kmem.reclaim()),
             Call::ClaimProgress { times } => self.machine.givers().set_claims(times),
             Call::SetCpu { cpu } => self.machine.set_cpu(cpu),
+            Call::Rcu(ref call) => return Some(self.rcu_call(call)),
             Call::Objects(ref call) => return Some(self.sheaves.call(&self.kmem, call)),
             Call::FailNth { point, nth } => self.machine.faults().arm(point, nth),
             Call::FailPages { min_order, ignored, interval, times } => {
@@ -401,6 +418,10 @@ impl WhiteBox for KmemSubject {
 
     fn cpu(&self) -> u16 {
         self.machine.cpu()
+    }
+
+    fn grace_periods(&self) -> (u64, u64) {
+        self.machine.readers().times()
     }
 }
 

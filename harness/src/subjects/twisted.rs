@@ -180,6 +180,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
     fn cpu(&self) -> u16 {
         self.inner.cpu()
     }
+
+    fn grace_periods(&self) -> (u64, u64) {
+        self.inner.grace_periods()
+    }
 }
 
 impl<T: Twist> Guest for Twisted<T> {

@@ -507,6 +507,24 @@ operations! {
     Overflow in Debug { pick: u16 as Pick, at: u32 as Page };
     /// Changes one guarded byte of an object that was freed lately and that nobody has since.
     WriteFreed in Debug { pick: u16 as Pick, at: u32 as Page };
+
+    // Frees that wait for readers.
+    /// `kfree_rcu` with a head near the offset.
+    KfreeRcu in Rcu { pick: u16 as Pick, head: u16 as Offset };
+    /// `kvfree_rcu` with a head near the offset.
+    KvfreeRcu in Rcu { pick: u16 as Pick, head: u16 as Offset };
+    /// `kvfree_rcu_mightsleep`.
+    KvfreeRcuMightsleep in Rcu { pick: u16 as Pick };
+    /// `kfree_rcu_monitor`.
+    KfreeRcuMonitor in Rcu;
+    /// `kvfree_rcu_barrier`.
+    KvfreeRcuBarrier in Rcu;
+    /// A reader enters a section.
+    RcuReadLock in Rcu;
+    /// A reader leaves its section.
+    RcuReadUnlock in Rcu { nth: u16 as Nth };
+    /// The grace periods that no reader holds up end.
+    RcuGracePeriod in Rcu;
 }
 
 impl Op {

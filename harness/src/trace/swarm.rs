@@ -100,6 +100,8 @@ groups! {
     PageRefs,
     /// Debug caches, and writes to the bytes that they guard.
     Debug,
+    /// Frees that wait for readers.
+    Rcu,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.
