@@ -50,7 +50,8 @@ impl FrameMap {
                 }
             }
             _ => {
-                let range = self.direct_range(block.addr, block.usable);
+                // An object of no bytes keeps its slab too.
+                let range = self.direct_range(block.addr, block.usable.max(1));
                 self.uses[range.start as usize..range.end as usize].iter_mut().for_each(direct);
             }
         }
