@@ -55,6 +55,7 @@ fn scene(scene: Scene) -> Vec<Op> {
         Op::Kmalloc { size: 20_000, gfp },
         Op::CacheAlloc { cache: 0, gfp },
         Op::CacheAlloc { cache: 1, gfp },
+        Op::PrefillSheaf { cache: 0, count: 2, gfp },
         Op::Vmalloc { size: 3 * 4096, gfp },
         Op::Vmap { pick: 0, count: 3 },
         Op::Kvmalloc { size: 40_000, gfp },
