@@ -5,6 +5,7 @@ use crate::addr::{Pfn, VirtAddr};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
 use crate::platform::Platform;
+use crate::vmalloc::VmallocArgs;
 use crate::warn::Warning;
 
 impl<P: Platform> Kmem<P> {
@@ -14,9 +15,20 @@ impl<P: Platform> Kmem<P> {
     ///
     /// [`AllocError::ZeroSize`]; [`AllocError::TooLarge`] above the size of memory; exhaustion of pages or addresses.
     pub fn vmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        let answer = self.with_reclaim(gfp, |gfp| self.vmalloc.vmalloc(&self.pages, &self.slab, size, gfp));
+        self.vmalloc_node_range(&VmallocArgs::new(size, gfp))
+    }
+
+    /// [`Self::vmalloc`] with a say about alignment, range, node and kind (Linux: `__vmalloc_node_range`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmalloc`], and [`AllocError::BadAlign`] for an alignment that is no power of two.
+    pub fn vmalloc_node_range(&self, args: &VmallocArgs) -> Result<VirtAddr, AllocError> {
+        let answer = self.with_reclaim_on(args.gfp, args.node, |gfp| {
+            self.vmalloc.vmalloc(&self.pages, &self.slab, &VmallocArgs { gfp, ..*args })
+        });
         if let Err(AllocError::TooLarge { requested, .. }) = answer {
-            self.pages.base.warn(gfp, Warning::VmallocFailed { bytes: requested });
+            self.pages.base.warn(args.gfp, Warning::VmallocFailed { bytes: requested });
         }
         answer
     }

@@ -8,10 +8,10 @@
 //! The fault points `Descriptor`, `VirtualSpace`, `VmallocPages` and `PageTable` are asked in this order. A refused
 //! call leaves everything as it was. It is one attempt; reclaim and retry are the caller's.
 
-use super::area::{GUARD_PAGES, Link, Node, State};
+use super::area::{Link, Node, State, guard_pages};
+use super::flags::{VmFlags, VmallocArgs};
 use super::tree::Want;
 use super::{Vmalloc, checked_pages, records};
-use crate::PAGE_SIZE;
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
@@ -24,9 +24,7 @@ use crate::paging::{Detached, MapError, VpnRange, free_list};
 use crate::platform::Platform;
 use crate::slab::SlabLayer;
 use crate::warn::{FlagsRemovedBy, Warning};
-
-/// Areas start at any page.
-const ALIGN_PAGES: u64 = 1;
+use crate::{PAGE_SHIFT, PAGE_SIZE};
 
 /// What a record or a page table inherits of the caller's flags: how hard to try, not where from nor what to return.
 const EFFORT: GfpFlags = GfpFlags::KERNEL
@@ -49,24 +47,57 @@ struct Reservation {
     range: VpnRange,
 }
 
+/// What addresses an area needs.
+#[derive(Clone, Copy)]
+struct Place {
+    want: Want,
+    pages: u64,
+    flags: VmFlags,
+    /// log2 of the alignment in bytes.
+    align: u8,
+}
+
+impl Place {
+    /// Wherever there is room.
+    fn anywhere(pages: PageCount, flags: VmFlags) -> Self {
+        let want = Want { span: pages.get() + guard_pages(flags), align: 1, within: (0, u64::MAX) };
+        Self { want, pages: pages.get(), flags, align: PAGE_SHIFT as u8 }
+    }
+
+    /// Where the caller wants it.
+    fn of(args: &VmallocArgs, pages: PageCount) -> Result<Self, AllocError> {
+        if !args.align.is_power_of_two() {
+            return Err(AllocError::BadAlign(args.align));
+        }
+        let anywhere = Self::anywhere(pages, args.flags);
+        let align = args.align.max(PAGE_SIZE);
+        let first = args.range.0.as_u64().div_ceil(PAGE_SIZE as u64);
+        let within = (first, args.range.1.vpn().as_u64());
+        let want = Want { align: (align / PAGE_SIZE) as u64, within, ..anywhere.want };
+        Ok(Self { want, align: align.trailing_zeros() as u8, ..anywhere })
+    }
+}
+
 impl Vmalloc {
-    /// Allocates `size` bytes in whole pages, side by side in the window, followed by an unmapped guard page.
+    /// Allocates bytes in whole pages, side by side in the window, followed by an unmapped guard page unless the flags
+    /// say otherwise.
     ///
     /// # Errors
     ///
-    /// `ZeroSize`; `TooLarge` above all of memory; `NoVirtualSpace`; `Injected`; the refusal of slab or page allocator.
+    /// `ZeroSize`; `TooLarge` above all of memory; `BadAlign` for no power of two; `NoVirtualSpace`; `Injected`; the
+    /// refusal of slab or page allocator.
     pub(crate) fn vmalloc<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         slab: &SlabLayer,
-        size: usize,
-        gfp: GfpFlags,
+        args: &VmallocArgs,
     ) -> Result<VirtAddr, AllocError> {
-        let count = checked_pages(&pages.base, size)?;
-        let area = self.reserve(pages, slab, count, gfp)?;
+        let gfp = args.gfp;
+        let count = checked_pages(&pages.base, args.size)?;
+        let area = self.reserve(pages, slab, Place::of(args, count)?, gfp)?;
         let filled = alloc_frames(pages, count, page_flags(&pages.base, gfp))
             .and_then(|frames| self.map_frames(pages, area.range, gfp, frames));
-        self.settle(pages, slab, area, State::Vmalloc { requested: size }, filled)
+        self.settle(pages, slab, area, State::Vmalloc { requested: args.size }, filled)
     }
 
     /// Maps frames of the caller side by side. They stay the caller's, who frees them after [`Self::vunmap`].
@@ -83,7 +114,7 @@ impl Vmalloc {
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
         let count = checked_frames(&pages.base, frames)?;
-        let area = self.reserve(pages, slab, count, gfp)?;
+        let area = self.reserve(pages, slab, Place::anywhere(count, VmFlags::empty()), gfp)?;
         let mut rest = frames.iter().copied();
         let mapped = self.tables.map(pages, area.range, gfp & EFFORT, || rest.next());
         let mapped = mapped.map_err(|refused| self.give_up(pages, area.range, false, refused));
@@ -97,11 +128,11 @@ impl Vmalloc {
         &self,
         pages: &PageAllocator<P>,
         slab: &SlabLayer,
-        count: PageCount,
+        wanted: Place,
         gfp: GfpFlags,
     ) -> Result<Reservation, AllocError> {
         let at = self.alloc_record(pages, slab, gfp & EFFORT)?;
-        let node = self.place(&pages.base, at, count.get(), gfp);
+        let node = self.place(&pages.base, at, wanted, gfp);
         let node = node.inspect_err(|_| self.free_record(pages, slab, at))?;
         Ok(Reservation { at, range: node.whole_range().first(node.pages) })
     }
@@ -125,16 +156,15 @@ impl Vmalloc {
     }
 
     /// Finds the lowest gap that fits and puts the area there.
-    fn place<P: Platform>(&self, base: &Base<P>, at: Link, count: u64, gfp: GfpFlags) -> Result<Node, AllocError> {
+    fn place<P: Platform>(&self, base: &Base<P>, at: Link, wanted: Place, gfp: GfpFlags) -> Result<Node, AllocError> {
         if base.fault(FaultSite::new(FaultPoint::VirtualSpace, gfp)) {
             return Err(AllocError::Injected(FaultPoint::VirtualSpace));
         }
-        let want = Want { span: count + GUARD_PAGES, align: ALIGN_PAGES };
         let mut space = self.space.lock();
-        let Some(start) = space.tree.lowest_fit(&records(base), want) else {
-            return Err(AllocError::NoVirtualSpace { pages: PageCount::new(want.span) });
+        let Some(start) = space.tree.lowest_fit(&records(base), wanted.want) else {
+            return Err(AllocError::NoVirtualSpace { pages: PageCount::new(wanted.want.span) });
         };
-        let node = Node::reserved(start, count);
+        let node = Node { align: wanted.align, ..Node::reserved(start, wanted.pages, wanted.flags) };
         space.tree.insert(&records(base), at, node);
         Ok(node)
     }

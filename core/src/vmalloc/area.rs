@@ -1,7 +1,9 @@
 //! The record of one area, as it is kept in a 64-byte slab object.
 
+use super::flags::VmFlags;
 use crate::addr::{PhysAddr, VirtAddr, Vpn};
 use crate::inspect::{AreaKind, VmallocEntry};
+use crate::order::Order;
 use crate::paging::VpnRange;
 use crate::raw::PhysMem;
 use crate::{PAGE_SIZE, PageCount};
@@ -9,8 +11,10 @@ use crate::{PAGE_SIZE, PageCount};
 /// Bytes of a record: one cache line.
 pub(super) const RECORD_BYTES: usize = 64;
 
-/// Every area is followed by that many pages that are never mapped, so that running off its end faults.
-pub(super) const GUARD_PAGES: u64 = 1;
+/// How many pages that are never mapped follow an area, so that running off its end faults.
+pub(super) const fn guard_pages(flags: VmFlags) -> u64 {
+    if flags.contains(VmFlags::NO_GUARD) { 0 } else { 1 }
+}
 
 /// Where a record is: the physical address of its object, or nowhere.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,9 +116,9 @@ impl State {
 /// An area, and its place in the tree of areas.
 ///
 /// ```text
-/// word  0             1             2       3                4     5      6    7
-///       height:start  state:pages   mapped  requested/next   left  right  gap  max_gap
-///       (8:56 bits)   (8:56 bits)
+/// word  0             1                  2                 3                4     5      6    7
+///       height:start  state:flags:pages  align:leaf:mapped requested/next   left  right  gap  max_gap
+///       (8:56 bits)   (8:16:40 bits)     (8:8:40 bits)
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Node {
@@ -124,6 +128,11 @@ pub(super) struct Node {
     pub(super) pages: u64,
     /// Pages from the start on that have a frame.
     pub(super) mapped: u64,
+    pub(super) flags: VmFlags,
+    /// log2 of the pages that one page-table entry of the area maps.
+    pub(super) leaf: Order,
+    /// log2 of the alignment that was asked for, in bytes.
+    pub(super) align: u8,
     pub(super) state: State,
     pub(super) left: Link,
     pub(super) right: Link,
@@ -136,15 +145,18 @@ pub(super) struct Node {
 }
 
 const LOW_56: u64 = (1 << 56) - 1;
+/// A half of the address space has 2^35 pages.
+const LOW_40: u64 = (1 << 40) - 1;
 
 impl Node {
     /// What a link that leads nowhere reads as.
-    const BROKEN: Self = Self::reserved(0, 0).with_height(0);
+    const BROKEN: Self = Self::reserved(0, 0, VmFlags::empty()).with_height(0);
 
     /// A new area, not yet in a tree.
-    pub(super) const fn reserved(start: u64, pages: u64) -> Self {
-        let (left, right) = (Link::NIL, Link::NIL);
-        Self { start, pages, mapped: 0, state: State::Reserved, left, right, height: 1, gap: 0, max_gap: 0 }
+    pub(super) const fn reserved(start: u64, pages: u64, flags: VmFlags) -> Self {
+        let (leaf, align, state) = (Order::ZERO, 0, State::Reserved);
+        let (left, right, height, gap, max_gap) = (Link::NIL, Link::NIL, 1, 0, 0);
+        Self { start, pages, mapped: 0, flags, leaf, align, state, left, right, height, gap, max_gap }
     }
 
     const fn with_height(mut self, height: u8) -> Self {
@@ -152,14 +164,14 @@ impl Node {
         self
     }
 
-    /// The number after that of the guard page.
+    /// The number after that of the guard page, if there is one.
     pub(super) const fn end(&self) -> u64 {
         self.start.saturating_add(self.span())
     }
 
     /// Pages of address space, guard included.
     pub(super) const fn span(&self) -> u64 {
-        self.pages.saturating_add(GUARD_PAGES)
+        self.pages.saturating_add(guard_pages(self.flags))
     }
 
     /// The pages that have a frame.
@@ -203,8 +215,8 @@ impl Node {
         let (state, word) = self.state.encode();
         [
             u64::from(self.height) << 56 | self.start & LOW_56,
-            u64::from(state) << 56 | self.pages & LOW_56,
-            self.mapped,
+            u64::from(state) << 56 | u64::from(self.flags.bits()) << 40 | self.pages & LOW_40,
+            u64::from(self.align) << 56 | u64::from(self.leaf.get()) << 48 | self.mapped & LOW_40,
             word,
             self.left.0,
             self.right.0,
@@ -214,11 +226,14 @@ impl Node {
     }
 
     fn from_words(words: [u64; 8]) -> Self {
-        let [height_start, state_pages, mapped, word, left, right, gap, max_gap] = words;
+        let [height_start, state_pages, leaf_mapped, word, left, right, gap, max_gap] = words;
         Self {
             start: height_start & LOW_56,
-            pages: state_pages & LOW_56,
-            mapped,
+            pages: state_pages & LOW_40,
+            mapped: leaf_mapped & LOW_40,
+            flags: VmFlags::from_bits_truncate((state_pages >> 40) as u16),
+            leaf: Order::new((leaf_mapped >> 48) as u8).unwrap_or(Order::ZERO),
+            align: (leaf_mapped >> 56) as u8,
             state: State::decode((state_pages >> 56) as u8, word),
             left: Link(left),
             right: Link(right),
@@ -279,8 +294,8 @@ mod tests {
             State::Lazy { next: Link(64), owned: false },
         ];
         for state in states {
-            let node =
-                Node { state, mapped: 3, gap: 7, max_gap: 9, height: 5, ..Node::reserved(0xf_ffc9_0000_0000, 3) };
+            let new = Node::reserved(0xf_ffc9_0000_0000, 3, VmFlags::NO_GUARD);
+            let node = Node { state, mapped: 3, leaf: Order::MAX, align: 21, gap: 7, max_gap: 9, height: 5, ..new };
             assert_eq!(Node::from_words(node.to_words()), node);
         }
     }

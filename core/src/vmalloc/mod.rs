@@ -5,6 +5,7 @@
 //! | `area` | the record of an area, in a slab object |
 //! | `tree` | all areas by address; the free ranges are the gaps between them |
 //! | `alloc` | `vmalloc`, `vmap`: record, addresses, frames, page tables, and the way back from each |
+//! | `flags` | what kind of area |
 //! | `lazy` | `vfree`, `vunmap`, and the purge that flushes before anything is reused |
 //! | `realloc` | `vrealloc` |
 //! | `access` | copying and filling through the page tables |
@@ -52,6 +53,7 @@ mod access;
 mod alloc;
 mod area;
 mod check;
+mod flags;
 mod lazy;
 mod pending;
 mod realloc;
@@ -69,6 +71,8 @@ use crate::paging::PageTables;
 use crate::platform::Platform;
 use crate::slab::{CacheArgs, SlabFlags, SlabLayer};
 use crate::sync::SpinLock;
+pub use flags::{VmFlags, VmallocArgs};
+
 use area::{Link, Node, RECORD_BYTES, Records, State, Store};
 use lazy::{LazyList, lazy_max_pages};
 use tree::Tree;

@@ -2,6 +2,7 @@
 
 use super::Vmalloc;
 use super::area::{Link, Node, State};
+use super::flags::VmallocArgs;
 use crate::PAGE_SHIFT;
 use crate::addr::{PageCount, VirtAddr};
 use crate::buddy::PageAllocator;
@@ -51,7 +52,7 @@ impl Vmalloc {
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
         if addr == VirtAddr::NULL {
-            return if size == 0 { Ok(addr) } else { self.vmalloc(pages, slab, size, gfp) };
+            return if size == 0 { Ok(addr) } else { self.vmalloc(pages, slab, &VmallocArgs::new(size, gfp)) };
         }
         let old = self.owned_at(pages, addr)?;
         if size == 0 {
@@ -111,7 +112,7 @@ impl Vmalloc {
         size: usize,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
-        let new = self.vmalloc(pages, slab, size, gfp)?;
+        let new = self.vmalloc(pages, slab, &VmallocArgs::new(size, gfp))?;
         let copied = self.copy(pages, addr, new, old.requested);
         debug_assert!(copied, "a live block has an unmapped page");
         self.free_old(pages, slab, addr)?;

@@ -29,13 +29,15 @@ pub(super) struct Want {
     pub(super) span: u64,
     /// A power of two, in pages.
     pub(super) align: u64,
+    /// The first page that it may have, and the number after the last; the window's ends count as well.
+    pub(super) within: (u64, u64),
 }
 
 impl Want {
     /// The lowest place in the free range from `low` up to `high`.
     fn place_in(self, low: u64, high: u64) -> Option<u64> {
-        let start = low.checked_next_multiple_of(self.align)?;
-        (start.checked_add(self.span)? <= high).then_some(start)
+        let start = low.max(self.within.0).checked_next_multiple_of(self.align)?;
+        (start.checked_add(self.span)? <= high.min(self.within.1)).then_some(start)
     }
 }
 
@@ -154,9 +156,10 @@ fn lowest_fit_in(store: &impl Store, at: Link, want: Want) -> Option<u64> {
     if node.max_gap < want.span {
         return None;
     }
-    lowest_fit_in(store, node.left, want)
-        .or_else(|| want.place_in(node.start - node.gap, node.start))
-        .or_else(|| lowest_fit_in(store, node.right, want))
+    // Free pages before this area end at its start: below the wanted range, none of them and of those before can serve.
+    let below = || if node.start > want.within.0 { lowest_fit_in(store, node.left, want) } else { None };
+    let above = || if node.end() < want.within.1 { lowest_fit_in(store, node.right, want) } else { None };
+    below().or_else(|| want.place_in(node.start - node.gap, node.start)).or_else(above)
 }
 
 /// Returns the subtree's new root. `after` is where the free range before the subtree's first area starts.

@@ -61,7 +61,7 @@ impl Machine {
     }
 
     fn vmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.window.vmalloc(&self.pages, &self.slab, size, gfp)
+        self.window.vmalloc(&self.pages, &self.slab, &VmallocArgs::new(size, gfp))
     }
 
     fn vmap(&self, frames: &[Pfn]) -> Result<VirtAddr, AllocError> {

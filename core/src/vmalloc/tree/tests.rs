@@ -1,9 +1,16 @@
+use super::super::flags::VmFlags;
 use super::*;
 use crate::addr::PhysAddr;
 use crate::testing::Rng;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::vec::Vec;
+
+const ANYWHERE: (u64, u64) = (0, u64::MAX);
+
+fn want(span: u64, align: u64) -> Want {
+    Want { span, align, within: ANYWHERE }
+}
 
 /// Records in a vector: link `n` is index `n`.
 #[derive(Default)]
@@ -21,7 +28,11 @@ impl VecStore {
 
 impl Store for VecStore {
     fn load(&self, at: Link) -> Node {
-        self.0.borrow().get(Self::slot(at)).copied().unwrap_or(Node { height: 0, ..Node::reserved(0, 0) })
+        self.0
+            .borrow()
+            .get(Self::slot(at))
+            .copied()
+            .unwrap_or(Node { height: 0, ..Node::reserved(0, 0, VmFlags::empty()) })
     }
 
     fn store(&self, at: Link, node: &Node) {
@@ -47,15 +58,15 @@ impl Twin {
     /// Looks at one free range after the other, from the window's first page on.
     fn lowest_fit(&self, want: Want) -> Option<u64> {
         let mut free_from = self.window.0;
-        for (&start, &end) in &self.model {
-            let place = free_from.next_multiple_of(want.align);
-            if place + want.span <= start {
+        let ends = self.model.iter().map(|(&start, &end)| (start, end)).chain([(self.window.1, 0)]);
+        for (start, end) in ends {
+            let place = free_from.max(want.within.0).next_multiple_of(want.align);
+            if place + want.span <= start.min(want.within.1) {
                 return Some(place);
             }
             free_from = end;
         }
-        let place = free_from.next_multiple_of(want.align);
-        (place + want.span <= self.window.1).then_some(place)
+        None
     }
 
     /// Reserves the lowest fit after comparing it with the model's.
@@ -63,7 +74,7 @@ impl Twin {
         let start = self.tree.lowest_fit(&self.store, want);
         assert_eq!(start, self.lowest_fit(want), "{want:?}");
         let start = start?;
-        let node = Node::reserved(start, want.span - 1);
+        let node = Node::reserved(start, want.span - 1, VmFlags::empty());
         let at = self.unused.pop().unwrap_or_else(|| {
             self.store.0.borrow_mut().push(node);
             VecStore::link(self.store.0.borrow().len() - 1)
@@ -100,7 +111,9 @@ fn agrees_with_a_plain_map_over_100_000_operations_at_every_alignment() {
         // Waves of filling and emptying, so that both a full and a nearly empty window are met.
         if rng.below(100) < if n / 4000 % 2 == 0 { 60 } else { 40 } {
             let (span, align) = (2 + rng.below(40) as u64, 1 << rng.below(8));
-            twin.reserve(Want { span, align });
+            let first = 900 + rng.below(4300) as u64;
+            let within = if n % 2 == 0 { ANYWHERE } else { (first, first + rng.below(4300) as u64) };
+            twin.reserve(Want { within, ..want(span, align) });
         } else {
             twin.release_nth(rng.below(twin.model.len()));
         }
@@ -121,15 +134,15 @@ fn a_gap_that_only_just_holds_the_aligned_range_is_found() {
     let mut twin = Twin::new(0, 64);
     // 1..2 taken, 2..16 free, 16..32 taken: 8 pages at a multiple of 8 fit in 8..16 only, although 8 + 8 - 1 > 14.
     for (start, pages) in [(1, 0), (16, 15), (32, 31)] {
-        let node = Node::reserved(start, pages);
+        let node = Node::reserved(start, pages, VmFlags::empty());
         twin.store.0.borrow_mut().push(node);
         let at = VecStore::link(twin.store.0.borrow().len() - 1);
         twin.tree.insert(&twin.store, at, node);
         twin.model.insert(start, node.end());
     }
     twin.check().unwrap();
-    assert_eq!(twin.reserve(Want { span: 8, align: 8 }), Some(8));
-    assert_eq!(twin.reserve(Want { span: 8, align: 8 }), None);
+    assert_eq!(twin.reserve(want(8, 8)), Some(8));
+    assert_eq!(twin.reserve(want(8, 8)), None);
 }
 
 #[test]
@@ -139,18 +152,18 @@ fn windows_of_4_to_64_pages_are_filled_to_the_last_page_and_emptied() {
         let mut taken = 0;
         for span in (2..=5).cycle() {
             let span = if taken + span > pages { pages - taken } else { span };
-            if span < 1 || twin.reserve(Want { span, align: 1 }).is_none() {
+            if span < 1 || twin.reserve(want(span, 1)).is_none() {
                 break;
             }
             taken += span;
         }
         assert_eq!(taken, pages);
-        assert_eq!(twin.reserve(Want { span: 1, align: 1 }), None);
+        assert_eq!(twin.reserve(want(1, 1)), None);
         while !twin.model.is_empty() {
             twin.release_nth(twin.model.len() / 2);
             twin.check().unwrap();
         }
-        assert_eq!(twin.reserve(Want { span: pages, align: 1 }), Some(7));
+        assert_eq!(twin.reserve(want(pages, 1)), Some(7));
     }
 }
 
@@ -158,7 +171,7 @@ fn windows_of_4_to_64_pages_are_filled_to_the_last_page_and_emptied() {
 fn height_stays_logarithmic_when_areas_arrive_in_order() {
     let mut twin = Twin::new(0, 1 << 20);
     for _ in 0..10_000 {
-        twin.reserve(Want { span: 2, align: 1 });
+        twin.reserve(want(2, 1));
     }
     let height = twin.store.load(twin.tree.root).height;
     assert!(height <= 19, "1.44 * log2(10,000) = 19.1, height is {height}");
@@ -171,7 +184,7 @@ type Corruption = (fn(&mut Node), Invariant);
 fn corrupted(change: fn(&mut Node)) -> Violation {
     let mut twin = Twin::new(0, 1000);
     for _ in 0..20 {
-        twin.reserve(Want { span: 3, align: 8 });
+        twin.reserve(want(3, 8));
     }
     twin.check().unwrap();
     let mut node = twin.store.load(twin.tree.root);
@@ -199,7 +212,7 @@ fn each_corrupted_field_is_named_by_its_invariant() {
 #[test]
 fn an_area_beyond_the_window_is_reported() {
     let mut twin = Twin::new(0, 10);
-    let node = Node::reserved(5, 5);
+    let node = Node::reserved(5, 5, VmFlags::empty());
     twin.store.0.borrow_mut().push(node);
     twin.tree.insert(&twin.store, VecStore::link(0), node);
     assert_eq!(twin.tree.check(&twin.store, |_, _| Ok(())).unwrap_err().invariant, Invariant::I10InsideZone);

@@ -1,0 +1,40 @@
+//! What kind of area is wanted, or is there.
+
+use crate::addr::VirtAddr;
+use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
+use bitflags::bitflags;
+
+bitflags! {
+    /// Properties of an area of the vmalloc window. Names and numbers are those of Linux 7.2 (`include/linux/vmalloc.h`).
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct VmFlags: u16 {
+        /// No unmapped page follows the area.
+        const NO_GUARD = 0x40;
+    }
+}
+
+/// What [`Kmem::vmalloc_node_range`](crate::Kmem::vmalloc_node_range) is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VmallocArgs {
+    /// Bytes, rounded up to whole pages.
+    pub size: usize,
+    /// The address is a multiple of that many bytes, a power of two; a page at least, whatever it says.
+    pub align: usize,
+    /// Where the area may lie, guard included: from the first address up to, but without, the second; cut to the window.
+    pub range: (VirtAddr, VirtAddr),
+    /// How to get pages, page tables and the area's record.
+    pub gfp: GfpFlags,
+    /// Properties of the area.
+    pub flags: VmFlags,
+    /// Where the pages come from; any node if none is named.
+    pub node: Option<NodeId>,
+}
+
+impl VmallocArgs {
+    /// `size` bytes anywhere in the window, with a guard page.
+    pub const fn new(size: usize, gfp: GfpFlags) -> Self {
+        let anywhere = (VirtAddr::NULL, VirtAddr::new(u64::MAX));
+        Self { size, align: 1, range: anywhere, gfp, flags: VmFlags::empty(), node: None }
+    }
+}
