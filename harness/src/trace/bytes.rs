@@ -18,7 +18,8 @@
 
 use super::cache_flags::CacheFlags;
 use super::geometry::GeometrySpec;
-use super::op::{Op, OpKind, Role};
+use super::op::{Op, OpKind};
+use super::role::Role;
 use super::swarm::Swarm;
 use super::{FaultSpec, MAX_FAULTS, MAX_OPS, Trace, VERSION, interesting};
 use kmem::{FaultPoint, Hardening, Mobility};

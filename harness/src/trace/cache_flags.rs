@@ -1,15 +1,14 @@
 //! Flags of a cache as a value of the trace language.
 
-use super::op::Number;
+use super::flags::flags_of_the_library;
 use kmem::SlabFlags;
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// Cache flags: only bits that `kmem` knows; in text their names joined by `|`, or `NONE`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct CacheFlags(u32);
+flags_of_the_library! {
+    /// Cache flags: only bits that `kmem` knows; in text their names joined by `|`, or `NONE`.
+    CacheFlags of SlabFlags, "cache flags joined by `|`, such as HWCACHE_ALIGN|ACCOUNT, or NONE"
+}
 
 /// Flags that callers use, the usual ones several times.
 const USUAL: [SlabFlags; 12] = [
@@ -28,41 +27,12 @@ const USUAL: [SlabFlags; 12] = [
 ];
 
 impl CacheFlags {
-    /// Makes flags from bits; unknown bits are dropped.
-    pub const fn from_bits_truncate(bits: u32) -> Self {
-        Self(SlabFlags::from_bits_truncate(bits).bits())
-    }
-
-    /// Makes flags from those of the library.
-    pub const fn new(flags: SlabFlags) -> Self {
-        Self(flags.bits())
-    }
-
-    /// Returns the bits.
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// Returns the flags as the library takes them.
-    pub const fn to_flags(self) -> SlabFlags {
-        SlabFlags::from_bits_truncate(self.0)
-    }
-
     /// Returns flags that callers use; for one `n` in 64, any flags at all.
     pub fn useful(n: u64) -> Self {
         match n % 64 {
             63 => Self::from_bits_truncate((n >> 6) as u32),
             _ => Self::new(USUAL[(n >> 6) as usize % USUAL.len()]),
         }
-    }
-}
-
-impl Number for CacheFlags {
-    fn to_number(self) -> u64 {
-        u64::from(self.0)
-    }
-    fn from_number(number: u64) -> Self {
-        Self::from_bits_truncate(number as u32)
     }
 }
 
@@ -103,36 +73,6 @@ impl fmt::Display for CacheFlags {
             None => f.write_str("NONE")?,
         }
         names.try_for_each(|(name, _)| write!(f, "|{name}"))
-    }
-}
-
-impl fmt::Debug for CacheFlags {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for CacheFlags {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for CacheFlags {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl Visitor<'_> for Names {
-            type Value = CacheFlags;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("cache flags joined by `|`, such as HWCACHE_ALIGN|ACCOUNT, or NONE")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<CacheFlags, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Names)
     }
 }
 

@@ -1,14 +1,14 @@
 //! Allocation flags as a value of the trace language.
 
+use super::flags::flags_of_the_library;
 use kmem::GfpFlags;
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
 
-/// Allocation flags: only bits that `kmem` knows; in text their names joined by `|`, such as `KERNEL|ZERO`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Gfp(u32);
+flags_of_the_library! {
+    /// Allocation flags: only bits that `kmem` knows; in text their names joined by `|`, such as `KERNEL|ZERO`.
+    Gfp of GfpFlags, "allocation flags joined by `|`, such as KERNEL|ZERO"
+}
 
 /// The combinations that are written by one name, largest first so that the text is the shortest.
 const COMBINATIONS: [(&str, GfpFlags); 9] = [
@@ -32,26 +32,6 @@ impl Gfp {
     pub const ATOMIC: Self = Self(GfpFlags::ATOMIC.bits());
     /// Cannot wait and may not use the reserve.
     pub const NOWAIT: Self = Self(GfpFlags::NOWAIT.bits());
-
-    /// Makes flags from bits; unknown bits are dropped.
-    pub const fn from_bits_truncate(bits: u32) -> Self {
-        Self(GfpFlags::from_bits_truncate(bits).bits())
-    }
-
-    /// Makes flags from those of the library.
-    pub const fn new(flags: GfpFlags) -> Self {
-        Self(flags.bits())
-    }
-
-    /// Returns the bits.
-    pub const fn bits(self) -> u32 {
-        self.0
-    }
-
-    /// Returns the flags as the library takes them.
-    pub const fn to_flags(self) -> GfpFlags {
-        GfpFlags::from_bits_truncate(self.0)
-    }
 
     /// Returns both sets of flags together.
     #[must_use]
@@ -102,36 +82,6 @@ impl fmt::Display for Gfp {
             separate = true;
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for Gfp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Gfp {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Gfp {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl Visitor<'_> for Names {
-            type Value = Gfp;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("allocation flags joined by `|`, such as KERNEL|ZERO")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Gfp, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Names)
     }
 }
 

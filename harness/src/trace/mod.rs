@@ -6,19 +6,26 @@
 
 mod bytes;
 mod cache_flags;
+mod choice;
+mod flags;
 mod geometry;
 mod gfp;
 pub mod interesting;
+mod number;
 mod op;
 mod quote;
+mod role;
 mod swarm;
 mod text;
 
 pub use bytes::{HEADER_BYTES, MAGIC, RECORD_BYTES};
 pub use cache_flags::{CacheFlags, UnknownCacheFlag};
+pub use choice::{BurstTier, Misuse};
 pub use geometry::{GeometrySpec, MAX_FRAMES, MAX_TRACE_CPUS, MAX_VMALLOC_PAGES, MIN_FRAMES};
 pub use gfp::{Gfp, UnknownGfp};
-pub use op::{BurstTier, Misuse, Number, Op, OpKind, Role};
+pub use number::Number;
+pub use op::{Op, OpKind};
+pub use role::Role;
 pub use swarm::{OpGroup, Swarm, UnknownGroup};
 pub use text::{LoadError, MAX_FILE_BYTES, TextError, TextErrorKind, leading_comment};
 
@@ -61,7 +68,7 @@ pub struct Trace {
 #[serde(deny_unknown_fields)]
 pub struct FaultSpec {
     /// The place.
-    #[serde(with = "op::FaultPointName")]
+    #[serde(with = "choice::FaultPointName")]
     pub point: FaultPoint,
     /// Which question.
     pub nth: u32,

@@ -3,8 +3,7 @@
 //! Leaving whole groups out lets the others do more: a trace without frees fills memory, one without small sizes
 //! fragments it. The swarm is part of the trace so that mutators keep to it.
 
-use serde::de::{self, Deserializer, Visitor};
-use serde::{Deserialize, Serialize, Serializer};
+use super::flags::written_as_text;
 use std::fmt;
 use std::str::FromStr;
 
@@ -147,6 +146,8 @@ impl Swarm {
     }
 }
 
+written_as_text!(Swarm, "groups of operations joined by `|`, such as Pages|Kmalloc, or ALL");
+
 impl Default for Swarm {
     fn default() -> Self {
         Self::ALL
@@ -163,12 +164,6 @@ impl fmt::Display for Swarm {
                 f.write_str(&names.join("|"))
             }
         }
-    }
-}
-
-impl fmt::Debug for Swarm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
@@ -198,30 +193,6 @@ impl FromStr for Swarm {
                 .map(|group| set.with(group))
                 .ok_or_else(|| UnknownGroup(name.to_owned())),
         })
-    }
-}
-
-impl Serialize for Swarm {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Swarm {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl Visitor<'_> for Names {
-            type Value = Swarm;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("groups of operations joined by `|`, such as Pages|Kmalloc, or ALL")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Swarm, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-        deserializer.deserialize_str(Names)
     }
 }
 
