@@ -5,6 +5,7 @@
 mod bolero;
 mod fault_sweep;
 mod kasan;
+mod kvmalloc_table;
 mod moving;
 mod properties;
 mod replay;
