@@ -240,6 +240,8 @@ pub enum AreaKind {
     Pending,
     /// Freed, not yet flushed.
     Lazy,
+    /// Freed and flushed; the addresses wait for the next area of this size.
+    Pooled,
 }
 
 /// One area of the vmalloc window; its text is a line of `/proc/vmallocinfo`.
@@ -267,6 +269,7 @@ impl fmt::Display for VmallocEntry {
             AreaKind::Vmap => write!(f, "pages={} vmap", self.mapped),
             AreaKind::Pending => write!(f, "pages={} waits for readers", self.mapped),
             AreaKind::Lazy => write!(f, "unpurged vm_area"),
+            AreaKind::Pooled => write!(f, "pooled vm_area"),
         }
     }
 }

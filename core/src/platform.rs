@@ -348,6 +348,14 @@ events! {
     KvFallback;
     /// Lazily freed address space was flushed and merged back.
     Purge;
+    /// An area got the addresses of a freed one of its size.
+    VmapPoolTaken;
+    /// A purged area's addresses went into a pool.
+    VmapPoolRefilled;
+    /// A purge gave a part of the pools back to the window.
+    VmapPoolDecayed;
+    /// All pools were given back to the window, because addresses or memory ran short.
+    VmapPoolsEmptied;
     /// A reallocation stayed in place.
     ReallocInPlace;
     /// A reallocation moved.

@@ -21,7 +21,7 @@ use crate::page::FrameTable;
 use crate::platform::Platform;
 use crate::raw::{Carver, MetaRegion};
 use crate::slab::{SlabLayer, SlabParts};
-use crate::vmalloc::Vmalloc;
+use crate::vmalloc::{Vmalloc, VmallocParts};
 
 /// A whole kernel memory allocator on a platform `P`.
 ///
@@ -68,6 +68,7 @@ struct Parts {
     frames: FrameTable,
     pages: PageParts,
     slab: SlabParts,
+    vmalloc: VmallocParts,
 }
 
 impl Parts {
@@ -76,6 +77,7 @@ impl Parts {
             frames: FrameTable::carve(geometry, carver),
             pages: PageParts::carve(geometry, carver),
             slab: SlabParts::carve(geometry, carver),
+            vmalloc: VmallocParts::carve(geometry, carver),
         }
     }
 }
@@ -112,7 +114,7 @@ impl<P: Platform> Kmem<P> {
         let parts = Parts::carve(geometry, &mut carver);
         let pages = PageAllocator::new(Base::new(platform, geometry, parts.frames), parts.pages);
         let slab = SlabLayer::new(&pages, parts.slab);
-        let vmalloc = Vmalloc::new(&pages, &slab).map_err(|_| GeometryError::Boot)?;
+        let vmalloc = Vmalloc::new(&pages, &slab, parts.vmalloc).map_err(|_| GeometryError::Boot)?;
         pages.drain_all_pages();
         Ok(Self { slab, vmalloc, pages, region })
     }

@@ -37,7 +37,7 @@ mod range;
 mod tests;
 
 pub(crate) use entry::Pte;
-pub(crate) use flush::{Detached, TlbFlush, free_list};
+pub(crate) use flush::{Detached, Flushed, TlbFlush, free_list};
 pub(crate) use range::VpnRange;
 
 use crate::addr::{Pfn, PhysAddr, Vpn};

@@ -10,7 +10,7 @@
 
 use super::area::{Link, Node, State, guard_pages};
 use super::flags::{VmFlags, VmallocArgs};
-use super::tree::Want;
+use super::tree::{Spot, Want};
 use super::{Vmalloc, checked_pages, records};
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::base::Base;
@@ -49,8 +49,8 @@ struct Reservation {
 
 /// What addresses an area needs.
 #[derive(Clone, Copy)]
-struct Place {
-    want: Want,
+pub(super) struct Place {
+    pub(super) want: Want,
     pages: u64,
     flags: VmFlags,
     /// log2 of the alignment in bytes.
@@ -62,6 +62,16 @@ impl Place {
     fn anywhere(pages: PageCount, flags: VmFlags) -> Self {
         let want = Want { span: pages.get() + guard_pages(flags), align: 1, within: (0, u64::MAX) };
         Self { want, pages: pages.get(), flags, align: PAGE_SHIFT as u8 }
+    }
+
+    /// Tells whether every page of the window will do.
+    pub(super) fn is_anywhere(&self, window: &(u64, u64)) -> bool {
+        self.want.within.0 <= window.0 && window.1 <= self.want.within.1
+    }
+
+    /// The area, if it starts at this page.
+    pub(super) fn node_at(&self, start: u64) -> Node {
+        Node { align: self.align, ..Node::reserved(start, self.pages, self.flags) }
     }
 
     /// Where the caller wants it.
@@ -123,7 +133,7 @@ impl Vmalloc {
         Ok(addr)
     }
 
-    /// The first two stages: the record, then the lowest addresses that fit.
+    /// The first two stages: the record and the addresses, from a pool or the lowest that fit.
     fn reserve<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -131,23 +141,34 @@ impl Vmalloc {
         wanted: Place,
         gfp: GfpFlags,
     ) -> Result<Reservation, AllocError> {
-        let at = self.alloc_record(pages, slab, gfp & EFFORT)?;
-        let node = self.place(&pages.base, at, wanted, gfp);
-        let node = node.inspect_err(|_| self.free_record(pages, slab, at))?;
+        for point in [FaultPoint::Descriptor, FaultPoint::VirtualSpace] {
+            if pages.base.fault(FaultSite::new(point, gfp)) {
+                return Err(AllocError::Injected(point));
+            }
+        }
+        let (at, node) = match self.take_pooled(pages, &wanted) {
+            Some(pooled) => pooled,
+            None => self.reserve_new(pages, slab, &wanted, gfp)?,
+        };
         Ok(Reservation { at, range: node.whole_range().first(node.pages) })
     }
 
-    fn alloc_record<P: Platform>(
+    /// A new record, and the lowest addresses that fit.
+    fn reserve_new<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         slab: &SlabLayer,
+        wanted: &Place,
         gfp: GfpFlags,
-    ) -> Result<Link, AllocError> {
-        if pages.base.fault(FaultSite::new(FaultPoint::Descriptor, gfp)) {
-            return Err(AllocError::Injected(FaultPoint::Descriptor));
-        }
-        let object = slab.internal_alloc(pages, self.records, gfp)?;
-        pages.base.phys(object).map(Link::new).ok_or(AllocError::BadAddress(object))
+    ) -> Result<(Link, Node), AllocError> {
+        let object = slab.internal_alloc(pages, self.records, gfp & EFFORT)?;
+        let at = pages.base.phys(object).map(Link::new).ok_or(AllocError::BadAddress(object))?;
+        let place = || self.place(&pages.base, at, wanted);
+        let short = || AllocError::NoVirtualSpace { pages: PageCount::new(wanted.want.span) };
+        // What the pools keep may be what is missing.
+        let node = place().or_else(|| if self.empty_pools(pages, slab) > 0 { place() } else { None });
+        let node = node.ok_or_else(short).inspect_err(|_| self.free_record(pages, slab, at))?;
+        Ok((at, node))
     }
 
     pub(super) fn free_record<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, at: Link) {
@@ -156,17 +177,13 @@ impl Vmalloc {
     }
 
     /// Finds the lowest gap that fits and puts the area there.
-    fn place<P: Platform>(&self, base: &Base<P>, at: Link, wanted: Place, gfp: GfpFlags) -> Result<Node, AllocError> {
-        if base.fault(FaultSite::new(FaultPoint::VirtualSpace, gfp)) {
-            return Err(AllocError::Injected(FaultPoint::VirtualSpace));
-        }
+    fn place<P>(&self, base: &Base<P>, at: Link, wanted: &Place) -> Option<Node> {
+        let records = records(base);
         let mut space = self.space.lock();
-        let Some(start) = space.tree.lowest_fit(&records(base), wanted.want) else {
-            return Err(AllocError::NoVirtualSpace { pages: PageCount::new(wanted.want.span) });
-        };
-        let node = Node { align: wanted.align, ..Node::reserved(start, wanted.pages, wanted.flags) };
-        space.tree.insert(&records(base), at, node);
-        Ok(node)
+        let node = wanted.node_at(space.tree.lowest_fit(&records.window(), wanted.want)?);
+        records.create(at, &node);
+        space.tree.insert(&records.window(), at, Spot::new(node.start, node.span()));
+        Some(node)
     }
 
     /// Maps frames, which become the area's. On refusal all of them go back to the page allocator.
@@ -222,7 +239,7 @@ impl Vmalloc {
         filled: Result<(), AllocError>,
     ) -> Result<VirtAddr, AllocError> {
         match filled {
-            Ok(()) => self.edit(&pages.base, area.at, |node| {
+            Ok(()) => self.publish(&pages.base, area.at, |node| {
                 node.mapped = node.pages;
                 node.state = state;
             }),
@@ -233,7 +250,7 @@ impl Vmalloc {
 
     /// Gives an area's addresses and its record back.
     pub(super) fn forget<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, at: Link, start: u64) {
-        self.space.lock().tree.remove(&records(&pages.base), start);
+        self.space.lock().tree.remove(&records(&pages.base).window(), start);
         self.free_record(pages, slab, at);
     }
 }

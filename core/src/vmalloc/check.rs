@@ -1,7 +1,8 @@
-//! Recounts the window. The numbers are those of the equations in the module's text.
+//! Recounts the window. The numbers are those of the equations in the module's text and in that of `nodes`.
 
-use super::area::{Node, State, Store};
-use super::{Space, Vmalloc, records};
+use super::area::{Link, Node, State};
+use super::tree::Spot;
+use super::{Vmalloc, records};
 use crate::base::Base;
 use crate::buddy::{OwnerClass, PageAllocator};
 use crate::error::{Invariant, Violation};
@@ -9,24 +10,26 @@ use crate::page::FrameKind;
 use crate::paging::Pte;
 use crate::platform::Platform;
 
-/// Sums over all areas.
+/// Sums over all areas of the window's tree.
 #[derive(Default)]
-struct Totals {
+pub(super) struct Totals {
     mapped: u64,
     owned: u64,
-    lazy: LazyTotals,
+    pub(super) live: u64,
+    pub(super) pooled: u64,
+    pub(super) lazy: LazyTotals,
 }
 
-/// Sums over the lazy areas; found once in the tree and once on the list.
+/// Sums over lazy areas; found once in the tree and once on the lists.
 #[derive(Default, PartialEq, Eq)]
-struct LazyTotals {
-    areas: u64,
-    span: u64,
-    frames: u64,
+pub(super) struct LazyTotals {
+    pub(super) areas: u64,
+    pub(super) span: u64,
+    pub(super) frames: u64,
 }
 
 impl LazyTotals {
-    fn add(&mut self, node: &Node) {
+    pub(super) fn add(&mut self, node: &Node) {
         self.areas += 1;
         self.span += node.span();
         self.frames += if node.state.owns_frames() { node.mapped } else { 0 };
@@ -37,32 +40,38 @@ impl Totals {
     fn add(&mut self, node: &Node) {
         self.mapped += node.mapped;
         self.owned += if node.state.owns_frames() { node.mapped } else { 0 };
-        if matches!(node.state, State::Lazy { .. }) {
-            self.lazy.add(node);
+        self.live += u64::from(node.state.is_live());
+        match node.state {
+            State::Lazy { .. } => self.lazy.add(node),
+            State::Pooled { .. } => self.pooled += 1,
+            _ => {}
         }
     }
 }
 
 impl Vmalloc {
-    /// Checks the tree, every area against its page-table entries, the lazy list, and the sums. No call may be under
-    /// way.
+    /// Checks the trees, every area against its page-table entries, lists and pools of the vmap nodes, and the sums. No
+    /// call may be under way.
     ///
     /// # Errors
     ///
     /// The first broken invariant.
     pub(crate) fn check_invariants<P: Platform>(&self, pages: &PageAllocator<P>) -> Result<(), Violation> {
         let space = self.space.lock();
+        let records = records(&pages.base);
         let mut totals = Totals::default();
-        space.tree.check(&records(&pages.base), |_, node| {
-            totals.add(node);
-            self.check_area(pages, &space, node)
+        space.tree.check(&records.window(), |at, spot| {
+            let node = records.load(at);
+            totals.add(&node);
+            self.check_state(&pages.base, at, spot, &node)?;
+            self.check_pages(pages, &node)
         })?;
-        check_lazy_list(&pages.base, &space, &totals.lazy)?;
+        self.check_nodes(&pages.base, &totals)?;
         self.check_tables(pages, &totals)
     }
 
-    /// Checks one area's state and its entries, the guard's included (I17.6, I15.1, I16.1, I1.2).
-    fn check_area<P: Platform>(&self, pages: &PageAllocator<P>, space: &Space, node: &Node) -> Result<(), Violation> {
+    /// Checks an area's record and what its vmap node knows of it (I17.6, I16.1, I16.3, I21.6, I15.1, I15.2).
+    fn check_state<P>(&self, base: &Base<P>, at: Link, spot: &Spot, node: &Node) -> Result<(), Violation> {
         if node.state == State::Reserved {
             let what = "an area that no call is making (I17.6)";
             return Err(Violation::new(Invariant::I17Statistics, what, node.start, 0, 1));
@@ -71,10 +80,26 @@ impl Vmalloc {
             let what = "mapped pages of an area, of which there is at least one (I16.1)";
             return Err(Violation::new(Invariant::I16GuardPage, what, node.start, node.pages, node.mapped));
         }
-        if matches!(node.state, State::Lazy { .. }) && !space.lazy.will_flush(node.mapped_range()) {
+        let what = "pages of address space of an area, guard included (I16.3)";
+        Violation::check_eq(Invariant::I16GuardPage, what, node.start, node.span(), spot.span)?;
+        let of = self.nodes.of(node.start).lock();
+        let found = of.busy.find(&records(base).busy(), node.start);
+        if node.state.is_live() && found != Some(at) {
+            let what = "a live area is not in the tree of its vmap node (I21.6)";
+            let found = found.unwrap_or(Link::NIL);
+            return Err(Violation::new(Invariant::I21CacheCounts, what, node.start, at.as_u64(), found.as_u64()));
+        }
+        if matches!(node.state, State::Lazy { .. }) && !of.lazy.will_flush(node.mapped_range()) {
             let what = "a lazy area is not covered by the deferred flush (I15.1)";
             return Err(Violation::new(Invariant::I15FlushBeforeReuse, what, node.start, 1, 0));
         }
+        let unflushed = if matches!(node.state, State::Pooled { .. }) { node.mapped } else { 0 };
+        let what = "mapped pages of a pooled area (I15.2)";
+        Violation::check_eq(Invariant::I15FlushBeforeReuse, what, node.start, 0, unflushed)
+    }
+
+    /// Checks the entries of an area's pages, the guard's included (I15.1, I16.1, I1.2).
+    fn check_pages<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> Result<(), Violation> {
         let mut result = Ok(());
         self.tables.visit(pages, node.whole_range(), |page, entry| {
             if result.is_ok() {
@@ -124,26 +149,4 @@ fn check_frame<P>(base: &Base<P>, page: u64, entry: Pte) -> Result<(), Violation
     let what = "page that the frame behind a page remembers (I1.2)";
     let remembered = frame.map_or(0, |frame| base.frames.private(frame));
     Violation::check_eq(Invariant::I1NoOverlap, what, page, u64::from(page as u32), remembered.into())
-}
-
-/// Walks the lazy list and compares with what the tree has (I17.5).
-fn check_lazy_list<P>(base: &Base<P>, space: &Space, in_tree: &LazyTotals) -> Result<(), Violation> {
-    let invariant = Invariant::I17Statistics;
-    let mut on_list = LazyTotals::default();
-    let mut at = space.lazy.head();
-    while !at.is_nil() && on_list.areas <= in_tree.areas {
-        let node = records(base).load(at);
-        let State::Lazy { next, .. } = node.state else {
-            let what = "an area on the lazy list is not lazy (I17.5)";
-            return Err(Violation::new(invariant, what, node.start, 1, 0));
-        };
-        on_list.add(&node);
-        at = next;
-    }
-    let what = "areas on the lazy list (I17.5)";
-    Violation::check_eq(invariant, what, 0, in_tree.areas, on_list.areas)?;
-    let what = "address space of the lazy areas, in pages (I17.5)";
-    Violation::check_eq(invariant, what, 0, in_tree.span, space.lazy.span())?;
-    let what = "frames of the lazy areas (I17.5)";
-    Violation::check_eq(invariant, what, 0, in_tree.frames, space.lazy.frames())
 }

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! vfree:  state = Lazy ──► entries unmapped ──► on the lazy list, flush deferred
-//! purge:  list taken ──► entries emptied, empty tables cut off ──► ONE flush ──► frames, tables, areas freed
+//! purge:  all nodes' lists collected ──► entries emptied, empty tables cut off ──► ONE flush ──► frames and tables freed,
+//!         a quarter of each pool given back, addresses into pools or back to the window
 //! ```
 
-use super::area::{Link, Node, State, Store};
-use super::{Space, Vmalloc, misplaced, records};
+use super::area::{Link, Node, State};
+use super::record::Records;
+use super::{Vmalloc, records};
 use crate::addr::VirtAddr;
 use crate::base::Base;
 use crate::buddy::PageAllocator;
@@ -14,8 +16,10 @@ use crate::error::{BlockKind, FreeError};
 use crate::paging::{Detached, TlbFlush, VpnRange};
 use crate::platform::{Event, Platform};
 use crate::slab::SlabLayer;
+use crate::sync::Ordering;
 
-/// The freed areas that wait for the flush, linked through their records, and what is known of them together.
+/// The freed areas of a vmap node that wait for the flush, linked through their records, and what is known of them together.
+#[derive(Clone, Copy)]
 pub(super) struct LazyList {
     head: Link,
     /// Their pages of address space, guards included.
@@ -45,16 +49,17 @@ impl LazyList {
         self.unflushed.covers(range)
     }
 
-    /// Puts an area, already Lazy, at the head.
-    fn push(&mut self, store: &impl Store, at: Link, flush: TlbFlush) {
-        let mut node = store.load(at);
+    /// Puts an area, already Lazy, at the head; returns how many pages of address space it has.
+    fn push(&mut self, records: Records<'_>, at: Link, flush: TlbFlush) -> u64 {
+        let mut node = records.load(at);
         let owned = node.state.owns_frames();
         node.state = State::Lazy { next: self.head, owned };
-        store.store(at, &node);
+        records.store(at, &node);
         self.head = at;
         self.span += node.span();
         self.frames += if owned { node.mapped } else { 0 };
         self.unflushed = self.unflushed.and(flush);
+        node.span()
     }
 }
 
@@ -121,27 +126,11 @@ impl Vmalloc {
         Ok(())
     }
 
-    /// Makes a live area Lazy: from here on it is nobody's, and only this call works on it.
-    fn retire<P>(&self, base: &Base<P>, addr: VirtAddr, call: BlockKind) -> Result<(Link, Node), FreeError> {
-        if let Some(error) = misplaced(base, addr, call) {
-            return Err(error);
-        }
-        let space = self.space.lock();
-        let (at, mut node) = space.live_at(base, addr)?;
-        let owned = node.state.owns_frames();
-        if owned && call == BlockKind::Vmap {
-            return Err(FreeError::WrongKind { addr, expected: call, found: BlockKind::Vmalloc });
-        }
-        node.state = State::Lazy { next: Link::NIL, owned };
-        records(base).store(at, &node);
-        Ok((at, node))
-    }
-
-    /// Puts a retired area on the lazy list; returns how many pages of address space wait.
-    fn defer<P>(&self, base: &Base<P>, at: Link, flush: TlbFlush) -> u64 {
-        let mut space = self.space.lock();
-        space.lazy.push(&records(base), at, flush);
-        space.lazy.span
+    /// Puts a retired area on the lazy list of its node; returns how many pages of address space wait in all.
+    pub(super) fn defer<P>(&self, base: &Base<P>, at: Link, flush: TlbFlush) -> u64 {
+        let records = records(base);
+        let span = self.nodes.of(records.start(at)).lock().lazy.push(records, at, flush);
+        self.lazy_pages.fetch_add(span, Ordering::Relaxed) + span
     }
 
     /// Flushes once and gives back what all lazy areas held (Linux: `vm_unmap_aliases`); returns how many frames.
@@ -160,47 +149,47 @@ impl Vmalloc {
     }
 
     fn purge_all<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer) -> u64 {
-        let lazy = self.space.lock().take_lazy();
-        if lazy.head.is_nil() {
-            return 0;
-        }
+        let Some(unflushed) = self.collect_lazy() else { return 0 };
         pages.base.event(Event::Purge);
         let mut gone = Detached::new();
-        self.each_lazy(&pages.base, lazy.head, |_, node| {
+        self.each_purged(&pages.base, |_, node| {
             self.tables.take(pages, node.mapped_range(), node.state.owns_frames(), &mut gone);
         });
-        let flushed = lazy.unflushed.and(gone.to_flush()).flush(&pages.base.platform);
+        let flushed = unflushed.and(gone.to_flush()).flush(&pages.base.platform);
         let released = gone.release(pages, &flushed);
-        self.each_lazy(&pages.base, lazy.head, |at, node| self.forget(pages, slab, at, node.start));
+        self.decay_pools(pages, slab);
+        self.each_purged(&pages.base, |at, node| self.reuse(pages, slab, (at, node), &flushed));
+        self.nodes.all().for_each(|of| of.lock().purging = LazyList::EMPTY);
         released
     }
 
-    /// Shows the lazy areas from `head` on; `see` may free the record. The lock is held for the read only: a neighbour
-    /// that is rebalanced writes the record's links.
-    fn each_lazy<P>(&self, base: &Base<P>, head: Link, mut see: impl FnMut(Link, &Node)) {
-        let mut at = head;
-        while let Some((node, next)) = self.lazy_at(base, at) {
-            see(at, &node);
-            at = next;
+    /// Takes all lazy areas off their lists, for the purge, which alone reaches them then: an address of theirs is a double
+    /// free. Returns what has to be flushed; `None` if there are none.
+    fn collect_lazy(&self) -> Option<TlbFlush> {
+        let mut unflushed = None;
+        for of in self.nodes.all() {
+            let mut of = of.lock();
+            if of.lazy.head.is_nil() {
+                continue;
+            }
+            self.lazy_pages.fetch_sub(of.lazy.span, Ordering::Relaxed);
+            unflushed = Some(unflushed.unwrap_or(TlbFlush::NONE).and(of.lazy.unflushed));
+            of.purging = core::mem::replace(&mut of.lazy, LazyList::EMPTY);
         }
+        unflushed
     }
 
-    /// The lazy area whose record is at `at`, and where the next one's is.
-    fn lazy_at<P>(&self, base: &Base<P>, at: Link) -> Option<(Node, Link)> {
-        if at.is_nil() {
-            return None;
+    /// Shows the areas that the purge has collected; `see` may give the record away.
+    fn each_purged<P>(&self, base: &Base<P>, mut see: impl FnMut(Link, &Node)) {
+        for of in self.nodes.all() {
+            let mut at = of.lock().purging.head;
+            while !at.is_nil() {
+                let node = records(base).load(at);
+                let State::Lazy { next, .. } = node.state else { break };
+                see(at, &node);
+                at = next;
+            }
         }
-        let _space = self.space.lock();
-        let node = records(base).load(at);
-        let State::Lazy { next, .. } = node.state else { return None };
-        Some((node, next))
-    }
-}
-
-impl Space {
-    /// Takes all lazy areas off the list. Nobody else reaches them then: an address of theirs is a double free.
-    fn take_lazy(&mut self) -> LazyList {
-        core::mem::replace(&mut self.lazy, LazyList::EMPTY)
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | `area` | the record of an area, in a slab object |
-//! | `tree` | all areas by address; the free ranges are the gaps between them |
+//! | `area` `record` | an area, and how it is kept in a slab object |
+//! | `tree` | areas by address; the free ranges are the gaps between them |
+//! | `nodes` | vmap nodes: live areas, lazy areas and pools, divided by address so that CPUs do not meet |
+//! | `pool` | freed and flushed address ranges, by size |
 //! | `alloc` | `vmalloc`, `vmap`: record, addresses, frames, page tables, and the way back from each |
 //! | `flags` | what kind of area |
 //! | `lazy` | `vfree`, `vunmap`, and the purge that flushes before anything is reused |
@@ -23,6 +25,7 @@
 //! | Vmalloc | taken | present | owned | `vfree`, `vrealloc` |
 //! | Vmap | taken | present | somebody else's | `vunmap`, `vfree` |
 //! | Lazy | taken | unmapped | owned if `vmalloc`ed | purge |
+//! | Pooled | taken | none | none | a new area of the same size; a purge, or a shortage, that gives them back |
 //!
 //! # No page array
 //!
@@ -31,13 +34,14 @@
 //!
 //! # Locks
 //!
-//! `purging` > `space` > page tables > slab > zone. `space` protects the tree, every record, and the lazy list; it is
-//! held for a number of steps logarithmic in the number of areas. An area in a state that only its own call may leave
-//! (Reserved, or Lazy and not yet on the list) is worked on without it.
+//! `purging` > `space` > a vmap node > page tables > slab > zone. `space` protects the tree of all areas, a node's lock its
+//! live areas with their records, its lazy list and its pools; both are held for a number of steps logarithmic in the number
+//! of areas. An area in a state that only its own call may leave (Reserved, or Lazy and not yet on the list) is worked on
+//! without them. The common calls take node locks only: see `nodes`.
 //!
 //! # Invariants
 //!
-//! Those of `tree` and `paging`, and with `mapped(a)`, `owns(a)` of an area `a`:
+//! Those of `tree`, `nodes` and `paging`, and with `mapped(a)`, `owns(a)` of an area `a`:
 //!
 //! ```text
 //! I7.1   sum of mapped(a) over owning a == frames of kind Vmalloc;   nr_tables == frames of kind PageTable
@@ -45,18 +49,23 @@
 //! I15.1  a is lazy  =>  none of its entries is present, and the deferred flush covers them
 //! I16.1  page i of a: i < mapped(a) => its entry names a frame (present if a is live);  else, and for the guard, empty
 //! I16.2  sum of mapped(a) over all a == number of entries in the tables                 (so gaps are unmapped)
-//! I17.5  the lazy list holds exactly the lazy areas, and its counters are their sums
-//! I17.6  no area is Reserved while no call is under way
+//! I17.5  the lazy list of node k holds exactly the lazy areas with node_of(start) == k, and its counters are their sums
+//! I17.6  no area is Reserved, and no purge has areas, while no call is under way
+//! I17.7  lazy_pages == sum over all nodes of the pages on their lazy lists
 //! ```
 
 mod access;
 mod alloc;
 mod area;
 mod check;
+mod check_nodes;
 mod flags;
 mod lazy;
+mod nodes;
 mod pending;
+mod pool;
 mod realloc;
+mod record;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -70,11 +79,14 @@ use crate::page::FrameKind;
 use crate::paging::PageTables;
 use crate::platform::Platform;
 use crate::slab::{CacheArgs, SlabFlags, SlabLayer};
-use crate::sync::SpinLock;
+use crate::sync::{AtomicU64, SpinLock};
 pub use flags::{VmFlags, VmallocArgs};
 
-use area::{Link, Node, RECORD_BYTES, Records, State, Store};
-use lazy::{LazyList, lazy_max_pages};
+pub(crate) use nodes::VmallocParts;
+
+use lazy::lazy_max_pages;
+use nodes::Nodes;
+use record::{RECORD_BYTES, Records};
 use tree::Tree;
 
 /// The name of the cache of area records, as `slabinfo` shows it.
@@ -85,8 +97,13 @@ pub(crate) struct Vmalloc {
     tables: PageTables,
     /// The cache of area records.
     records: CacheId,
+    /// Number of the window's first page, and the number after its last.
+    window: (u64, u64),
     /// More lazy pages than this are purged without being asked for.
     lazy_max: u64,
+    /// Pages of address space that wait on the lazy lists.
+    lazy_pages: AtomicU64,
+    nodes: Nodes,
     space: SpinLock<Space>,
     /// Held while a purge is under way, so that whoever waits for it finds its pages free.
     purging: SpinLock<()>,
@@ -94,8 +111,8 @@ pub(crate) struct Vmalloc {
 
 /// What the window's lock protects.
 struct Space {
+    /// All areas.
     tree: Tree,
-    lazy: LazyList,
 }
 
 impl Vmalloc {
@@ -105,17 +122,23 @@ impl Vmalloc {
     ///
     /// That of the page allocator if there is no frame for the root, or [`AllocError::BadFlags`] if the geometry has no
     /// room for one more cache.
-    pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, slab: &SlabLayer) -> Result<Self, AllocError> {
+    pub(crate) fn new<P: Platform>(
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        parts: VmallocParts,
+    ) -> Result<Self, AllocError> {
         let geometry = &pages.base.geometry;
         let args = CacheArgs { align: RECORD_BYTES, flags: SlabFlags::NO_MERGE, ..CacheArgs::new(RECORD_BYTES) };
         let records = slab.internal_create(pages, RECORD_CACHE, &args).map_err(|_| AllocError::BadFlags)?;
         let first = geometry.vmalloc_start.vpn().as_u64();
-        let tree = Tree::new(first, first + geometry.vmalloc_pages.get());
         Ok(Self {
             tables: PageTables::new(pages)?,
             records,
+            window: (first, first + geometry.vmalloc_pages.get()),
+            lazy_pages: AtomicU64::new(0),
+            nodes: parts.into_nodes(),
             lazy_max: lazy_max_pages(geometry.cpus, geometry.managed().get()),
-            space: SpinLock::new(Space { tree, lazy: LazyList::EMPTY }),
+            space: SpinLock::new(Space { tree: Tree::of_window(geometry) }),
             purging: SpinLock::new(()),
         })
     }
@@ -134,8 +157,7 @@ impl Vmalloc {
     ///
     /// Which misuse freeing the address would be.
     pub(crate) fn size_of<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<usize, FreeError> {
-        let space = self.space.lock();
-        let (_, node) = space.live_at(&pages.base, addr)?;
+        let (_, node) = self.live_at(&pages.base, addr)?;
         let mapped = node.entry().and_then(|entry| entry.mapped.bytes());
         mapped.ok_or(FreeError::Foreign(addr))
     }
@@ -143,7 +165,7 @@ impl Vmalloc {
     /// Shows every area in address order, lazy ones too. Areas that come and go meanwhile may be missed.
     pub(crate) fn for_each_area<P: Platform>(&self, pages: &PageAllocator<P>, mut see: impl FnMut(VmallocEntry)) {
         let mut from = 0;
-        while let Some(node) = self.area_from(&pages.base, from) {
+        while let Some((_, node)) = self.area_from(&pages.base, from) {
             from = node.end();
             if let Some(entry) = node.entry() {
                 see(entry);
@@ -151,45 +173,18 @@ impl Vmalloc {
         }
     }
 
-    fn area_from<P>(&self, base: &Base<P>, page: u64) -> Option<Node> {
-        let space = self.space.lock();
-        space.tree.ceiling(&records(base), page).map(|(_, node)| node)
-    }
-
     /// Frames that `vfree` gave back and that wait for the flush.
     pub(crate) fn lazy_frames(&self) -> u64 {
-        self.space.lock().lazy.frames()
+        let frames = |of: &SpinLock<nodes::VmapNode>| {
+            let of = of.lock();
+            of.lazy.frames() + of.purging.frames()
+        };
+        self.nodes.all().map(frames).sum()
     }
 
     /// How many page tables there are.
     pub(crate) fn nr_tables(&self) -> u64 {
         self.tables.nr_tables()
-    }
-
-    /// Changes a record under the lock.
-    fn edit<P>(&self, base: &Base<P>, at: Link, change: impl FnOnce(&mut Node)) {
-        let _space = self.space.lock();
-        let records = records(base);
-        let mut node = records.load(at);
-        change(&mut node);
-        records.store(at, &node);
-    }
-}
-
-impl Space {
-    /// The live area that starts at `addr`, or what is wrong with the address.
-    fn live_at<P>(&self, base: &Base<P>, addr: VirtAddr) -> Result<(Link, Node), FreeError> {
-        let Some((at, node)) = self.tree.floor(&records(base), addr.vpn().as_u64()) else {
-            return Err(FreeError::Foreign(addr));
-        };
-        let start = node.addr();
-        let inside = addr.offset_from(start).is_some_and(|offset| offset < node.pages << crate::PAGE_SHIFT);
-        match node.state {
-            State::Vmalloc { .. } | State::Vmap if addr == start => Ok((at, node)),
-            State::Vmalloc { .. } | State::Vmap if inside => Err(FreeError::Interior { addr, start }),
-            State::Pending { .. } | State::Lazy { .. } if addr == start => Err(FreeError::DoubleFree(addr)),
-            _ => Err(FreeError::Foreign(addr)),
-        }
     }
 }
 

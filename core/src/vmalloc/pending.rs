@@ -1,6 +1,6 @@
 //! Areas that were freed and wait for a grace period: they stay mapped, and nobody can free them again.
 
-use super::area::{State, Store};
+use super::area::{Node, State};
 use super::{Vmalloc, misplaced, records};
 use crate::addr::VirtAddr;
 use crate::buddy::PageAllocator;
@@ -23,20 +23,19 @@ impl Vmalloc {
         if let Some(error) = misplaced(&pages.base, addr, BlockKind::Vmalloc) {
             return Err(error);
         }
-        let space = self.space.lock();
-        let (at, mut node) = space.live_at(&pages.base, addr)?;
-        let State::Vmalloc { requested } = node.state else {
-            return Err(FreeError::WrongKind { addr, expected: BlockKind::Vmalloc, found: BlockKind::Vmap });
-        };
-        node.state = State::Pending { requested, batch };
-        records(&pages.base).store(at, &node);
-        Ok(())
+        self.with_live(&pages.base, addr, |_, _, node| {
+            let State::Vmalloc { requested } = node.state else {
+                return Err(FreeError::WrongKind { addr, expected: BlockKind::Vmalloc, found: BlockKind::Vmap });
+            };
+            node.state = State::Pending { requested, batch };
+            Ok(())
+        })
     }
 
     /// Frees the areas of a batch.
     pub(crate) fn free_put_off<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, batch: u8) {
         let mut from = 0;
-        while let Some(node) = self.area_from(&pages.base, from) {
+        while let Some((_, node)) = self.area_from(&pages.base, from) {
             from = node.end();
             let State::Pending { requested, batch: of_area } = node.state else { continue };
             if of_area == batch && self.revive(pages, node.start, requested) {
@@ -48,12 +47,10 @@ impl Vmalloc {
 
     /// Makes a waiting area a live one again, for the free that it waited for.
     fn revive<P: Platform>(&self, pages: &PageAllocator<P>, start: u64, requested: usize) -> bool {
-        let space = self.space.lock();
         let records = records(&pages.base);
-        let found = space.tree.ceiling(&records, start).filter(|(_, node)| node.start == start);
-        let Some((at, mut node)) = found else { return false };
-        node.state = State::Vmalloc { requested };
-        records.store(at, &node);
+        let of = self.nodes.of(start).lock();
+        let Some(at) = of.busy.find(&records.busy(), start) else { return false };
+        records.store(at, &Node { state: State::Vmalloc { requested }, ..records.load(at) });
         true
     }
 }

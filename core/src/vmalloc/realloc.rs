@@ -71,8 +71,7 @@ impl Vmalloc {
     }
 
     fn owned_at<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<Owned, AllocError> {
-        let space = self.space.lock();
-        match space.live_at(&pages.base, addr) {
+        match self.live_at(&pages.base, addr) {
             Ok((at, node @ Node { state: State::Vmalloc { requested }, .. })) => Ok(Owned { at, node, requested }),
             _ => Err(AllocError::BadAddress(addr)),
         }

@@ -1,5 +1,5 @@
-//! The tree of areas: a height-balanced search tree by address, in which every node knows the free pages before its
-//! area and the largest such gap below.
+//! A tree of areas: a height-balanced search tree by address, in which every node knows the free pages before its
+//! area and the largest such gap below. One holds all areas of the window; each vmap node has one of its live areas.
 //!
 //! ```text
 //! window.start      a.start  a.end     b.start   b.end        window.end
@@ -19,8 +19,50 @@
 //! I10.3 areas lie in the window
 //! ```
 
-use super::area::{Link, Node, Store};
+use super::area::Link;
 use crate::error::{Invariant, Violation};
+use crate::geometry::Geometry;
+use core::cmp::Ordering;
+
+/// An area's place in a tree of areas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    /// Number of the first page.
+    pub(super) start: u64,
+    /// Pages of address space, guard included.
+    pub(super) span: u64,
+    pub(super) left: Link,
+    pub(super) right: Link,
+    /// Levels of the subtree; 0 only in what is no record.
+    pub(super) height: u8,
+    /// Free pages between the end of the area before, or the start of the window, and this one.
+    pub(super) gap: u64,
+    /// The largest `gap` in the subtree.
+    pub(super) max_gap: u64,
+}
+
+impl Spot {
+    /// What a link that leads nowhere reads as.
+    pub(super) const BROKEN: Self = Self { height: 0, ..Self::new(0, 0) };
+
+    /// An area that is in no tree yet.
+    pub(super) const fn new(start: u64, span: u64) -> Self {
+        Self { start, span, left: Link::NIL, right: Link::NIL, height: 1, gap: 0, max_gap: 0 }
+    }
+
+    /// The number after the last page.
+    pub(super) const fn end(&self) -> u64 {
+        self.start.saturating_add(self.span)
+    }
+}
+
+/// Where a tree's nodes are kept.
+pub(super) trait Store {
+    /// Reads a place; a link that leads nowhere reads as [`Spot::BROKEN`].
+    fn load(&self, at: Link) -> Spot;
+    /// Writes what a tree changes of a place: not its start and span.
+    fn store(&self, at: Link, spot: &Spot);
+}
 
 /// What is looked for: so many pages in a row, guard included, from a multiple of `align` on.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +97,12 @@ impl Tree {
         Self { root: Link::NIL, window: (first, end), nr_areas: 0 }
     }
 
+    /// An empty tree of areas of the geometry's window.
+    pub(super) fn of_window(geometry: &Geometry) -> Self {
+        let first = geometry.vmalloc_start.vpn().as_u64();
+        Self::new(first, first + geometry.vmalloc_pages.get())
+    }
+
     /// The lowest place for the wanted pages; `None` only if there is none at all.
     ///
     /// With `align` 1 the first subtree that is entered has it. With a larger one a gap may be long enough and yet miss
@@ -73,9 +121,14 @@ impl Tree {
         tail
     }
 
+    /// How many areas are in it.
+    pub(super) const fn nr_areas(&self) -> u64 {
+        self.nr_areas
+    }
+
     /// Puts an area into a free range that holds it.
-    pub(super) fn insert(&mut self, store: &impl Store, at: Link, node: Node) {
-        let new = New { at, node };
+    pub(super) fn insert(&mut self, store: &impl Store, at: Link, spot: Spot) {
+        let new = New { at, node: spot };
         self.root = insert_below(store, self.root, new, self.window.0);
         self.nr_areas += 1;
     }
@@ -85,13 +138,27 @@ impl Tree {
         let mut freed = None;
         self.root = remove_below(store, self.root, start, &mut freed);
         if let Some(node) = freed {
-            widen_gap_after(store, self.root, start, node.gap + node.span());
+            widen_gap_after(store, self.root, start, node.gap + node.span);
             self.nr_areas -= 1;
         }
     }
 
+    /// The area that starts at page `start`.
+    pub(super) fn find(&self, store: &impl Store, start: u64) -> Option<Link> {
+        let mut at = self.root;
+        while !at.is_nil() {
+            let node = store.load(at);
+            at = match start.cmp(&node.start) {
+                Ordering::Equal => return Some(at),
+                Ordering::Less => node.left,
+                Ordering::Greater => node.right,
+            };
+        }
+        None
+    }
+
     /// The last area that starts at or before page `page`.
-    pub(super) fn floor(&self, store: &impl Store, page: u64) -> Option<(Link, Node)> {
+    pub(super) fn floor(&self, store: &impl Store, page: u64) -> Option<(Link, Spot)> {
         let (mut at, mut best) = (self.root, None);
         while !at.is_nil() {
             let node = store.load(at);
@@ -107,7 +174,7 @@ impl Tree {
 
     /// The first area that starts at or after page `page`. Walking with it needs no stack and tolerates changes
     /// between the steps.
-    pub(super) fn ceiling(&self, store: &impl Store, page: u64) -> Option<(Link, Node)> {
+    pub(super) fn ceiling(&self, store: &impl Store, page: u64) -> Option<(Link, Spot)> {
         let (mut at, mut best) = (self.root, None);
         while !at.is_nil() {
             let node = store.load(at);
@@ -129,7 +196,7 @@ impl Tree {
     pub(super) fn check(
         &self,
         store: &impl Store,
-        see: impl FnMut(Link, &Node) -> Result<(), Violation>,
+        see: impl FnMut(Link, &Spot) -> Result<(), Violation>,
     ) -> Result<(), Violation> {
         let mut check = Check { store, see, end: self.window.0, nr_areas: 0 };
         check.subtree(self.root, None)?;
@@ -145,7 +212,7 @@ impl Tree {
 #[derive(Clone, Copy)]
 struct New {
     at: Link,
-    node: Node,
+    node: Spot,
 }
 
 fn lowest_fit_in(store: &impl Store, at: Link, want: Want) -> Option<u64> {
@@ -181,7 +248,7 @@ fn insert_below(store: &impl Store, at: Link, mut new: New, after: u64) -> Link 
 }
 
 /// Returns the subtree's new root, and in `freed` the node taken out.
-fn remove_below(store: &impl Store, at: Link, start: u64, freed: &mut Option<Node>) -> Link {
+fn remove_below(store: &impl Store, at: Link, start: u64, freed: &mut Option<Spot>) -> Link {
     if at.is_nil() {
         return at;
     }
@@ -203,7 +270,7 @@ fn join(store: &impl Store, left: Link, right: Link) -> Link {
         return left;
     }
     let (first, rest) = take_first(store, right);
-    let node = Node { left, right: rest, ..store.load(first) };
+    let node = Spot { left, right: rest, ..store.load(first) };
     rebalance(store, first, node)
 }
 
@@ -246,7 +313,7 @@ fn summary(store: &impl Store, at: Link) -> (u8, u64) {
 }
 
 /// Recomputes what a node knows of its subtree; returns the heights of both sides.
-fn summarise(store: &impl Store, node: &mut Node) -> (u8, u8) {
+fn summarise(store: &impl Store, node: &mut Spot) -> (u8, u8) {
     let ((left, left_gap), (right, right_gap)) = (summary(store, node.left), summary(store, node.right));
     node.height = left.max(right).saturating_add(1);
     node.max_gap = node.gap.max(left_gap).max(right_gap);
@@ -254,7 +321,7 @@ fn summarise(store: &impl Store, node: &mut Node) -> (u8, u8) {
 }
 
 /// Writes a node of which one side may have become two levels higher than the other; returns the subtree's root.
-fn rebalance(store: &impl Store, at: Link, mut node: Node) -> Link {
+fn rebalance(store: &impl Store, at: Link, mut node: Spot) -> Link {
     let (left, right) = summarise(store, &mut node);
     if left > right.saturating_add(1) {
         return lower_left(store, at, node);
@@ -266,7 +333,7 @@ fn rebalance(store: &impl Store, at: Link, mut node: Node) -> Link {
     at
 }
 
-fn lower_left(store: &impl Store, at: Link, mut node: Node) -> Link {
+fn lower_left(store: &impl Store, at: Link, mut node: Spot) -> Link {
     let left = store.load(node.left);
     if summary(store, left.right).0 > summary(store, left.left).0 {
         node.left = rotate_left(store, node.left, left);
@@ -274,7 +341,7 @@ fn lower_left(store: &impl Store, at: Link, mut node: Node) -> Link {
     rotate_right(store, at, node)
 }
 
-fn lower_right(store: &impl Store, at: Link, mut node: Node) -> Link {
+fn lower_right(store: &impl Store, at: Link, mut node: Spot) -> Link {
     let right = store.load(node.right);
     if summary(store, right.left).0 > summary(store, right.right).0 {
         node.right = rotate_right(store, node.right, right);
@@ -289,7 +356,7 @@ fn lower_right(store: &impl Store, at: Link, mut node: Node) -> Link {
 ///   /  \                 /  \
 ///  A    B               B    C
 /// ```
-fn rotate_right(store: &impl Store, at: Link, mut node: Node) -> Link {
+fn rotate_right(store: &impl Store, at: Link, mut node: Spot) -> Link {
     let up = node.left;
     let mut top = store.load(up);
     node.left = top.right;
@@ -302,7 +369,7 @@ fn rotate_right(store: &impl Store, at: Link, mut node: Node) -> Link {
 }
 
 /// The mirror image of [`rotate_right`].
-fn rotate_left(store: &impl Store, at: Link, mut node: Node) -> Link {
+fn rotate_left(store: &impl Store, at: Link, mut node: Spot) -> Link {
     let up = node.right;
     let mut top = store.load(up);
     node.right = top.left;
@@ -322,7 +389,7 @@ struct Check<'s, S, F> {
     nr_areas: u64,
 }
 
-impl<S: Store, F: FnMut(Link, &Node) -> Result<(), Violation>> Check<'_, S, F> {
+impl<S: Store, F: FnMut(Link, &Spot) -> Result<(), Violation>> Check<'_, S, F> {
     /// Checks a subtree and returns its height and largest gap. Heights fall on the way down, so a link that was
     /// corrupted into a cycle ends the walk instead of keeping it forever.
     fn subtree(&mut self, at: Link, above: Option<u8>) -> Result<(u8, u64), Violation> {
@@ -350,7 +417,7 @@ impl<S: Store, F: FnMut(Link, &Node) -> Result<(), Violation>> Check<'_, S, F> {
     }
 
     /// Checks the node's area against the end of the area before.
-    fn place(&mut self, node: &Node) -> Result<(), Violation> {
+    fn place(&mut self, node: &Spot) -> Result<(), Violation> {
         let Some(gap) = node.start.checked_sub(self.end) else {
             let what = "an area starts before the end of the one before (I1.1)";
             return Err(Violation::new(Invariant::I1NoOverlap, what, node.start, self.end, node.start));
@@ -361,7 +428,7 @@ impl<S: Store, F: FnMut(Link, &Node) -> Result<(), Violation>> Check<'_, S, F> {
     }
 
     /// Checks what the node says of its subtree.
-    fn shape(&self, node: &Node, left: (u8, u64), right: (u8, u64)) -> Result<(), Violation> {
+    fn shape(&self, node: &Spot, left: (u8, u64), right: (u8, u64)) -> Result<(), Violation> {
         let invariant = Invariant::I8ListCounts;
         let max_gap = node.gap.max(left.1).max(right.1);
         Violation::check_eq(invariant, "largest gap of a subtree (I8.2)", node.start, max_gap, node.max_gap)?;

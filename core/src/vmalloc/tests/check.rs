@@ -1,3 +1,6 @@
+use super::super::area::{Link, Node, State};
+use super::super::lazy::LazyList;
+use super::super::tree::{Spot, Store};
 use super::*;
 
 /// What the check says after `change` was done to a machine with a lazy area, two blocks and a mapping.
@@ -13,8 +16,21 @@ fn corrupted(change: fn(&Machine, &[VirtAddr; 4])) -> Violation {
 
 /// Changes an area's record.
 fn change_record(m: &Machine, addr: VirtAddr, change: fn(&mut Node)) {
-    let found = m.window.space.lock().tree.floor(&records(&m.pages.base), addr.vpn().as_u64());
-    m.window.edit(&m.pages.base, found.unwrap().0, change);
+    m.window.edit(&m.pages.base, link(m, addr), change);
+}
+
+/// Changes an area's place in the window's tree.
+fn change_place(m: &Machine, addr: VirtAddr, change: fn(&mut Spot)) {
+    let (at, links) = (link(m, addr), records(&m.pages.base).window());
+    let mut spot = links.load(at);
+    change(&mut spot);
+    links.store(at, &spot);
+}
+
+/// The record of the area that starts at `addr`.
+fn link(m: &Machine, addr: VirtAddr) -> Link {
+    let space = m.window.space.lock();
+    space.tree.find(&records(&m.pages.base).window(), addr.vpn().as_u64()).unwrap()
 }
 
 /// Changes the word of a page's last-level entry, as a stray write would.
@@ -46,11 +62,11 @@ fn each_corruption_is_found_and_named() {
         ("I7.1", Invariant::I7Conservation, |m, _| {
             m.pages.alloc_block(Order::ZERO, KERNEL, FrameKind::PageTable).unwrap();
         }),
-        ("I8.1", Invariant::I8ListCounts, |m, a| change_record(m, a[1], |node| node.start += 1)),
-        ("I8.2", Invariant::I8ListCounts, |m, a| change_record(m, a[1], |node| node.max_gap += 1)),
+        ("I8.1", Invariant::I8ListCounts, |m, a| change_place(m, a[1], |spot| spot.gap += 1)),
+        ("I8.2", Invariant::I8ListCounts, |m, a| change_place(m, a[1], |spot| spot.max_gap += 1)),
         ("I15.1", Invariant::I15FlushBeforeReuse, |m, a| change_entry(m, a[0], |word| word | 1)),
         ("I15.1", Invariant::I15FlushBeforeReuse, |m, _| {
-            m.window.space.lock().lazy = LazyList::EMPTY;
+            m.window.nodes.of(0).lock().lazy = LazyList::EMPTY;
         }),
         ("I16.1", Invariant::I16GuardPage, |m, a| change_entry(m, a[1], |word| word & !1)),
         ("I16.1", Invariant::I16GuardPage, |m, a| change_entry(m, page(a[1], 2), |_| Pte::page(Pfn::new(9)).to_word())),
@@ -63,7 +79,7 @@ fn each_corruption_is_found_and_named() {
         ("I17.5", Invariant::I17Statistics, |m, a| {
             // Between two lazy areas, so that the deferred flush covers it.
             m.vfree(a[2]).unwrap();
-            change_record(m, a[1], |node| node.state = State::Lazy { next: Link::NIL, owned: true });
+            m.window.retire(&m.pages.base, a[1], BlockKind::Vmalloc).unwrap();
             let _ = m.window.tables.unmap(&m.pages, VpnRange::new(a[1].vpn(), 2));
         }),
     ];

@@ -56,7 +56,7 @@ impl Machine {
     fn with(geometry: &Geometry) -> Self {
         let pages = PageAllocator::new(base(geometry), carve(geometry, PageParts::carve));
         let slab = SlabLayer::new(&pages, carve(geometry, SlabParts::carve));
-        let window = Vmalloc::new(&pages, &slab).unwrap();
+        let window = Vmalloc::new(&pages, &slab, carve(geometry, VmallocParts::carve)).unwrap();
         Self { pages, slab, window }
     }
 

@@ -1,4 +1,3 @@
-use super::super::flags::VmFlags;
 use super::*;
 use crate::addr::PhysAddr;
 use crate::testing::Rng;
@@ -14,7 +13,7 @@ fn want(span: u64, align: u64) -> Want {
 
 /// Records in a vector: link `n` is index `n`.
 #[derive(Default)]
-struct VecStore(RefCell<Vec<Node>>);
+struct VecStore(RefCell<Vec<Spot>>);
 
 impl VecStore {
     fn slot(at: Link) -> usize {
@@ -27,15 +26,11 @@ impl VecStore {
 }
 
 impl Store for VecStore {
-    fn load(&self, at: Link) -> Node {
-        self.0
-            .borrow()
-            .get(Self::slot(at))
-            .copied()
-            .unwrap_or(Node { height: 0, ..Node::reserved(0, 0, VmFlags::empty()) })
+    fn load(&self, at: Link) -> Spot {
+        self.0.borrow().get(Self::slot(at)).copied().unwrap_or(Spot::BROKEN)
     }
 
-    fn store(&self, at: Link, node: &Node) {
+    fn store(&self, at: Link, node: &Spot) {
         self.0.borrow_mut()[Self::slot(at)] = *node;
     }
 }
@@ -74,7 +69,7 @@ impl Twin {
         let start = self.tree.lowest_fit(&self.store, want);
         assert_eq!(start, self.lowest_fit(want), "{want:?}");
         let start = start?;
-        let node = Node::reserved(start, want.span - 1, VmFlags::empty());
+        let node = Spot::new(start, want.span);
         let at = self.unused.pop().unwrap_or_else(|| {
             self.store.0.borrow_mut().push(node);
             VecStore::link(self.store.0.borrow().len() - 1)
@@ -118,6 +113,8 @@ fn agrees_with_a_plain_map_over_100_000_operations_at_every_alignment() {
             twin.release_nth(rng.below(twin.model.len()));
         }
         let page = 990 + rng.below(4200) as u64;
+        let found = twin.tree.find(&twin.store, page).map(|at| twin.store.load(at).start);
+        assert_eq!(found, twin.model.contains_key(&page).then_some(page));
         let floor = twin.tree.floor(&twin.store, page).map(|(_, node)| node.start);
         assert_eq!(floor, twin.model.range(..=page).next_back().map(|(start, _)| *start));
         let ceiling = twin.tree.ceiling(&twin.store, page).map(|(_, node)| node.start);
@@ -134,7 +131,7 @@ fn a_gap_that_only_just_holds_the_aligned_range_is_found() {
     let mut twin = Twin::new(0, 64);
     // 1..2 taken, 2..16 free, 16..32 taken: 8 pages at a multiple of 8 fit in 8..16 only, although 8 + 8 - 1 > 14.
     for (start, pages) in [(1, 0), (16, 15), (32, 31)] {
-        let node = Node::reserved(start, pages, VmFlags::empty());
+        let node = Spot::new(start, pages + 1);
         twin.store.0.borrow_mut().push(node);
         let at = VecStore::link(twin.store.0.borrow().len() - 1);
         twin.tree.insert(&twin.store, at, node);
@@ -178,10 +175,10 @@ fn height_stays_logarithmic_when_areas_arrive_in_order() {
 }
 
 /// A change to the root's record, and the invariant that it breaks.
-type Corruption = (fn(&mut Node), Invariant);
+type Corruption = (fn(&mut Spot), Invariant);
 
 /// A tree of 20 areas with `change` done to its root's record, and what the check says to it.
-fn corrupted(change: fn(&mut Node)) -> Violation {
+fn corrupted(change: fn(&mut Spot)) -> Violation {
     let mut twin = Twin::new(0, 1000);
     for _ in 0..20 {
         twin.reserve(want(3, 8));
@@ -197,7 +194,7 @@ fn corrupted(change: fn(&mut Node)) -> Violation {
 fn each_corrupted_field_is_named_by_its_invariant() {
     let cases: [Corruption; 7] = [
         (|node| node.start = 0, Invariant::I1NoOverlap),
-        (|node| node.pages += 8, Invariant::I1NoOverlap),
+        (|node| node.span += 8, Invariant::I1NoOverlap),
         (|node| node.gap += 1, Invariant::I8ListCounts),
         (|node| node.max_gap -= 1, Invariant::I8ListCounts),
         (|node| node.height += 1, Invariant::I8ListCounts),
@@ -212,7 +209,7 @@ fn each_corrupted_field_is_named_by_its_invariant() {
 #[test]
 fn an_area_beyond_the_window_is_reported() {
     let mut twin = Twin::new(0, 10);
-    let node = Node::reserved(5, 5, VmFlags::empty());
+    let node = Spot::new(5, 6);
     twin.store.0.borrow_mut().push(node);
     twin.tree.insert(&twin.store, VecStore::link(0), node);
     assert_eq!(twin.tree.check(&twin.store, |_, _| Ok(())).unwrap_err().invariant, Invariant::I10InsideZone);
