@@ -1,6 +1,6 @@
 //! What the allocator shows of itself, as values and as Linux-looking text.
 
-use crate::addr::{PageCount, Pfn, VirtAddr};
+use crate::addr::Pfn;
 use crate::error::CacheId;
 use crate::geometry::{MAX_ZONES, ZoneKind};
 use crate::gfp::GfpFlags;
@@ -12,7 +12,9 @@ use crate::slab::SlabFlags;
 use core::fmt;
 use core::panic::Location;
 
+mod areas;
 mod zones;
+pub use self::areas::{AreaKind, VmallocEntry};
 pub(crate) use self::zones::Fill;
 pub use self::zones::PageTypeInfo;
 
@@ -226,51 +228,6 @@ impl fmt::Display for CacheInfo {
             self.nr_slabs,
             0
         )
-    }
-}
-
-/// What a range of the vmalloc window is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum AreaKind {
-    /// Owns its frames.
-    Vmalloc,
-    /// Maps frames of somebody else.
-    Vmap,
-    /// Freed, and waits for a grace period.
-    Pending,
-    /// Freed, not yet flushed.
-    Lazy,
-    /// Freed and flushed; the addresses wait for the next area of this size.
-    Pooled,
-}
-
-/// One area of the vmalloc window; its text is a line of `/proc/vmallocinfo`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct VmallocEntry {
-    /// First address.
-    pub start: VirtAddr,
-    /// Pages of address space, without the guard page.
-    pub pages: PageCount,
-    /// Pages that are mapped now (or were, if lazy).
-    pub mapped: PageCount,
-    /// Bytes that the caller asked for.
-    pub requested: usize,
-    /// What it is.
-    pub kind: AreaKind,
-}
-
-impl fmt::Display for VmallocEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.pages.bytes().unwrap_or(0) + crate::PAGE_SIZE;
-        let end = VirtAddr::new(self.start.as_u64().saturating_add(bytes as u64));
-        write!(f, "{:#018x}-{:#018x} {bytes:>7} ", self.start.as_u64(), end.as_u64())?;
-        match self.kind {
-            AreaKind::Vmalloc => write!(f, "pages={} vmalloc", self.mapped),
-            AreaKind::Vmap => write!(f, "pages={} vmap", self.mapped),
-            AreaKind::Pending => write!(f, "pages={} waits for readers", self.mapped),
-            AreaKind::Lazy => write!(f, "unpurged vm_area"),
-            AreaKind::Pooled => write!(f, "pooled vm_area"),
-        }
     }
 }
 

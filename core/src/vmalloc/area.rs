@@ -3,6 +3,7 @@
 use super::flags::VmFlags;
 use crate::addr::{PhysAddr, VirtAddr, Vpn};
 use crate::inspect::{AreaKind, VmallocEntry};
+use crate::numa::MAX_NODES;
 use crate::order::Order;
 use crate::paging::VpnRange;
 use crate::{PAGE_SIZE, PageCount};
@@ -178,7 +179,7 @@ impl Node {
         }
     }
 
-    /// What `vmallocinfo` shows; nothing while the area is being made.
+    /// What `vmallocinfo` shows, but for the nodes of its frames; nothing while the area is being made.
     pub(super) const fn entry(&self) -> Option<VmallocEntry> {
         let kind = match self.state {
             State::Reserved => return None,
@@ -188,7 +189,15 @@ impl Node {
             State::Lazy { .. } => AreaKind::Lazy,
             State::Pooled { .. } => AreaKind::Pooled,
         };
-        let (pages, mapped) = (PageCount::new(self.pages), PageCount::new(self.mapped));
-        Some(VmallocEntry { start: self.addr(), pages, mapped, requested: self.requested(), kind })
+        Some(VmallocEntry {
+            start: self.addr(),
+            pages: PageCount::new(self.pages),
+            guard: PageCount::new(guard_pages(self.flags)),
+            mapped: PageCount::new(self.mapped),
+            requested: self.requested(),
+            kind,
+            flags: self.flags,
+            on_nodes: [0; MAX_NODES],
+        })
     }
 }

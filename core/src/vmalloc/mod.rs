@@ -75,6 +75,7 @@ use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, BlockKind, CacheId, FreeError};
 use crate::inspect::VmallocEntry;
+use crate::numa::MAX_NODES;
 use crate::page::FrameKind;
 use crate::paging::PageTables;
 use crate::platform::Platform;
@@ -84,6 +85,7 @@ pub use flags::{VmFlags, VmallocArgs};
 
 pub(crate) use nodes::VmallocParts;
 
+use area::Node;
 use lazy::lazy_max_pages;
 use nodes::Nodes;
 use record::{RECORD_BYTES, Records};
@@ -167,10 +169,25 @@ impl Vmalloc {
         let mut from = 0;
         while let Some((_, node)) = self.area_from(&pages.base, from) {
             from = node.end();
-            if let Some(entry) = node.entry() {
+            if let Some(mut entry) = node.entry() {
+                if node.state.is_live() {
+                    entry.on_nodes = self.pages_on_nodes(pages, &node);
+                }
                 see(entry);
             }
         }
+    }
+
+    /// How many of an area's pages have their frames on each memory node.
+    fn pages_on_nodes<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> [u32; MAX_NODES] {
+        let mut on_nodes = [0; MAX_NODES];
+        self.tables.visit(pages, node.mapped_range(), |_, entry| {
+            let home = entry.frame().and_then(|frame| pages.node_of(frame));
+            if let Some(count) = home.and_then(|home| on_nodes.get_mut(home.index())) {
+                *count += 1;
+            }
+        });
+        on_nodes
     }
 
     /// Frames that `vfree` gave back and that wait for the flush.

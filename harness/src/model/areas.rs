@@ -23,6 +23,9 @@ pub struct Window {
     start: u64,
     end: u64,
     spans: Vec<Span>,
+    /// Freed and flushed ranges that wait for an area of their size; they stand in nobody's way (section 4.1: any failure
+    /// to find addresses empties the pools).
+    pooled: Vec<Span>,
 }
 
 impl Window {
@@ -30,7 +33,21 @@ impl Window {
     pub fn new(geometry: &Geometry, mut spans: Vec<Span>) -> Self {
         spans.sort_unstable();
         let start = geometry.vmalloc_start.vpn().as_u64();
-        Self { start, end: start + geometry.vmalloc_pages.get(), spans }
+        Self { start, end: start + geometry.vmalloc_pages.get(), spans, pooled: Vec::new() }
+    }
+
+    /// The same window with these ranges in pools.
+    #[must_use]
+    pub fn with_pools(self, pooled: Vec<Span>) -> Self {
+        Self { pooled, ..self }
+    }
+
+    /// The most page tables that an area of so many pages anywhere may need: where it goes is the lowest gap, or a pooled
+    /// range of its size; `None` if there is no gap.
+    pub fn tables_needed(&self, pages: u64) -> Option<u64> {
+        let gap = self.lowest_gap(pages)?;
+        let pooled = self.pooled.iter().filter(|span| span.pages == pages).map(|span| span.start);
+        pooled.chain([gap]).map(|start| self.new_tables(start, pages)).max()
     }
 
     /// The lowest page at which `pages` pages and their guard fit (section 4.1: lowest address first); `None` if there

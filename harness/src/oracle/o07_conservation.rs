@@ -7,7 +7,7 @@
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::{ExpectedUse, Tier};
 use crate::subject::Reply;
-use kmem::{AreaKind, MemInfo};
+use kmem::MemInfo;
 
 /// See the module.
 pub(super) struct Conservation;
@@ -78,8 +78,7 @@ fn check_objects(cx: &Context<'_>) -> Result<(), String> {
 /// As many live areas are listed as there are.
 fn check_areas(cx: &Context<'_>) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box() else { return Ok(()) };
-    let listed =
-        inside.vmallocinfo().iter().filter(|entry| !matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending)).count();
+    let listed = inside.vmallocinfo().iter().filter(|entry| entry.kind.is_live()).count();
     let live = cx.model.count(crate::model::Tiers::GUARDED);
     if listed == live { Ok(()) } else { Err(format!("vmallocinfo lists {listed} areas, {live} are live")) }
 }

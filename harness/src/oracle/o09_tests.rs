@@ -157,8 +157,11 @@ fn a_lazily_freed_area_stands_in_the_way_of_requests_without_reclaim_only() {
         start: subject.geometry.vmalloc_start,
         pages: PageCount::new(1),
         mapped: PageCount::new(1),
+        guard: PageCount::new(1),
         requested: 1,
         kind: kmem::AreaKind::Lazy,
+        flags: kmem::VmFlags::empty(),
+        on_nodes: [0; kmem::MAX_NODES],
     });
     let error = AllocError::NoVirtualSpace { pages: PageCount::new(3) };
     let vmalloc = |gfp| Call::Vmalloc { size: 2 * PAGE_SIZE, gfp };

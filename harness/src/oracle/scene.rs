@@ -79,9 +79,14 @@ impl Snapshot {
     /// The moment as it is.
     pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
         let given_up = |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending);
-        let stale = inside.vmallocinfo().into_iter().filter(given_up);
-        let stale = stale.map(|e| Span { start: e.start.vpn().as_u64(), pages: e.pages.get(), mapped: e.mapped.get() });
+        let span =
+            |e: &VmallocEntry| Span { start: e.start.vpn().as_u64(), pages: e.pages.get(), mapped: e.mapped.get() };
+        let listed = inside.vmallocinfo();
+        let stale = listed.iter().filter(|e| given_up(e)).map(span);
         let window = Window::new(model.geometry(), live_spans(model).chain(stale).collect());
+        // An area without a guard leaves a range whose last page is the guard of the next.
+        let whole = |e: &VmallocEntry| Span { pages: e.pages.get() + e.guard.get() - 1, ..span(e) };
+        let window = window.with_pools(listed.iter().filter(|e| e.kind == AreaKind::Pooled).map(whole).collect());
         Self { window, ..Self::of_blocks(model, inside, true) }
     }
 
@@ -269,12 +274,12 @@ impl Snapshot {
     pub(crate) fn serves_area(&self, model: &Model, pages: u64, own: u64, gfp: GfpFlags) -> AreaVerdict {
         let descriptors = self.caches.iter().find(|c| c.name.as_str() == DESCRIPTORS);
         let descriptor = u64::from(!descriptors.is_some_and(|cache| self.has_object(model, cache)));
-        let gap = self.window.lowest_gap(pages);
-        let needed = match gap {
-            Some(start) => descriptor + own + self.window.new_tables(start, pages) + stranded(model, gfp),
+        let tables = self.window.tables_needed(pages);
+        let needed = match tables {
+            Some(tables) => descriptor + own + tables + stranded(model, gfp),
             None => descriptor,
         };
-        AreaVerdict { has_gap: gap.is_some(), has_memory: self.single_pages(model, gfp) >= needed }
+        AreaVerdict { has_gap: tables.is_some(), has_memory: self.single_pages(model, gfp) >= needed }
     }
 
     /// How many single pages a sequence of requests must get, whatever it makes of zone flags.

@@ -79,15 +79,23 @@ fn sizes() -> Vec<(usize, usize)> {
     let around = |size: usize| [size - 1, size, size + 1];
     let boundaries = [8, PAGE_SIZE, 2 * PAGE_SIZE, 3 * PAGE_SIZE, 2 << 20, KMALLOC_MAX, RAM, INT_MAX];
     let plain = [0, 1, 100 << 10, 5 << 20].into_iter().chain(boundaries.into_iter().flat_map(around));
-    let products = [(0, 8), (3, 1000), (512, 8), (513, 8), (5 * PAGE_SIZE, usize::MAX / (5 * PAGE_SIZE) + 1), (2, usize::MAX)];
+    let products =
+        [(0, 8), (3, 1000), (512, 8), (513, 8), (5 * PAGE_SIZE, usize::MAX / (5 * PAGE_SIZE) + 1), (2, usize::MAX)];
     plain.map(|size| (1, size)).chain([(1, usize::MAX)]).chain(products).collect()
 }
 
 /// How the caller may wait, with every choice of the modifiers that the contract names.
 fn flags() -> Vec<GfpFlags> {
-    let waits = [GfpFlags::KERNEL, GfpFlags::NOFS, GfpFlags::NOIO, GfpFlags::NOWAIT, GfpFlags::ATOMIC, GfpFlags::empty()];
-    let modifiers =
-        [GfpFlags::ZERO, GfpFlags::RETRY_MAYFAIL, GfpFlags::NOFAIL, GfpFlags::NORETRY, GfpFlags::NOWARN, GfpFlags::THISNODE];
+    let waits =
+        [GfpFlags::KERNEL, GfpFlags::NOFS, GfpFlags::NOIO, GfpFlags::NOWAIT, GfpFlags::ATOMIC, GfpFlags::empty()];
+    let modifiers = [
+        GfpFlags::ZERO,
+        GfpFlags::RETRY_MAYFAIL,
+        GfpFlags::NOFAIL,
+        GfpFlags::NORETRY,
+        GfpFlags::NOWARN,
+        GfpFlags::THISNODE,
+    ];
     let chosen = |set: usize| {
         let picked = modifiers.iter().enumerate().filter(move |(bit, _)| set >> bit & 1 == 1);
         picked.fold(GfpFlags::empty(), |all, (_, &flag)| all | flag)
