@@ -186,7 +186,8 @@ pub(crate) struct Page {
     list: AtomicU8,
     /// How many mappings show the frame.
     mappings: AtomicU32,
-    _reserved2: AtomicU32,
+    /// Slab of a debug cache: objects that wait for readers.
+    waiting: AtomicU32,
 }
 
 const _: () = assert!(size_of::<Page>() == 32);
@@ -266,7 +267,7 @@ impl FrameTable {
             zone: AtomicU8::new(0),
             list: AtomicU8::new(0),
             mappings: zero32(),
-            _reserved2: zero32(),
+            waiting: zero32(),
         });
         let kinds = carver.carve(frames, |_| AtomicU8::new(FrameKind::Absent.to_byte()));
         Self { pages, kinds }
@@ -307,6 +308,26 @@ impl FrameTable {
         private, set_private, private: u32;
         /// Distance in frames to the block's first frame.
         head_distance, set_head_distance, head_distance: u32;
+    }
+
+    /// How many objects of a debug cache's slab wait for readers.
+    pub(crate) fn waiting(&self, pfn: Pfn) -> u32 {
+        self.page(pfn).waiting.load(Acquire)
+    }
+
+    /// Begins to count for a new slab.
+    pub(crate) fn clear_waiting(&self, pfn: Pfn) {
+        self.page(pfn).waiting.store(0, Relaxed);
+    }
+
+    /// Counts one more of them. It may be done without the lock of the slab.
+    pub(crate) fn add_waiting(&self, pfn: Pfn) {
+        self.page(pfn).waiting.fetch_add(1, Release);
+    }
+
+    /// Counts one of them less.
+    pub(crate) fn sub_waiting(&self, pfn: Pfn) {
+        self.page(pfn).waiting.fetch_sub(1, Release);
     }
 
     /// Looks a frame up once for several accesses; `None` beyond the table.

@@ -219,9 +219,10 @@ events! {
     RemoteNodeFree;
     /// Partial slabs of another memory node were looked at, because that node has more than it keeps.
     PartialRemote;
-    /// An object of another memory node's last partial slabs was taken, because no new slab could be had.
+    /// An object of another memory node's last partial slabs, or one of the sheaves that is of another node than the caller
+    /// prefers, was taken, because no new slab could be had.
     PartialLastResort;
-    /// A caller that names its own memory node went past the sheaves, whose next object is of another one.
+    /// A caller that names its own memory node went past the sheaves, whose objects are all of other ones.
     SheafOfOtherNode;
     /// A caller that prefers a memory node was served from wherever there was something.
     SlabOtherNode;

@@ -47,6 +47,14 @@ impl<T: Copy, const N: usize> Stack<T, N> {
         Some(value)
     }
 
+    /// Takes the newest value that `wanted` accepts; the newest of all gets its place.
+    pub(crate) fn pop_wanted(&mut self, wanted: impl Fn(T) -> bool) -> Option<T> {
+        let last = self.as_slice().len().checked_sub(1)?;
+        let at = self.as_slice().iter().rposition(|&value| wanted(value))?;
+        self.slots.swap(at, last);
+        self.pop()
+    }
+
     /// Takes the oldest values, up to `most`; `each` hears of them, the oldest first.
     pub(crate) fn take_oldest(&mut self, most: u32, each: impl FnMut(T)) {
         let len = self.len();
@@ -105,6 +113,17 @@ impl<T: Copy, const N: usize> Stack<T, N> {
 #[cfg(test)]
 mod tests {
     use super::Stack;
+
+    #[test]
+    fn the_newest_wanted_value_is_taken_from_anywhere() {
+        let mut stack: Stack<u32, 4> = Stack::new(0);
+        (1..=4).for_each(|n| assert!(stack.push(4, n)));
+        assert_eq!(stack.pop_wanted(|n| n % 2 == 1), Some(3));
+        assert_eq!(stack.pop_wanted(|n| n > 4), None);
+        assert_eq!(stack.as_slice(), [1, 2, 4]);
+        assert_eq!((stack.pop_wanted(|_| true), stack.len()), (Some(4), 2));
+        assert_eq!(Stack::<u32, 4>::new(0).pop_wanted(|_| true), None);
+    }
 
     #[test]
     fn a_stack_gives_the_newest_first_and_never_holds_more_than_its_slots() {

@@ -14,6 +14,7 @@
 //!        ones on the other
 //! I21.2  each object in a sheaf starts an object of a slab of this cache; its occupancy bit is set, its liveness clear
 //! I21.3  objects in sheaves + reserved, deferred, live and lost objects == sum of inuse over the nodes
+//! I21.5  objects that wait for readers, by slab, of a debug cache == those of the cache
 //! I21.4  buffers free + buffers in use == buffers of the pool
 //! ```
 
@@ -34,6 +35,7 @@ struct Sums {
     objects: u64,
     pages: u64,
     live: u64,
+    waiting: u64,
 }
 
 /// What the sheaves of a cache add up to.
@@ -90,7 +92,12 @@ impl SlabLayer {
             let of_node = self.check_slabs(pages, id, &slabs, number, &node)?;
             sums.inuse += of_node.inuse;
             sums.live += of_node.live;
+            sums.waiting += of_node.waiting;
             lost += node.lost;
+        }
+        if slabs.shape.is_debug() {
+            let (what, pending) = ("objects that wait for readers, of debug cache", self.rcu.pending(id));
+            Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, pending, sums.waiting)?;
         }
         if slabs.shape.live != LiveMode::Off {
             let what = "objects in sheaves, reserved, deferred, pending, live and lost of cache";
@@ -230,6 +237,7 @@ impl SlabLayer {
             equal("distance to the slab's first frame", distance, slabs.frames.head_distance(frame))?;
         }
         sums.live += self.count_live(slabs, head);
+        sums.waiting += u64::from(slabs.frames.waiting(head));
         sums.inuse += u64::from(inuse);
         sums.objects += u64::from(objects);
         sums.pages += order.pages();

@@ -7,7 +7,6 @@ use super::sheaf::CpuCell;
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{BlockKind, CacheId, FreeError};
-use crate::hardening::Hardening;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::Platform;
@@ -175,7 +174,7 @@ impl SlabLayer {
     fn verify_object<P: Platform>(&self, pages: &PageAllocator<P>, id: usize, phys: PhysAddr) -> Result<(), FreeError> {
         let addr = pages.base.virt(phys);
         let slabs = self.slabs(pages, id).ok_or(FreeError::Foreign(addr))?;
-        if pages.base.geometry.hardening == Hardening::Off || self.live.is_live(slabs.shape.live, phys) {
+        if self.live.is_live(slabs.shape.live, phys) {
             return Ok(());
         }
         let (head, index) = slabs.locate(phys);

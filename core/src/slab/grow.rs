@@ -89,6 +89,7 @@ impl Slabs<'_> {
         self.frames.set_objects(head, objects as u16);
         self.frames.set_inuse(head, 0);
         self.frames.set_list(head, LIST_NONE);
+        self.frames.clear_waiting(head);
         self.occupancy.clear(head, objects);
     }
 }

@@ -125,7 +125,7 @@ impl SlabLayer {
 
     /// Returns all cached objects to their slabs; `false` if a CPU could not be asked for its own.
     fn empty_sheaves<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> bool {
-        self.trim(pages, id);
+        self.strip(pages, id);
         let is_empty =
             |cpu| self.with_sheaves(pages, cpu, id, |sheaves| sheaves.main.is_empty() && sheaves.spare.is_none());
         self.nr_deferred(pages, id) == 0 && self.cpus(pages).all(|cpu| is_empty(cpu) == Some(true))

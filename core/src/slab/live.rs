@@ -13,6 +13,8 @@
 //! L1  the byte names a  =>  an object of the slab starts at a, its occupancy bit is set, and it is in no sheaf
 //! ```
 //!
+//! Without hardening only the objects of debug caches are marked, in a map that the fast paths do not look at.
+//!
 //! Two CPUs that free the same object at the very same moment are told apart for small objects only.
 
 use crate::addr::{Pfn, PhysAddr};
@@ -24,7 +26,7 @@ use crate::sync::{AtomicU8, Ordering::Relaxed};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(super) enum LiveMode {
-    /// Not at all: hardening is off.
+    /// Not at all: hardening is off, and nobody debugs the cache.
     Off,
     /// By plain stores: no two objects share a byte.
     Bytes,
@@ -59,6 +61,8 @@ impl LiveBytes {
 /// The liveness of all objects, beside the kinds of all frames.
 pub(super) struct LiveMap {
     maps: FrameMaps,
+    /// Stands in for `maps` where those are empty: for debug caches.
+    of_debug: FrameMaps,
 }
 
 /// Where an address is in both maps.
@@ -96,8 +100,10 @@ impl Spot<'_> {
 }
 
 impl LiveMap {
-    pub(super) fn new(frames: &FrameTable, bytes: LiveBytes) -> Self {
-        Self { maps: FrameMaps::new(frames.share_kinds(), bytes.0) }
+    /// Puts the bytes beside the kinds of the frames; those of `of_debug` count if there are no others.
+    pub(super) fn new(frames: &FrameTable, bytes: LiveBytes, of_debug: LiveBytes) -> Self {
+        let beside = |bytes: LiveBytes| FrameMaps::new(frames.share_kinds(), bytes.0);
+        Self { maps: beside(bytes), of_debug: beside(of_debug) }
     }
 
     /// Looks an address up for a free; `None` outside memory, and everywhere if nothing is marked.
@@ -107,7 +113,13 @@ impl LiveMap {
         Some(Spot { kind, byte, object })
     }
 
-    /// Tells whether no object is marked: hardening is off.
+    /// Looks an address up whose object is marked for certain, in whichever map there is.
+    fn recorded(&self, object: PhysAddr) -> Option<Spot<'_>> {
+        let of_debug = || self.of_debug.at(object).map(|(kind, byte)| Spot { kind, byte, object });
+        self.spot(object).or_else(of_debug)
+    }
+
+    /// Tells whether the fast paths need not look at marks: hardening is off.
     #[inline(always)]
     pub(super) fn is_off(&self) -> bool {
         self.maps.fine().is_empty()
@@ -136,10 +148,13 @@ impl LiveMap {
 
     /// Marks an object as handed out.
     pub(super) fn mark(&self, mode: LiveMode, object: PhysAddr) {
+        let Some(spot) = self.recorded(object) else { return };
         match mode {
             LiveMode::Off => (),
-            LiveMode::Bytes => self.mark_line(object),
-            LiveMode::Bits => self.mark_shared(object),
+            LiveMode::Bytes => spot.byte.store(mark(object), Relaxed),
+            LiveMode::Bits => {
+                spot.byte.fetch_or(bit(object), Relaxed);
+            }
         }
     }
 
@@ -147,14 +162,14 @@ impl LiveMap {
     pub(super) fn unmark(&self, mode: LiveMode, object: PhysAddr) -> bool {
         match mode {
             LiveMode::Off => true,
-            LiveMode::Bytes => self.spot(object).is_some_and(Spot::unmark_line),
-            LiveMode::Bits => self.spot(object).is_some_and(Spot::unmark_shared),
+            LiveMode::Bytes => self.recorded(object).is_some_and(Spot::unmark_line),
+            LiveMode::Bits => self.recorded(object).is_some_and(Spot::unmark_shared),
         }
     }
 
     /// Tells whether a live object starts at the address; always, if the mode keeps no record.
     pub(super) fn is_live(&self, mode: LiveMode, object: PhysAddr) -> bool {
-        let byte = self.byte(object).map_or(0, |byte| byte.load(Relaxed));
+        let byte = self.recorded(object).map_or(0, |spot| spot.byte.load(Relaxed));
         match mode {
             LiveMode::Off => true,
             LiveMode::Bytes => byte == mark(object),
@@ -165,7 +180,8 @@ impl LiveMap {
     /// Counts the live objects that start in a frame and share bytes.
     pub(super) fn count_bits(&self, frame: Pfn) -> u32 {
         let from = frame.index() * GRANULES_PER_FRAME;
-        let bytes = self.maps.fine().get(from..from + GRANULES_PER_FRAME).unwrap_or_default();
+        let map = if self.is_off() { &self.of_debug } else { &self.maps };
+        let bytes = map.fine().get(from..from + GRANULES_PER_FRAME).unwrap_or_default();
         bytes.iter().map(|byte| byte.load(Relaxed).count_ones()).sum()
     }
 }
@@ -193,7 +209,7 @@ mod tests {
         let mut region = MetaRegion::heap(4096);
         let mut carver = region.carver().unwrap();
         let frames = FrameTable::carve(&Geometry::flat(2), &mut carver);
-        LiveMap::new(&frames, LiveBytes::carve(2, &mut carver))
+        LiveMap::new(&frames, LiveBytes::carve(2, &mut carver), LiveBytes::carve(0, &mut carver))
     }
 
     #[test]
@@ -219,6 +235,18 @@ mod tests {
         assert!(map.unmark(LiveMode::Bits, PhysAddr::new(16)));
         assert_eq!(map.count_bits(Pfn::new(0)), 7);
         assert!(!map.is_live(LiveMode::Bits, PhysAddr::new(16)));
+    }
+
+    #[test]
+    fn without_hardening_the_objects_of_debug_caches_are_marked_aside() {
+        let mut region = MetaRegion::heap(4096);
+        let mut carver = region.carver().unwrap();
+        let frames = FrameTable::carve(&Geometry::flat(2), &mut carver);
+        let map = LiveMap::new(&frames, LiveBytes::carve(0, &mut carver), LiveBytes::carve(2, &mut carver));
+        map.mark(LiveMode::Bits, PhysAddr::new(24));
+        assert!(map.is_off() && map.spot(PhysAddr::new(24)).is_none());
+        assert_eq!(map.count_bits(Pfn::new(0)), 1);
+        assert!(map.unmark(LiveMode::Bits, PhysAddr::new(24)) && !map.unmark(LiveMode::Bits, PhysAddr::new(24)));
     }
 
     #[test]

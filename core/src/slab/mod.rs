@@ -98,6 +98,7 @@ pub(crate) struct SlabParts {
     nodes: MetaSlice<SpinLock<Node>>,
     occupancy: Occupancy,
     live: LiveBytes,
+    live_of_debug: LiveBytes,
     pool: SheafPool,
     sites: Sites,
     quarantine: Quarantine,
@@ -125,6 +126,7 @@ impl SlabParts {
             nodes: carver.carve(caches * nr_nodes(geometry), |_| SpinLock::new(Node::VACANT)),
             occupancy: Occupancy::carve(frames, carver),
             live: LiveBytes::carve(marked, carver),
+            live_of_debug: LiveBytes::carve(frames - marked, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
             quarantine: Quarantine::carve(geometry, carver),
@@ -172,14 +174,14 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, pool, sites, quarantine, reserved, slow, deferred, rcu } =
-            parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, live_of_debug, .. } = parts;
+        let SlabParts { pool, sites, quarantine, reserved, slow, deferred, rcu, .. } = parts;
         let layer = Self {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
             nodes,
             occupancy,
-            live: LiveMap::new(&pages.base.frames, live),
+            live: LiveMap::new(&pages.base.frames, live, live_of_debug),
             pool,
             reserved,
             slow,
@@ -375,8 +377,8 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         orders,
         capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride, args.sheaf_capacity) },
         live: match geometry.hardening {
-            Hardening::Off => LiveMode::Off,
-            Hardening::Checked | Hardening::Paranoid => LiveMode::for_stride(stride),
+            Hardening::Off if !is_debug => LiveMode::Off,
+            Hardening::Off | Hardening::Checked | Hardening::Paranoid => LiveMode::for_stride(stride),
         },
         alloc_gfp,
         flags: args.flags,

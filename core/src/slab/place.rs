@@ -2,9 +2,9 @@
 //!
 //! | caller | in this order |
 //! |---|---|
-//! | names the node of its CPU | the sheaves, if the next object is of that node; then as below |
+//! | names the node of its CPU | an object of that node from the sheaves; then as below |
 //! | `THISNODE` | partial slabs of the node, a new slab on it |
-//! | otherwise | the same without effort; then whatever a request without a node gets, new slabs near the node |
+//! | otherwise | the same without effort; then what a request without a node gets, new slabs near the node; the sheaves |
 //!
 //! A caller that names no node may get an object of any node from its sheaves, also with `THISNODE`. Source:
 //! section 2.3 and `mm/slub.c` of Linux 7.2.
@@ -86,7 +86,8 @@ impl SlabLayer {
         Ok(pages.base.virt(object))
     }
 
-    /// Takes an object of the node from this CPU's sheaves, if this CPU is of the node and the next object is too.
+    /// Takes an object of the node from this CPU's sheaves, if this CPU is of the node. A refill that went to other nodes as
+    /// well may have taken the last one that the node had: it is looked for among all.
     fn cached_on<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
@@ -101,12 +102,11 @@ impl SlabLayer {
         if sheaves.main.is_empty() {
             self.refill_main(pages, slabs, &mut sheaves, gfp);
         }
-        let next = sheaves.main.objects().last()?.pfn()?;
-        if node_of(pages, next) != node.index() {
+        let taken = sheaves.main.pop_wanted(|object| node_of(pages, object.pfn().unwrap_or_default()) == node.index());
+        if taken.is_none() {
             pages.base.event(Event::SheafOfOtherNode);
-            return None;
         }
-        sheaves.main.pop()
+        taken
     }
 
     /// Takes one object straight from a slab of the node, or if the caller does not insist, of any.
@@ -122,10 +122,19 @@ impl SlabLayer {
         match self.take_on(pages, slabs, near, node) {
             Err(_) if !insists => {
                 pages.base.event(Event::SlabOtherNode);
-                self.alloc_direct(pages, slabs, gfp, Some(node))
+                let direct = self.alloc_direct(pages, slabs, gfp, Some(node));
+                direct.or_else(|refused| self.cached_anywhere(pages, slabs).ok_or(refused))
             }
             answer => answer,
         }
+    }
+
+    /// Takes an object of whatever node from this CPU's sheaves: when no slab has any, one that was passed over before.
+    fn cached_anywhere<P: Platform>(&self, pages: &PageAllocator<P>, slabs: &Slabs<'_>) -> Option<PhysAddr> {
+        let cell = self.cell(pages.base.cpu(), slabs.id).filter(|_| slabs.shape.capacity > 0)?;
+        let object = cell.try_local()?.main.pop()?;
+        pages.base.event(Event::PartialLastResort);
+        Some(object)
     }
 
     /// Takes one object from a partial slab of the node or from a new one on it.
@@ -145,6 +154,7 @@ impl SlabLayer {
         pages.base.event(Event::SlabDirectAlloc);
         object.ok_or(AllocError::NoPages { order: slabs.shape.orders.min })
     }
+
     /// Takes one object from a partial slab of the node.
     fn take_partial_on<P: Platform>(
         &self,

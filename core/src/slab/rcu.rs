@@ -19,6 +19,7 @@
 //! ```text
 //! R1  pending(c) == objects of cache c in rcu sheaves, in the bulk buffer, in batches and in chains
 //! R2  an object that is pending is not live, and its occupancy bit is set
+//! R3  waiting(s) of a slab s of a debug cache == its pending objects
 //! ```
 //!
 //! A head is read again before it is believed: a link that leads to no pending object ends the chain, and what was behind
@@ -26,6 +27,8 @@
 //! last, and never while the platform waits.
 
 use super::free::KmallocBlock;
+use super::live::LiveMode;
+use super::node::Slabs;
 use super::sheaf::{SheafId, SheafPool};
 use super::{SlabFlags, SlabLayer};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
@@ -143,18 +146,6 @@ impl Rcu {
         self.parts.pending.get(id).map_or(0, |n| n.load(Relaxed))
     }
 
-    fn add_pending(&self, id: usize) {
-        if let Some(n) = self.parts.pending.get(id) {
-            n.fetch_add(1, Relaxed);
-        }
-    }
-
-    fn sub_pending(&self, id: usize) {
-        if let Some(n) = self.parts.pending.get(id) {
-            n.fetch_sub(1, Relaxed);
-        }
-    }
-
     /// Frames of slabs that wait.
     pub(super) fn slab_pages(&self) -> u64 {
         let queue = self.queue.lock();
@@ -170,6 +161,26 @@ impl Rcu {
 }
 
 impl SlabLayer {
+    /// Counts an object that begins to wait: R1 and R3.
+    fn add_pending(&self, slabs: &Slabs<'_>, object: PhysAddr) {
+        if let Some(n) = self.rcu.parts.pending.get(slabs.id) {
+            n.fetch_add(1, Relaxed);
+        }
+        if slabs.shape.is_debug() {
+            slabs.frames.add_waiting(slabs.locate(object).0);
+        }
+    }
+
+    /// Counts an object that has waited.
+    fn sub_pending(&self, slabs: &Slabs<'_>, object: PhysAddr) {
+        if let Some(n) = self.rcu.parts.pending.get(slabs.id) {
+            n.fetch_sub(1, Relaxed);
+        }
+        if slabs.shape.is_debug() {
+            slabs.frames.sub_waiting(slabs.locate(object).0);
+        }
+    }
+
     /// Puts the free of a block off until every reader that may see it has gone. `head` says where in the block the
     /// caller has room for a head.
     ///
@@ -194,9 +205,9 @@ impl SlabLayer {
                 let slabs = self.slabs(pages, id).ok_or(FreeError::Foreign(addr))?;
                 check_head(addr, head, slabs.shape.object_size)?;
                 // Counted first: whoever sees that it is not live sees that something waits.
-                self.rcu.add_pending(id);
+                self.add_pending(&slabs, object);
                 if !self.live.unmark(slabs.shape.live, object) {
-                    self.rcu.sub_pending(id);
+                    self.sub_pending(&slabs, object);
                     return Err(FreeError::DoubleFree(addr));
                 }
                 let capacity = if slabs.shape.is_debug() { 0 } else { u32::from(slabs.shape.capacity) };
@@ -380,7 +391,7 @@ impl SlabLayer {
         let (head, index) = slabs.locate(object);
         let starts = index < slabs.objects(head) && slabs.object(head, index) == object;
         let out = starts && slabs.occupancy.is_taken(head, index);
-        let live = !self.live.is_off() && self.live.is_live(slabs.shape.live, object);
+        let live = slabs.shape.live != LiveMode::Off && self.live.is_live(slabs.shape.live, object);
         self.rcu.pending(id) > 0 && out && !live
     }
 
@@ -388,9 +399,9 @@ impl SlabLayer {
     #[track_caller]
     pub(crate) fn free_after_grace<P: Platform>(&self, pages: &PageAllocator<P>, object: PhysAddr) {
         let id = object.pfn().and_then(|frame| pages.base.frames.slab_cache(frame.index()));
-        let Some((id, slabs)) = id.and_then(|id| Some((id, self.slabs(pages, id)?))) else { return };
+        let Some(slabs) = id.and_then(|id| self.slabs(pages, id)) else { return };
         self.live.mark(slabs.shape.live, object);
-        self.rcu.sub_pending(id);
+        self.sub_pending(&slabs, object);
         let addr = pages.base.virt(object);
         if matches!(self.kfree(pages, addr), Err(FreeError::Corrupted(_))) {
             // Its bytes were repaired; now it goes.

@@ -16,11 +16,13 @@ impl SlabLayer {
 
     /// Does the same for one cache.
     pub(super) fn trim<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
-        let Some(slabs) = self.slabs(pages, id) else { return 0 };
         // A cache without slabs has no object in any sheaf: no other CPU needs to be disturbed.
-        if self.nr_slabs(id) == 0 {
-            return 0;
-        }
+        if self.nr_slabs(id) == 0 { 0 } else { self.strip(pages, id) }
+    }
+
+    /// Does the same for a cache that may have nothing but empty buffers, and gives those back too.
+    pub(super) fn strip<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
+        let Some(slabs) = self.slabs(pages, id) else { return 0 };
         self.drain_all_deferred(pages);
         let flush = |cpu| self.with_sheaves(pages, cpu, id, |sheaves| self.flush_sheaves(pages, id, &slabs, sheaves));
         let from_cpus: u64 = self.cpus(pages).filter_map(flush).sum();

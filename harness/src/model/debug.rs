@@ -60,8 +60,10 @@ impl Checks {
 pub enum Zone {
     /// Before the object.
     Left,
-    /// Behind the object, or what aligns it.
+    /// Behind the object.
     Right,
+    /// Without red zones, what aligns what is kept behind the object.
+    Gap,
     /// Behind the bytes that were asked for.
     Spare,
     /// A free object.
@@ -188,8 +190,11 @@ impl DebugLayout {
         if self.checks.red_zone {
             parts.push((Zone::Left, -(self.left as i64)..0));
         }
-        if self.checks.red_zone || self.checks.poison {
-            parts.push((Zone::Right, range(self.object_size, self.inuse)));
+        let behind = range(self.object_size, self.inuse);
+        if self.checks.red_zone {
+            parts.push((Zone::Right, behind));
+        } else if self.checks.poison {
+            parts.push((Zone::Gap, behind));
         }
         if self.checks.poison {
             parts.push((Zone::Padding, range(self.padding.0, self.padding.1)));
@@ -224,9 +229,15 @@ impl Damage {
         self.of(object).map(|&(_, zone, _)| zone).collect()
     }
 
-    /// Forgets the damage to an object: it was repaired or painted anew.
+    /// Forgets the damage to an object: it was repaired, or nobody looks any more.
     pub fn clear(&mut self, object: u64) {
         self.bytes.retain(|&(of, ..)| of != object);
+    }
+
+    /// Forgets the damage to what is painted anew whenever an object changes hands. What only aligns is painted once, when
+    /// its slab is made.
+    pub fn clear_painted(&mut self, object: u64) {
+        self.bytes.retain(|&(of, zone, _)| of != object || matches!(zone, Zone::Gap | Zone::Padding));
     }
 
     /// Forgets the damage to one part of an object.
@@ -304,6 +315,10 @@ mod tests {
         assert!(damage.add(64, Zone::Right, 70) && damage.add(64, Zone::Right, 71) && damage.add(64, Zone::Left, 60));
         assert!(damage.add(128, Zone::Body, 130) && !damage.add(128, Zone::Body, 130));
         assert_eq!(damage.zones(64).len(), 2);
+        damage.add(64, Zone::Padding, 80);
+        damage.clear_painted(64);
+        assert_eq!(damage.zones(64), BTreeSet::from([Zone::Padding]));
+        damage.add(64, Zone::Left, 60);
         damage.clear_zone(64, Zone::Left);
         assert_eq!(damage.zones(64).len(), 1);
         damage.clear(64);

@@ -91,6 +91,12 @@ impl Debugged {
 
     /// An object has been painted anew.
     fn painted(&mut self, addr: u64) {
+        self.damage.clear_painted(addr);
+        self.unsure.clear_painted(addr);
+    }
+
+    /// All of an object's slot has been repaired, or is no longer one.
+    fn repaired(&mut self, addr: u64) {
         self.damage.clear(addr);
         self.unsure.clear(addr);
     }
@@ -137,6 +143,16 @@ impl Model {
         (get_order(layout.stride()) <= self.geometry.max_order.get()).then_some(layout)
     }
 
+    /// The class that serves a request which may not wait for a lock. One whose objects are guarded would have to: the next
+    /// one is asked then, and only that.
+    pub(crate) fn nolock_class(&self, size: usize) -> Option<usize> {
+        let largest = classes::kmalloc_max(self.geometry.max_order.get());
+        let from = CLASSES.iter().position(|&class| size > 0 && size <= class)?;
+        let exists = |class: &&usize| **class <= largest;
+        let asked = CLASSES.iter().skip(from).take(2).filter(exists);
+        asked.copied().find(|&class| self.class_layout(class).is_none())
+    }
+
     /// What a cache is that was asked to be like this: on some machines every one is checked.
     pub(crate) fn effective(&self, spec: &CacheSpec) -> CacheSpec {
         CacheSpec { flags: spec.flags | Checks::from_bits(self.checks_of_all()).to_flags(), ..*spec }
@@ -179,7 +195,7 @@ impl Model {
                 debugged.unsure = Damage::default();
             }
             (call, Reply::Rejected(FreeError::Corrupted(addr))) => {
-                debugged.painted(addr.as_u64());
+                debugged.repaired(addr.as_u64());
                 if matches!(call, Call::KfreeSensitive { .. }) {
                     let usable = self.block(addr.as_u64()).map_or(0, |block| block.usable);
                     self.raise(addr.as_u64(), usable);
@@ -217,8 +233,12 @@ impl Model {
 
     /// A free paints the object anew.
     fn freed_object(&mut self, addr: u64, subject: &dyn Subject) {
-        self.debugged.painted(addr);
         let layout = self.block(addr).and_then(|block| self.debug_layout(block));
+        match layout {
+            // All of it was looked at.
+            Some(layout) if layout.checks().consistency => self.debugged.repaired(addr),
+            _ => self.debugged.painted(addr),
+        }
         if let (Some(layout), Some(slab)) = (layout, self.slab_of(addr, subject)) {
             self.debugged.remember(FreedObject { addr, layout, slab });
         }
@@ -248,7 +268,7 @@ impl Model {
         let damaged = self.debugged.damage.objects().into_iter().chain(self.debugged.unsure.objects());
         let leaked: Vec<u64> = damaged.filter(|&addr| self.slab_of(addr, subject).is_none()).collect();
         self.debugged.freed = freed;
-        gone.iter().map(|object| object.addr).chain(leaked).for_each(|addr| self.debugged.painted(addr));
+        gone.iter().map(|object| object.addr).chain(leaked).for_each(|addr| self.debugged.repaired(addr));
         let renewed = now.released > before.released && now.made > before.made;
         if renewed || now.aside > before.aside {
             self.debugged.lose_sight();

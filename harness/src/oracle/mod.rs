@@ -1,7 +1,7 @@
 //! The questions. One file each; each reports under its own id.
 
 use crate::model::Model;
-use crate::subject::{Call, Reply, Subject};
+use crate::subject::{Call, ObjectsCall, Reply, Subject};
 use std::fmt;
 
 mod access;
@@ -63,6 +63,8 @@ pub(crate) struct Notes {
     pub(crate) before: Option<scene::Snapshot>,
     /// Whether the memory node that the caller prefers had something before the call; `None` if it names none.
     pub(crate) near: Option<bool>,
+    /// Whether the call is a `kmalloc_nolock`.
+    pub(crate) nolock: bool,
     /// How many findings debug caches had told of before the call.
     pub(crate) findings: u64,
     /// How many slabs had been set aside before the call.
@@ -307,6 +309,7 @@ const AT_END: &[&dyn Oracle] = &[&o22_grace::GracePeriods, &o08_audit::Audit, &o
 /// The first violation found.
 pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
     (cx.model.notes.moved, cx.model.notes.lent_pages) = (0, 0);
+    cx.model.notes.nolock = matches!(call, Call::Objects(ObjectsCall::KmallocNolock { .. }));
     if !matches!(call, Call::ReportFree { .. }) {
         cx.model.notes.lent.clear();
     }

@@ -78,6 +78,10 @@ fn check_usable(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usab
         ) => (requested, requested),
         (Call::AllocPagesExact { .. }, _) => (requested, requested.next_multiple_of(PAGE_SIZE)),
         (Call::CacheAlloc { cache, .. }, _) => (requested, cx.model.cache(*cache).map_or(requested, |c| c.stride)),
+        (Call::Kmalloc { .. }, _) if cx.model.notes.nolock => {
+            let class = cx.model.nolock_class(requested).unwrap_or(requested);
+            (class, class)
+        }
         _ => (kmalloc_usable(requested), kmalloc_usable(requested)),
     };
     if (least..=most).contains(&usable) {

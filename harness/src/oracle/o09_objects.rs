@@ -158,8 +158,8 @@ fn has_debug_classes(cx: &Context<'_>) -> bool {
     !cx.model.geometry().slub_debug.is_empty() || cx.model.checks_of_all() != 0
 }
 
-/// Without a lock there is less: only ordinary flags and classes, and no reclaim. Nobody uses anything at the same time
-/// here, so that what is at hand has to be given.
+/// Without a lock there is less: only ordinary flags, only classes whose objects nobody checks, and no reclaim. Nobody uses
+/// anything at the same time here, so that what is at hand has to be given.
 fn judge_nolock(
     cx: &Context<'_>,
     step: &Step,
@@ -173,12 +173,12 @@ fn judge_nolock(
     match error {
         AllocError::BadFlags if !NOLOCK.contains(gfp) => Ok(()),
         AllocError::TooLarge { .. } if size > limit => Ok(()),
-        AllocError::WouldBlock if has_debug_classes(cx) => Ok(()),
+        AllocError::WouldBlock if cx.model.nolock_class(size).is_none() => Ok(()),
         AllocError::Injected(_) | AllocError::NoPages { .. } if step.fault_struck => Ok(()),
         AllocError::NoPages { .. } => {
             let Some(inside) = cx.subject.white_box() else { return Ok(()) };
             let found = Snapshot::of_blocks(cx.model, inside, true);
-            let served = found.has_class_object(size);
+            let served = cx.model.nolock_class(size).is_some_and(|class| found.has_class_object(class));
             if served { wrong() } else { Ok(()) }
         }
         _ => wrong(),

@@ -12,7 +12,6 @@ use super::quarantine::stride_of_walk;
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::bug::SlabFinding;
 use crate::platform::Platform;
-use crate::slab::live::LiveMode;
 use crate::slab::node::Node;
 
 /// Where a link leads: to the object of this index, or to the end.
@@ -95,9 +94,7 @@ impl<P: Platform> Inspector<'_, P> {
 
     /// Tells whether a link may lead to an object: not while somebody has it.
     fn may_be_free(&self, head: Pfn, index: u32) -> bool {
-        let mode = self.slabs.shape.live;
-        let is_taken = self.slabs.occupancy.is_taken(head, index);
-        !is_taken || (mode != LiveMode::Off && !self.live.is_live(mode, self.slabs.object(head, index)))
+        !self.slabs.occupancy.is_taken(head, index) || !self.is_live(self.slabs.object(head, index))
     }
 
     /// Follows the list of a slab and makes the slab's counts agree with it. Objects that the list no longer reaches are

@@ -12,7 +12,6 @@ use crate::numa::NodeId;
 use crate::page::{FrameKind, PageList};
 use crate::platform::{Event, Platform};
 use crate::slab::free::{KmallocBlock, slab_object};
-use crate::slab::live::LiveMode;
 use crate::slab::node::{LIST_ASIDE, Node, Slabs};
 use crate::slab::{SlabFlags, SlabLayer, node_of};
 
@@ -267,7 +266,7 @@ impl<P: Platform> Inspector<'_, P> {
         let addr = self.pages.base.virt(object);
         let (head, index) = self.slabs.locate(object);
         let is_aside = self.slabs.frames.list(head) == LIST_ASIDE;
-        if !self.is_live(head, index, object) {
+        if !self.is_live(object) {
             self.tell(head, Some(object), SlabFinding::AlreadyFree);
             return Err(FreeError::DoubleFree(addr));
         }
@@ -297,11 +296,8 @@ impl<P: Platform> Inspector<'_, P> {
     }
 
     /// Tells whether a user has an object.
-    pub(super) fn is_live(&self, head: Pfn, index: u32, object: PhysAddr) -> bool {
-        match self.slabs.shape.live {
-            LiveMode::Off => self.slabs.occupancy.is_taken(head, index),
-            mode => self.live.is_live(mode, object),
-        }
+    pub(super) fn is_live(&self, object: PhysAddr) -> bool {
+        self.live.is_live(self.slabs.shape.live, object)
     }
 
     /// Takes a slab out of service: its free objects are never handed out.
@@ -312,10 +308,12 @@ impl<P: Platform> Inspector<'_, P> {
         self.leak_abandoned(node, head);
     }
 
-    /// Gives a slab that was set aside up for good once nobody has an object of it.
+    /// Gives a slab that was set aside up for good once nobody has an object of it and no free of one waits for readers.
     fn leak_abandoned(&self, node: &mut Node, head: Pfn) {
-        let is_live = |index| self.is_live(head, index, self.slabs.object(head, index));
-        if !(0..self.slabs.objects(head)).any(is_live) {
+        // Asked first: an object is counted before it ceases to be live, and live again before it is no longer counted.
+        let waits = || self.slabs.frames.waiting(head) > 0;
+        let is_live = |index| self.is_live(self.slabs.object(head, index));
+        if !waits() && !(0..self.slabs.objects(head)).any(is_live) && !waits() {
             node.abandon(self.slabs, head);
             let order = self.slabs.frames.order(head);
             self.pages.change_owner(head, order, FrameKind::Leaked);

@@ -99,7 +99,7 @@ impl<P: Platform> Inspector<'_, P> {
     /// Puts an object that waited in quarantine back into its slab.
     pub(super) fn release(&self, node: &mut Node, object: PhysAddr, discard: &mut PageList) {
         let (head, index): (Pfn, u32) = self.slabs.locate(object);
-        let is_waiting = self.slabs.occupancy.is_taken(head, index) && !self.is_live(head, index, object);
+        let is_waiting = self.slabs.occupancy.is_taken(head, index) && !self.is_live(object);
         if !is_waiting || self.slabs.frames.list(head) == LIST_ASIDE {
             return;
         }

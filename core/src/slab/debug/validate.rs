@@ -23,27 +23,25 @@ impl SlabLayer {
         let id = cache.index();
         let slabs = self.slabs(pages, id).ok_or(CacheError::Unknown(cache.get()))?;
         let Some(inspector) = self.inspector(pages, id, &slabs) else { return Ok(0) };
-        let waits = || self.rcu.pending(id) > 0;
-        self.nodes_of(id).for_each(|node| inspector.validate(&mut node.lock(), &waits));
+        self.nodes_of(id).for_each(|node| inspector.validate(&mut node.lock()));
         Ok(inspector.findings.get())
     }
 }
 
 impl<P: Platform> Inspector<'_, P> {
-    /// `waits` tells whether objects of the cache wait for readers.
-    fn validate(&self, node: &mut Node, waits: &impl Fn() -> bool) {
+    fn validate(&self, node: &mut Node) {
         // A slab whose counts are repaired may change from one list to the next and is then met twice, the second time
         // without anything to find.
         for list in [Node::full_head, Node::partial_head, Node::aside_head] {
             let mut at = list(node);
             while let Some(head) = at {
                 at = self.slabs.frames.next(head);
-                self.validate_slab(node, head, waits);
+                self.validate_slab(node, head);
             }
         }
     }
 
-    fn validate_slab(&self, node: &mut Node, head: Pfn, waits: &impl Fn() -> bool) {
+    fn validate_slab(&self, node: &mut Node, head: Pfn) {
         let is_aside = self.slabs.frames.list(head) == LIST_ASIDE;
         self.check_slab_padding(head);
         if !is_aside {
@@ -52,10 +50,10 @@ impl<P: Platform> Inspector<'_, P> {
         for index in 0..self.slabs.objects(head) {
             let object = self.slabs.object(head, index);
             let is_taken = self.slabs.occupancy.is_taken(head, index);
-            let is_live = is_taken && self.is_live(head, index, object);
+            let is_live = is_taken && self.is_live(object);
             // What is out of its slab and not live is lost or in quarantine: nobody may write it. Or it waits for readers
             // and looks like a live one; which of them it is cannot be told, and its free will look at it.
-            if is_taken && !is_live && waits() {
+            if is_taken && !is_live && self.slabs.frames.waiting(head) > 0 {
                 continue;
             }
             self.check_object(head, object, if is_live { State::Live } else { State::Free });
