@@ -7,7 +7,6 @@ use crate::oracle::Violation;
 use crate::run::{Coverage, RunOptions, RunReport, Runner};
 use crate::subjects::SubjectKind;
 use crate::trace::{OpGroup, OpKind, Trace};
-use kmem::Hardening;
 use std::path::PathBuf;
 
 /// A trace and what is wrong with it.
@@ -75,16 +74,12 @@ impl Executor {
 
 /// Groups of operations that only the corpus and tests of their own exercise: on some of the traces that engines make of
 /// them, model and allocator still disagree, and it is not decided yet which of the two is wrong.
-const UNSETTLED: [OpGroup; 4] = [OpGroup::Contig, OpGroup::Moving, OpGroup::Debug, OpGroup::SlabBulk];
+const UNSETTLED: [OpGroup; 2] = [OpGroup::Contig, OpGroup::Moving];
 
-/// A trace without what is not settled, and without debug options of its machine.
+/// A trace without what is not settled.
 fn settled(trace: &Trace) -> Trace {
     let mut trace = trace.clone();
     trace.ops.retain(|op| !UNSETTLED.contains(&op.kind().group()) && op.kind() != OpKind::MovableBoard);
-    trace.geometry.slub_debug = 0;
-    if trace.geometry.hardening == Hardening::Paranoid {
-        trace.geometry.hardening = Hardening::Checked;
-    }
     trace
 }
 
