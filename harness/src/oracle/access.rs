@@ -3,7 +3,7 @@
 //! Contract: section 5.4. A program may access the bytes that it asked for of one live block, and nothing else: not the rest
 //! of the class, even after `ksize` told of it, not the next block, not a block that it freed.
 
-use crate::model::Model;
+use crate::model::{Ghost, Model, Why};
 
 /// An access that a program must not make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,27 @@ pub fn judge_access(model: &Model, addr: u64, len: usize) -> Result<(), BadAcces
     let Some(block) = model.overlapping(addr, addr + 1, None) else { return Err(BadAccess::Nowhere) };
     let is_asked_for = end <= block.addr + block.requested as u64;
     if is_asked_for { Ok(()) } else { Err(BadAccess::OutOfBounds { block: block.handle }) }
+}
+
+/// Judges a read of `len` bytes by somebody who began to look before they were freed: besides what [`judge_access`] allows,
+/// blocks that wait for readers, and the slabs of `TYPESAFE_BY_RCU` caches, until the last grace period that has ended,
+/// `completed`, is late enough.
+///
+/// # Errors
+///
+/// As [`judge_access`].
+pub fn judge_read(model: &Model, completed: u64, addr: u64, len: usize) -> Result<(), BadAccess> {
+    let end = addr.saturating_add(len as u64);
+    let waits = |ghost: &Ghost| {
+        let may_be_seen = matches!(ghost.why, Why::Rcu { stamp, .. } if stamp > completed);
+        may_be_seen && addr >= ghost.block.addr && end <= ghost.block.addr + ghost.block.requested as u64
+    };
+    let is_kept = |frame| model.guard_of(frame, completed).is_some();
+    let is_typesafe = || len > 0 && model.direct_frames(addr, len).all(is_kept);
+    if model.ghost_overlapping(addr, end).is_some_and(waits) || is_typesafe() {
+        return Ok(());
+    }
+    judge_access(model, addr, len)
 }
 
 #[cfg(test)]

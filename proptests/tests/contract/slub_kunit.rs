@@ -1,15 +1,16 @@
 //! Linux's `lib/tests/slub_kunit.c` under its own names, with its own numbers: what the checks of a debug cache find, counted
 //! as Linux counts it, each report and each repair once.
 //!
-//! | case | where it is |
-//! |---|---|
-//! | `kmalloc_kfree_nolock` | not here: it needs a machine that interrupts the allocator |
+//! Line by line of section 5.2: `clobber_zone`, `next_pointer`, `first_word`, `clobber_50th_byte`, `clobber_redzone_free`,
+//! `kmalloc_redzone_access`, `kfree_rcu`, `kfree_rcu_wq_destroy`, `leak_destroy` and `krealloc_redzone_zeroing` are here;
+//! `kmalloc_kfree_nolock`, which interrupts the allocator, is in `core/src/slab/tests/nolock.rs`, where a lock can be held.
 //!
 //! The kmalloc caches get their flags from the geometry, as `slab_debug=` gives them in Linux; the other caches are made here.
 
-use kmem::{CacheArgs, CacheId, Geometry, GfpFlags, SlabFlags, SlubDebug, VirtAddr};
+use kmem::{CacheArgs, CacheId, Destroyed, Geometry, GfpFlags, SlabFlags, SlubDebug, VirtAddr};
 use kmem_harness::machine::TlbFlushes;
-use kmem_harness::subject::Subject;
+use kmem_harness::model::RcuCall;
+use kmem_harness::subject::{Call, Reply, Subject};
 use kmem_harness::subjects::{KmemSubject, Spare};
 
 const KERNEL: GfpFlags = GfpFlags::KERNEL;
@@ -17,6 +18,7 @@ const KERNEL: GfpFlags = GfpFlags::KERNEL;
 /// A machine whose classes have red zones and know what was asked for.
 fn machine() -> KmemSubject {
     let mut geometry = Geometry::flat(2048);
+    geometry.cpus = 2;
     geometry.slub_debug = SlubDebug::RED_ZONE | SlubDebug::STORE_USER;
     KmemSubject::new(&geometry, Spare::default(), TlbFlushes::Obeyed).unwrap()
 }
@@ -24,6 +26,27 @@ fn machine() -> KmemSubject {
 fn create(subject: &KmemSubject, name: &str, flags: SlabFlags) -> CacheId {
     let args = CacheArgs { flags: flags | SlabFlags::NO_MERGE, ..CacheArgs::new(64) };
     subject.kmem().kmem_cache_create(name, &args).unwrap()
+}
+
+/// How often a debug cache has told of something.
+fn findings(subject: &KmemSubject) -> u64 {
+    subject.white_box().unwrap().slab_findings()
+}
+
+fn pending(subject: &KmemSubject, cache: CacheId) -> u64 {
+    let mut pending = 0;
+    subject.kmem().slabinfo(|info| pending += if info.id == cache { info.rcu_pending } else { 0 });
+    pending
+}
+
+/// An object of a new cache is given up while a reader may see it.
+fn give_up_an_object(subject: &mut KmemSubject, name: &str) -> CacheId {
+    let cache = create(subject, name, SlabFlags::empty());
+    assert_eq!(subject.call(&Call::Rcu(RcuCall::ReadLock)), Reply::Done);
+    let object = subject.kmem().kmem_cache_alloc(cache, KERNEL).unwrap();
+    subject.kmem().kfree_rcu(object, 0).unwrap();
+    assert_eq!(pending(subject, cache), 1);
+    cache
 }
 
 fn class(subject: &KmemSubject, name: &str) -> CacheId {
@@ -152,5 +175,38 @@ fn krealloc_redzone_zeroing() {
     assert_eq!(read::<56>(&mut subject, moved, 0), [0xff; 56]);
     assert_eq!(read::<56>(&mut subject, moved, 56), [0; 56]);
     subject.kmem().kfree(moved).unwrap();
+    finish(&subject);
+}
+
+#[test]
+fn kfree_rcu() {
+    let mut subject = machine();
+    let cache = give_up_an_object(&mut subject, "TestSlub_kfree_rcu");
+    let destroyed = subject.kmem().kmem_cache_destroy(cache).unwrap();
+    assert_eq!((destroyed, destroyed.errors(), findings(&subject)), (Destroyed::Released, 0, 0));
+    finish(&subject);
+}
+
+/// The caches are destroyed by a worker on another CPU.
+#[test]
+fn kfree_rcu_wq_destroy() {
+    let mut subject = machine();
+    for _ in 0..10 {
+        let cache = give_up_an_object(&mut subject, "TestSlub_kfree_rcu_wq");
+        assert_eq!(subject.call(&Call::SetCpu { cpu: 1 }), Reply::Done);
+        let destroyed = subject.kmem().kmem_cache_destroy(cache).unwrap();
+        assert_eq!((destroyed, destroyed.errors(), findings(&subject)), (Destroyed::Released, 0, 0));
+        assert_eq!(subject.call(&Call::SetCpu { cpu: 0 }), Reply::Done);
+        finish(&subject);
+    }
+}
+
+#[test]
+fn leak_destroy() {
+    let subject = machine();
+    let cache = create(&subject, "TestSlub_kmem_cache_leak", SlabFlags::empty());
+    subject.kmem().kmem_cache_alloc(cache, KERNEL).unwrap();
+    let destroyed = subject.kmem().kmem_cache_destroy(cache).unwrap();
+    assert_eq!(destroyed.errors(), 2, "one for the object, one for the cache: {destroyed}");
     finish(&subject);
 }

@@ -164,3 +164,55 @@ fn a_fresh_class_gets_a_slab_without_waiting() {
     m.free_nolock(object).unwrap();
     m.check();
 }
+
+/// Calls in the middle of another one of the same CPU, which holds the sheaves of the class, its lists, both, or nothing: the
+/// object that the last such call left in `left` is freed, and another one is allocated. What cannot be freed there goes to
+/// `late`.
+fn interrupt(m: &Machine, class: usize, held: usize, left: &mut Option<VirtAddr>, late: &mut Vec<VirtAddr>) {
+    let cell = m.slab.cell(m.pages.base.cpu(), class).unwrap();
+    let sheaves = (held & 1 == 1).then(|| cell.try_local().unwrap());
+    let lists = (held & 2 == 2).then(|| m.slab.node(class, 0).unwrap().lock());
+    if let Some(object) = left.take()
+        && let Err(refused) = m.free_nolock(object)
+    {
+        assert_eq!(refused, FreeError::WouldBlock(object));
+        late.push(object);
+    }
+    *left = m.nolock(64).ok();
+    drop((sheaves, lists));
+}
+
+/// Linux: `test_kmalloc_kfree_nolock` of `slub_kunit`: 1000 rounds of 1000 objects, while an event calls the variants that
+/// take no lock wherever it strikes; nothing is reported, and nothing is lost.
+#[test]
+fn kmalloc_kfree_nolock() {
+    const OBJECTS: usize = 1000;
+    let m = Machine::with_cpus(1);
+    let class = 3;
+    let (mut left, mut late) = (None, Vec::new());
+    for round in 0..1000 {
+        let mut objects = Vec::with_capacity(OBJECTS);
+        for n in 0..OBJECTS {
+            interrupt(&m, class, (n + round) % 4, &mut left, &mut late);
+            objects.push(m.kmalloc(64));
+        }
+        for (n, object) in objects.into_iter().enumerate() {
+            interrupt(&m, class, (n + round) % 4, &mut left, &mut late);
+            m.kfree(object).unwrap();
+        }
+        late.drain(..).for_each(|object| m.kfree(object).unwrap());
+        if round % 100 == 0 {
+            m.check();
+        }
+    }
+    for event in [Event::NolockSheafInUse, Event::NolockSlabInUse, Event::NolockNextClass, Event::NolockDeferred] {
+        assert!(m.count(event) > 0, "{event:?}");
+    }
+    left.into_iter().for_each(|object| m.kfree(object).unwrap());
+    m.reclaim();
+    assert_eq!(
+        (m.count(Event::NolockDrained), m.info(Machine::class(3)).active_objs),
+        (m.count(Event::NolockDeferred), 0)
+    );
+    m.check();
+}
