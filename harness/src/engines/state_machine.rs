@@ -108,13 +108,13 @@ fn effect(kind: OpKind) -> (Option<usize>, Change) {
         K::FreePages => (Some(0), Change::Shrink),
         K::Kmalloc | K::KmallocArray => (Some(1), Change::Grow),
         K::Kfree | K::KfreeSensitive => (Some(1), Change::Shrink),
-        K::CacheCreate | K::CacheCreateWith | K::CacheAlloc => (Some(2), Change::Grow),
+        K::CacheCreate | K::CacheCreateWith | K::NamedCache | K::CacheAlloc => (Some(2), Change::Grow),
         K::CacheFree | K::CacheDestroy => (Some(2), Change::Shrink),
         K::Vmalloc | K::Vmap => (Some(3), Change::Grow),
         K::Vfree | K::Vunmap => (Some(3), Change::Shrink),
         K::Kvmalloc | K::KvmallocArray | K::Burst | K::Steer => (Some(4), Change::Grow),
         K::Kvfree | K::KvfreeSensitive => (Some(4), Change::Shrink),
-        K::Free | K::FreeEvery => (None, Change::Shrink),
+        K::Free | K::FreeEvery | K::RcuFreeEvery => (None, Change::Shrink),
         _ => (None, Change::None),
     }
 }

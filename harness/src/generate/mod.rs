@@ -6,6 +6,7 @@
 
 mod numbers;
 mod scenarios;
+mod shortage;
 mod weights;
 
 pub(crate) use numbers::{Live, Numbers};

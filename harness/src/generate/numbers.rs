@@ -200,7 +200,7 @@ fn usual_size(rng: &mut TraceRng, kind: OpKind) -> u64 {
         }
         OpKind::CacheCreate | OpKind::DebugCache => interesting::log_uniform(n, 11),
         // Few sizes, so that caches are alike.
-        OpKind::CacheCreateWith => interesting::pick(&[64, 61, 60, 40, 192, 200, 512, 1000], n),
+        OpKind::CacheCreateWith | OpKind::NamedCache => interesting::pick(&[64, 61, 60, 40, 192, 200, 512, 1000], n),
         OpKind::Steer => 1 << rng.random_range(5..=14u32),
         _ => interesting::log_uniform(n, 12),
     }

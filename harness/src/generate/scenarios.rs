@@ -1,6 +1,6 @@
 //! Prologues that bring memory into a state that random operations seldom reach.
 
-use super::{Target, TraceRng};
+use super::{Target, TraceRng, shortage};
 use crate::trace::{BurstTier, GeometrySpec, Gfp, Op, interesting};
 use kmem::{FaultPoint, GfpFlags};
 use rand::{Rng, RngExt};
@@ -13,7 +13,7 @@ type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);
 
 /// Appends one of the scenes that the target can use; it may change the machine to fit.
 pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
-    const ALL: [Scene; 8] = [
+    const ALL: [Scene; 15] = [
         checkerboard,
         exhaust,
         narrow_window,
@@ -22,12 +22,34 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
         realloc_ladder,
         fault_at_each_stage,
         split_orders,
+        shortage::reserves,
+        shortage::cma_area,
+        shortage::owners_move,
+        shortage::few_buffers,
+        shortage::waiting_frees,
+        shortage::troubled_caches,
+        shortage::mapped_while_free,
     ];
     let scenes: &[Scene] = match target {
         Target::Trace | Target::Codec => &ALL,
         Target::Kvmalloc => &[checkerboard, exhaust, realloc_ladder, fault_at_each_stage],
-        Target::Pages => &[checkerboard, exhaust, split_orders],
-        Target::Slab => &[exhaust, many_caches, cross_cpu],
+        Target::Pages => &[
+            checkerboard,
+            exhaust,
+            split_orders,
+            shortage::reserves,
+            shortage::cma_area,
+            shortage::owners_move,
+            shortage::mapped_while_free,
+        ],
+        Target::Slab => &[
+            exhaust,
+            many_caches,
+            cross_cpu,
+            shortage::few_buffers,
+            shortage::waiting_frees,
+            shortage::troubled_caches,
+        ],
         Target::Vmalloc => &[narrow_window, checkerboard, fault_at_each_stage],
     };
     if let Some(scene) = scenes.get(rng.random_range(0..scenes.len())) {

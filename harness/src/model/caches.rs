@@ -7,10 +7,50 @@ use super::classes;
 use super::debug::{Checks, DebugLayout, Kept};
 use kmem::{CacheError, CacheId, Geometry, PAGE_SIZE, SlabFlags, SlabMerge, ZoneKind};
 
+/// What a cache is called.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum CacheNaming {
+    /// By a name that no other cache of the trace has.
+    #[default]
+    Own,
+    /// By one of a few names that several caches may have.
+    Common(u8),
+    /// By a name as long as a name may be.
+    Longest,
+    /// By a name that is one byte too long.
+    TooLong,
+    /// Not at all.
+    Empty,
+}
+
+impl CacheNaming {
+    /// Returns the naming that a number stands for: mostly one that several caches have.
+    pub const fn of(number: u64) -> Self {
+        match number % 8 {
+            0 => Self::Empty,
+            1 => Self::TooLong,
+            2 => Self::Longest,
+            n => Self::Common(n as u8 - 3),
+        }
+    }
+
+    /// Returns the name; `unique` is a number that makes it one of its own.
+    pub fn text(self, unique: u64) -> String {
+        match self {
+            Self::Own => format!("test-{unique}"),
+            Self::Common(n) => format!("test-common-{n}"),
+            Self::Longest => format!("test-{}", "n".repeat(kmem::CACHE_NAME_MAX - 5)),
+            Self::TooLong => format!("test-{}", "n".repeat(kmem::CACHE_NAME_MAX - 4)),
+            Self::Empty => String::new(),
+        }
+    }
+}
+
 /// What a cache is asked to be.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[allow(missing_docs, reason = "the fields are those of `kmem::CacheArgs`")]
+#[allow(missing_docs, reason = "the fields are those of `kmem::CacheArgs`, and the name")]
 pub struct CacheSpec {
+    pub name: CacheNaming,
     pub size: usize,
     pub align: usize,
     pub flags: SlabFlags,
@@ -187,6 +227,7 @@ impl Caches {
 /// Tells whether an error is a right answer to a request to make a cache, whatever else exists.
 pub fn refuses(geometry: &Geometry, spec: &CacheSpec, error: &CacheError) -> bool {
     match *error {
+        CacheError::BadName => bad_name(spec),
         CacheError::BadAlign(align) => align == spec.align && bad_align(spec),
         CacheError::BadFlags => bad_flags(spec),
         CacheError::BadFreePointer(offset) => spec.freeptr_offset == Some(offset) && bad_free_pointer(spec),
@@ -197,7 +238,11 @@ pub fn refuses(geometry: &Geometry, spec: &CacheSpec, error: &CacheError) -> boo
 
 /// Tells whether a cache like this cannot be made.
 pub fn is_impossible(geometry: &Geometry, spec: &CacheSpec) -> bool {
-    bad_align(spec) || bad_flags(spec) || bad_free_pointer(spec) || bad_size(geometry, spec)
+    bad_name(spec) || bad_align(spec) || bad_flags(spec) || bad_free_pointer(spec) || bad_size(geometry, spec)
+}
+
+fn bad_name(spec: &CacheSpec) -> bool {
+    matches!(spec.name, CacheNaming::Empty | CacheNaming::TooLong)
 }
 
 fn bad_align(spec: &CacheSpec) -> bool {

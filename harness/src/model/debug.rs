@@ -105,6 +105,8 @@ pub struct DebugLayout {
     keeps_size: bool,
     /// Whether something is kept behind the object.
     keeps_any: bool,
+    /// Where the free pointer is, if it is behind the object.
+    link: Option<usize>,
 }
 
 impl DebugLayout {
@@ -137,6 +139,7 @@ impl DebugLayout {
             fills: checks.poison && kept == Kept::Nothing,
             keeps_size,
             keeps_any: end > inuse,
+            link: pointer_outside.then_some(inuse),
         }
     }
 
@@ -157,6 +160,11 @@ impl DebugLayout {
     /// Whether the size of a request is kept, and the rest of the object is not the user's.
     pub fn keeps_size(&self) -> bool {
         self.keeps_size
+    }
+
+    /// Where the free pointer is; `None` if it is in the object, where nobody checks it while a user has it.
+    pub fn link(&self) -> Option<usize> {
+        self.link
     }
 
     /// What is checked.

@@ -146,11 +146,10 @@ impl Model {
         self.geometry.node_of_cpu(kmem::CpuId::new(self.cpu))
     }
 
-    /// The owner of a page block lets the machine free it when memory runs short.
-    pub fn let_go(&mut self, pick: usize) {
-        if let Some(handle) = self.pick(Tiers::PAGES, pick).map(|block| block.handle) {
-            self.evictable.insert(handle);
-        }
+    /// The owner of a page block lets the machine free it when memory runs short; `false` if he had before.
+    pub fn let_go(&mut self, pick: usize) -> bool {
+        let handle = self.pick(Tiers::PAGES, pick).map(|block| block.handle);
+        handle.is_some_and(|handle| self.evictable.insert(handle))
     }
 
     /// Address and order of the blocks that the machine may free during a call, in the order of allocation: not those that

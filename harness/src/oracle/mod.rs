@@ -34,7 +34,7 @@ mod pattern;
 mod policy;
 mod scene;
 
-pub use access::{BadAccess, judge_access};
+pub use access::{BadAccess, judge_access, judge_read};
 pub use moves::{on_lent, on_move};
 pub use o04_content::{read_block, write_block};
 pub use o15_translation::touch_guard;
@@ -52,6 +52,17 @@ pub(crate) enum Contiguous {
     Cannot,
 }
 
+/// A free pointer that a program led nowhere, until the next validation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum BrokenLink {
+    /// That of a live object.
+    Live,
+    /// That of a free object.
+    Free,
+    /// It is as it was, but so many findings about the count of free objects are to come.
+    Repaired(usize),
+}
+
 /// What oracles keep between two questions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notes {
@@ -67,6 +78,10 @@ pub(crate) struct Notes {
     pub(crate) nolock: bool,
     /// How many findings debug caches had told of before the call.
     pub(crate) findings: u64,
+    /// How often somebody had been told before the call that a cache has the name of another one.
+    pub(crate) names_taken: u64,
+    /// The free pointer that was broken since the last validation.
+    pub(crate) link: Option<BrokenLink>,
     /// How many slabs had been set aside before the call.
     pub(crate) aside: u64,
     /// How many slabs had been given up for after a grace period before the call.
@@ -261,6 +276,7 @@ const BEFORE_CALL: &[&dyn Oracle] = &[
     &o09_refusal::RefusalJustified,
     &o10_tier::RightTier,
     &o11_atomic::FailureAtomic,
+    &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
 ];
 // Translation comes first: what the others read through a stale entry would be somebody else's memory.

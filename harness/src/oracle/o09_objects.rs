@@ -15,7 +15,7 @@ use super::{Context, OracleId, Step, Violation};
 use crate::model::Tier;
 use crate::model::classes::{KMALLOC_MAX_CACHE, kmalloc_max};
 use crate::subject::{Call, ObjectsCall, Reply, SHEAF_ROOM};
-use kmem::{AllocError, CacheId, FreeError, GfpFlags};
+use kmem::{AllocError, CacheId, FreeError, GfpFlags, Hardening};
 
 /// The flags that `kmalloc_nolock` knows.
 const NOLOCK: GfpFlags = GfpFlags::ZERO.union(GfpFlags::ACCOUNT).union(GfpFlags::THISNODE);
@@ -138,7 +138,7 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, call: &ObjectsCall, error: &Allo
 }
 
 /// The harness frees blocks that are live; only a large one is none for `kfree_nolock`, and one of a debug cache may have
-/// been damaged, or cannot be looked at without a lock.
+/// been damaged, or cannot be looked at without a lock. Whether a bulk is right is asked by O16.
 fn judge_rejection(cx: &Context<'_>, call: &ObjectsCall, error: &FreeError) -> Result<(), String> {
     let of_debug = |cache: &CacheId| cx.model.cache(*cache).is_some_and(|cache| cache.spec.is_debugged());
     let blocks = call.single_frees();
@@ -148,6 +148,7 @@ fn judge_rejection(cx: &Context<'_>, call: &ObjectsCall, error: &FreeError) -> R
         (&ObjectsCall::KfreeNolock { addr, .. }, FreeError::WrongKind { .. }) => is_large(addr),
         (ObjectsCall::KfreeNolock { .. }, FreeError::WouldBlock(_)) => debug || has_debug_classes(cx),
         (_, FreeError::Corrupted(_)) => debug || has_debug_classes(cx),
+        (ObjectsCall::FreeBulk { .. }, _) => cx.model.geometry().hardening != Hardening::Off,
         _ => false,
     };
     if justified { Ok(()) } else { Err(format!("{call} is right, but was rejected with \"{error}\"")) }

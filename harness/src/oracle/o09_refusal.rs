@@ -81,6 +81,7 @@ impl Oracle for RefusalJustified {
 }
 
 /// Why the contract forbids a request.
+#[derive(Clone)]
 pub(super) struct Reason {
     pub(super) what: &'static str,
     pub(super) accepts: fn(&AllocError) -> bool,
@@ -178,7 +179,7 @@ pub(super) fn kmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags)
     let limit = kmalloc_max(model.geometry().max_order.get());
     match size {
         None => vec![OVERFLOW],
-        Some(size) if size > limit => vec![TOO_LARGE],
+        Some(size) if size > limit => [vec![TOO_LARGE], mobility_reasons(gfp)].concat(),
         Some(_) => mobility_reasons(gfp),
     }
 }
@@ -187,10 +188,16 @@ fn vmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Rea
     match size {
         None => vec![OVERFLOW],
         Some(0) => vec![ZERO_SIZE],
-        Some(size) if size.div_ceil(PAGE_SIZE) as u64 > model.geometry().managed().get() => vec![TOO_LARGE],
-        Some(_) if highest_zone(gfp).is_none() || bad_mobility(gfp) => vec![FLAGS_OPEN],
-        Some(_) => Vec::new(),
+        Some(size) if size.div_ceil(PAGE_SIZE) as u64 > model.geometry().managed().get() => {
+            [vec![TOO_LARGE], vmalloc_flags(gfp)].concat()
+        }
+        Some(_) => vmalloc_flags(gfp),
     }
+}
+
+/// Which of two reasons is told the contract leaves open.
+fn vmalloc_flags(gfp: GfpFlags) -> Vec<Reason> {
+    if highest_zone(gfp).is_none() || bad_mobility(gfp) { vec![FLAGS_OPEN] } else { Vec::new() }
 }
 
 fn kvmalloc_reasons(model: &Model, size: Option<usize>, gfp: GfpFlags) -> Vec<Reason> {

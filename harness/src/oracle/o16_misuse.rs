@@ -2,13 +2,14 @@
 //!
 //! Contract: I6. A free by the right call of the start of a live block is done. Anything else is rejected, and the reason is
 //! what the model knows: inside a live block, with its start; a live block of another kind; an object of another cache; a
-//! block of another order. What is not live may be rejected for any reason, but for a block that was freed just before by
+//! block of another order. A bulk is rejected because of its first wrong address, and an object of a cache that was destroyed
+//! as leaked. What else is not live may be rejected for any reason, but for a block that was freed just before by
 //! the same call: that is a double free. That a rejected free changes nothing is asked by O11, of the contents by O4.
 //! Exact, for subjects that verify each free.
 
 use super::{Context, Oracle, OracleId, Step, Violation};
-use crate::model::{Block, Model, Tier, freed_address};
-use crate::subject::{Call, Reply};
+use crate::model::{Block, Model, Tier, Why, freed_address};
+use crate::subject::{Call, ObjectsCall, Reply};
 use kmem::{BlockKind, CacheId, FreeError, Hardening, VirtAddr};
 
 /// See the module.
@@ -21,6 +22,12 @@ impl Oracle for MisuseNamed {
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        if let Call::Objects(call @ ObjectsCall::FreeBulk { .. }) = &step.call
+            && verifies(cx)
+        {
+            return judge_bulk(cx.model, step, &call.single_frees())
+                .map_err(|message| cx.violation(OracleId::O16Misuse, &[], message));
+        }
         let addr = freed_address(&step.call).filter(|&addr| addr > VirtAddr::ZERO_SIZE.as_u64());
         let freed_before = std::mem::take(&mut cx.model.notes.freed);
         let Some(addr) = addr.filter(|_| is_free(&step.call) && verifies(cx)) else { return Ok(()) };
@@ -29,6 +36,11 @@ impl Oracle for MisuseNamed {
         }
         // An object of no bytes overlaps nothing.
         let block = cx.model.block(addr).or_else(|| cx.model.overlapping(addr, addr + 1, None));
+        let leaked = cx.model.ghosts().any(|ghost| ghost.why == Why::Leaked && ghost.block.addr == addr);
+        if leaked && block.is_none() && step.reply != Reply::Rejected(FreeError::Leaked(VirtAddr::new(addr))) {
+            let message = format!("{addr:#x} is of a cache that is gone, but {:?} answers {:?}", step.call, step.reply);
+            return Err(cx.violation(OracleId::O16Misuse, &[], message));
+        }
         let again = block.is_none() && freed_before.as_ref() == Some(&step.call);
         judge(cx.model, step, addr, block, again).map_err(|message| {
             let blocks: Vec<u64> = block.map(|block| block.handle).into_iter().collect();
@@ -61,6 +73,30 @@ fn judge(model: &Model, step: &Step, addr: u64, block: Option<&Block>, again: bo
         _ if right => Ok(()),
         (_, Some(block)) => Err(format!("a wrong free of {addr:#x} in {:?} at {:#x} is done", block.tier, block.addr)),
         (_, None) => Err(format!("{addr:#x} is no live block, but is freed")),
+    }
+}
+
+/// A bulk is rejected because of its first wrong address, as that would be by itself, or done.
+fn judge_bulk(model: &Model, step: &Step, frees: &[Call]) -> Result<(), String> {
+    for (n, call) in frees.iter().enumerate() {
+        let Some(addr) = freed_address(call).filter(|&addr| addr > VirtAddr::ZERO_SIZE.as_u64()) else { continue };
+        let block = model.block(addr).or_else(|| model.overlapping(addr, addr + 1, None));
+        let earlier = frees.iter().take(n).any(|other| freed_address(other) == Some(addr));
+        if !earlier && block.is_some_and(|block| accepts(model, call, addr, block)) {
+            continue;
+        }
+        return match (&step.reply, block) {
+            (Reply::Unsupported, _) => Ok(()),
+            (Reply::Rejected(error), _) if earlier && *error == FreeError::DoubleFree(VirtAddr::new(addr)) => Ok(()),
+            (Reply::Rejected(error), Some(block)) if !earlier => named(model, call, addr, block, error),
+            (Reply::Rejected(_), None) => Ok(()),
+            (reply, _) => Err(format!("address {n} of a bulk, {addr:#x}, is wrong, but the answer is {reply:?}")),
+        };
+    }
+    match &step.reply {
+        // Whether there was damage to refuse it for is asked by O21.
+        Reply::Done | Reply::Unsupported | Reply::Rejected(FreeError::Corrupted(_)) => Ok(()),
+        reply => Err(format!("every address of a bulk is right, but the answer is {reply:?}")),
     }
 }
 

@@ -6,9 +6,9 @@
 //! objects; those and their frames are never used again. Exact.
 
 use super::{Context, Oracle, OracleId, Step, Violation, pattern};
-use crate::model::{Why, caches};
+use crate::model::{SheafModel, Why, caches};
 use crate::subject::{Call, Reply, WhiteBox};
-use kmem::{CacheError, CacheId, CacheInfo, Destroyed, FrameKind, PAGE_SIZE};
+use kmem::{CacheError, CacheId, CacheInfo, Destroyed, Event, FrameKind, PAGE_SIZE};
 
 /// Numbers of caches that are set aside for `kmalloc`: three sets of classes.
 const KMALLOC_NUMBERS: usize = 3 * crate::model::classes::CLASSES.len();
@@ -19,6 +19,11 @@ pub(super) struct Caches;
 impl Oracle for Caches {
     fn id(&self) -> OracleId {
         OracleId::O20Caches
+    }
+
+    fn before_call(&self, cx: &mut Context<'_>, _: &Call) -> Result<(), Violation> {
+        cx.model.notes.names_taken = names_taken(cx);
+        Ok(())
     }
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
@@ -58,6 +63,14 @@ fn judge_refusal(cx: &Context<'_>, step: &Step, spec: &caches::CacheSpec, error:
 
 /// A cache of nobody's is the allocator's own, or does not exist.
 fn judge_unusable(cx: &Context<'_>, cache: CacheId, error: &CacheError) -> Result<(), String> {
+    if *error == CacheError::Busy(cache.get()) {
+        let promised = promised(cx, cache);
+        return if promised {
+            Ok(())
+        } else {
+            Err(format!("{cache:?} is called busy, but nobody was promised objects"))
+        };
+    }
     let listed = cx.subject.white_box().is_some_and(|inside| inside.slabinfo().iter().any(|info| info.id == cache));
     let justified = cx.model.cache(cache).is_none()
         && match error {
@@ -68,12 +81,33 @@ fn judge_unusable(cx: &Context<'_>, cache: CacheId, error: &CacheError) -> Resul
     if justified { Ok(()) } else { Err(format!("{cache:?} was refused with \"{error}\"")) }
 }
 
+/// Tells whether a cache has slabs for itself, and a prefilled sheaf has objects of them.
+fn promised(cx: &Context<'_>, cache: CacheId) -> bool {
+    let root = cx.model.root_of(cache);
+    let users = cx.model.caches().iter().filter(|other| other.root == root).count();
+    let holds = |sheaf: &SheafModel| sheaf.left > 0 && cx.model.root_of(sheaf.cache) == root;
+    users == 1 && cx.model.sheaves().iter().any(holds)
+}
+
 fn judge_creation(cx: &Context<'_>, spec: &caches::CacheSpec, id: CacheId) -> Result<(), String> {
     if caches::is_impossible(cx.model.geometry(), &cx.model.effective(spec)) {
         return Err(format!("{spec:?} makes no sense, but was granted"));
     }
+    // Slabs keep the name of the cache that had them made, even if it is gone. A name of a cache's own occurs once.
+    let (caches, roots) = (cx.model.caches().iter(), cx.model.roots().iter());
+    let mut names = caches.map(|cache| cache.spec.name).chain(roots.map(|root| root.spec.name));
+    let expected = u64::from(spec.name != caches::CacheNaming::Own && names.any(|name| name == spec.name));
+    let told = names_taken(cx) - cx.model.notes.names_taken;
+    if told != expected {
+        return Err(format!("{spec:?} was told of {told} times for its name, not {expected}"));
+    }
     let taken = cx.model.cache(id).is_some() || cx.model.roots().iter().any(|root| root.id == id);
     if taken { Err(format!("{id:?} exists already")) } else { Ok(()) }
+}
+
+/// How often somebody was told that a cache has the name of another one.
+fn names_taken(cx: &Context<'_>) -> u64 {
+    cx.subject.white_box().map_or(0, |inside| inside.event_count(Event::CacheNameTaken))
 }
 
 /// Numbers that neither the allocator nor a cache of the trace has.
@@ -88,6 +122,9 @@ fn free_numbers(cx: &Context<'_>) -> usize {
 
 fn judge_destruction(cx: &Context<'_>, cache: CacheId, what: &Destroyed, named: &[u64]) -> Result<(), String> {
     let Some(gone) = cx.model.cache(cache) else { return Err(format!("{cache:?} does not exist")) };
+    if promised(cx, cache) {
+        return Err(format!("{cache:?} was destroyed, but a prefilled sheaf has objects of it"));
+    }
     let users = cx.model.caches().iter().filter(|other| other.root == gone.root).count() as u32;
     let mut live: Vec<u64> = match users {
         1 => cx.model.blocks(crate::model::Tiers::CACHE).filter(|b| b.cache == Some(cache)).map(|b| b.addr).collect(),

@@ -1,10 +1,11 @@
 //! O21: is each damaged byte that a debug cache guards told of, once, and nothing else?
 //!
 //! Contract: I20, sections 2.7 and 5.2. Each damaged part of a slot makes one report and one repair: when its object is freed
-//! into a cache with consistency checks, which refuses that free once, or when the cache is validated. Whatever a program
+//! into a cache with consistency checks, which refuses that free once, or when the cache is validated. A free pointer that
+//! leads nowhere makes one report, and two more if the count of free objects is wrong because of it. Whatever a program
 //! may do makes none. Exact.
 
-use super::{Context, Oracle, OracleId, Step, Violation};
+use super::{BrokenLink, Context, Oracle, OracleId, Step, Violation};
 use crate::model::debugged::set_aside;
 use crate::model::{freed_address, old_address};
 use crate::subject::{Call, Reply};
@@ -27,6 +28,11 @@ impl Oracle for DebugBytes {
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
         let told = inside.slab_findings() - cx.model.notes.findings;
+        if let (Call::Validate, Reply::Size(found), Some(link)) = (&step.call, &step.reply, cx.model.notes.link) {
+            cx.model.notes.link = after_validation(link, *found);
+            return check_link(link, *found, told)
+                .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message));
+        }
         let aside = set_aside(inside) - cx.model.notes.aside;
         if aside > 0 {
             return check_set_aside(cx, step, told, aside)
@@ -36,6 +42,25 @@ impl Oracle for DebugBytes {
             .and_then(|()| check_refusal(cx, step))
             .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message))
     }
+}
+
+/// A broken free pointer of a live object is one finding. That of a free one is one as well, and two more about the count if
+/// it led to other objects; those two come again once they are found again. Nothing else is damaged then.
+fn check_link(link: BrokenLink, found: usize, told: u64) -> Result<(), String> {
+    let right = match link {
+        BrokenLink::Live => found == 1,
+        BrokenLink::Free => found == 1 || found == 3,
+        BrokenLink::Repaired(count) => found == count,
+    };
+    if right && told == found as u64 {
+        Ok(())
+    } else {
+        Err(format!("validation found {found} and told of {told} findings about a free pointer: {link:?}"))
+    }
+}
+
+fn after_validation(link: BrokenLink, found: usize) -> Option<BrokenLink> {
+    (link == BrokenLink::Free).then(|| BrokenLink::Repaired(found.saturating_sub(1)))
 }
 
 /// Were exactly the findings told that the damage makes?

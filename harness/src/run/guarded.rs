@@ -2,9 +2,14 @@
 
 use super::session::{Session, Verdict};
 use crate::model::Tiers;
-use crate::model::debug::Zone;
+use crate::model::debug::{DebugLayout, Zone};
+use crate::oracle::{BrokenLink, Violation};
+use crate::subject::Call;
 use kmem::Hardening;
 use std::ops::Range;
+
+/// A bit of an address that leads out of every slab.
+const ELSEWHERE: u64 = 1 << 62;
 
 impl Session {
     /// Changes a guarded byte around a live object.
@@ -23,6 +28,48 @@ impl Session {
             return Ok(());
         }
         self.change(object.addr, &object.layout.guarded_free(), at)
+    }
+
+    /// Leads the free pointer of an object nowhere, has all caches validated, and repairs it, as the kernel's own test of
+    /// that does. Not on a machine with a quarantine, where an object may be on no list, nor on one that does not know which
+    /// objects are live: there what was cut off stays lost.
+    pub(super) fn break_link(&mut self, pick: usize, freed: bool) -> Verdict {
+        let object = match freed {
+            true => self.model.debugged.pick_freed(pick).map(|object| (object.addr, object.layout)),
+            false => self.live_debugged(pick),
+        };
+        let Some(link) = object.and_then(|(addr, layout)| Some(addr + layout.link()? as u64)) else { return Ok(()) };
+        if self.model.geometry().hardening != Hardening::Checked {
+            return Ok(());
+        }
+        // What else is damaged is told of before.
+        self.call(Call::Validate)?;
+        let before = self.replace_link(link, |word| word ^ ELSEWHERE)?;
+        self.model.notes.link = Some(if freed { BrokenLink::Free } else { BrokenLink::Live });
+        self.call(Call::Validate)?;
+        if freed {
+            self.replace_link(link, |_| before)?;
+            self.call(Call::Validate)?;
+        }
+        self.call(Call::Validate).map(drop)
+    }
+
+    /// A live object of a debug cache.
+    fn live_debugged(&self, pick: usize) -> Option<(u64, DebugLayout)> {
+        let block = self.model.pick(Tiers::IN_SLABS, pick)?;
+        Some((block.addr, self.model.debug_layout(block)?))
+    }
+
+    /// Changes a free pointer; returns what it was.
+    fn replace_link(&mut self, at: u64, new: impl FnOnce(u64) -> u64) -> Result<u64, Violation> {
+        let mut word = [0; 8];
+        self.access(|cx| {
+            let read = cx.subject.read(at, &mut word);
+            let written = read.and_then(|()| cx.subject.write(at, &new(u64::from_le_bytes(word)).to_le_bytes()));
+            debug_assert!(written.is_ok(), "free pointers are in the direct map");
+            Ok(())
+        })?;
+        Ok(u64::from_le_bytes(word))
     }
 
     fn change(&mut self, object: u64, parts: &[(Zone, Range<i64>)], at: u64) -> Verdict {

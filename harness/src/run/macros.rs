@@ -21,6 +21,9 @@ impl Session {
                 let phase = usize::from(phase) % step;
                 self.free_where(|n| n % step == phase)
             }
+            Op::RcuFreeEvery { step, sleep } => {
+                self.rcu_free_where(sleep, |n| n.is_multiple_of(usize::from(step).max(1)))
+            }
             Op::Steer { percent, size } => self.steer(u64::from(percent.min(100)), size.max(1) as usize),
             Op::Checkerboard { order, spare } => self.checkerboard(order, u64::from(spare)),
             Op::MovableBoard { step, phase } => self.movable_board(usize::from(step).max(1), usize::from(phase)),

@@ -3,13 +3,15 @@
 
 use super::resolve::free_call;
 use super::session::{Session, Verdict};
-use crate::model::{Block, Tier, Tiers};
-use crate::subject::Call;
+use crate::model::{Block, Tier, Tiers, Why};
+use crate::subject::{Call, ObjectsCall};
 use crate::trace::Misuse;
 use kmem::{CacheId, GfpFlags, Hardening, PAGE_SIZE};
 
 /// An address that no allocator gives: in the lower half, not null and not the address of size 0.
 const NOWHERE: u64 = 0x2000;
+/// How many right addresses there are in a bulk with a wrong one.
+const OTHERS: usize = 4;
 
 impl Session {
     /// Makes a mistake with the picked block, or none if the mistake has no meaning for it.
@@ -31,6 +33,10 @@ impl Session {
             Misuse::OtherCall => block.and_then(|block| other_call(block, pick)),
             Misuse::OtherCache => block.and_then(|block| self.other_cache(block)),
             Misuse::OtherOrder => block.and_then(other_order),
+            Misuse::TwiceInBulk => self.bulk_with(usize::from(pick), |addr, _| addr),
+            Misuse::InsideInBulk => self.bulk_with(usize::from(pick), |addr, size| addr + size as u64 / 2),
+            Misuse::BusyCache => self.busy_cache(usize::from(pick)),
+            Misuse::OfGoneCache => self.of_gone_cache(usize::from(pick)),
         };
         wrong.map_or(Ok(()), |call| self.call(call).map(drop))
     }
@@ -51,6 +57,37 @@ impl Session {
         let slab = matches!(block.tier, Tier::Cache | Tier::Kmalloc);
         let other = self.model.caches().iter().find(|cache| slab && Some(cache.id) != own)?;
         Some(Call::CacheFree { cache: other.id, addr: block.addr })
+    }
+}
+
+impl Session {
+    /// A bulk of objects with a wrong address at the end, made of the first object's address and size.
+    fn bulk_with(&self, pick: usize, wrong: impl FnOnce(u64, usize) -> u64) -> Option<Call> {
+        let blocks = 0..OTHERS.min(self.model.count(Tiers::OBJECTS));
+        let mut blocks: Vec<(u64, Option<CacheId>)> =
+            blocks.filter_map(|n| self.model.pick(Tiers::OBJECTS, pick + n)).map(|b| (b.addr, b.cache)).collect();
+        let first = self.model.pick(Tiers::OBJECTS, pick)?;
+        let addr = wrong(first.addr, first.usable.min(first.requested));
+        blocks.push((addr, first.cache));
+        Some(Call::Objects(ObjectsCall::FreeBulk { cache: None, blocks }))
+    }
+
+    /// The destruction of a cache that nobody shares and of which a prefilled sheaf has objects.
+    fn busy_cache(&self, pick: usize) -> Option<Call> {
+        let alone = |cache: CacheId| {
+            let root = self.model.root_of(cache);
+            self.model.caches().iter().filter(|other| other.root == root).count() == 1
+        };
+        let busy: Vec<CacheId> =
+            self.model.sheaves().iter().filter(|s| s.left > 0 && alone(s.cache)).map(|s| s.cache).collect();
+        let cache = *busy.get(pick.checked_rem(busy.len())?)?;
+        Some(Call::CacheDestroy { cache })
+    }
+
+    fn of_gone_cache(&self, pick: usize) -> Option<Call> {
+        let leaked: Vec<u64> = self.model.ghosts().filter(|g| g.why == Why::Leaked).map(|g| g.block.addr).collect();
+        let addr = *leaked.get(pick.checked_rem(leaked.len())?)?;
+        Some(Call::Kfree { addr })
     }
 }
 

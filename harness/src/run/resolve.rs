@@ -1,7 +1,7 @@
 //! From operations to calls: picks are resolved among the live blocks of the tiers that the operation works on.
 
 use super::session::{Session, Verdict};
-use crate::model::caches::CacheSpec;
+use crate::model::caches::{CacheNaming, CacheSpec};
 use crate::model::debug::Checks;
 use crate::model::{Block, RcuCall, Tier, Tiers};
 use crate::oracle;
@@ -38,6 +38,7 @@ impl Session {
         match *op {
             Op::Burst { .. }
             | Op::FreeEvery { .. }
+            | Op::RcuFreeEvery { .. }
             | Op::Steer { .. }
             | Op::Checkerboard { .. }
             | Op::MovableBoard { .. } => self.execute_macro(op),
@@ -66,12 +67,15 @@ impl Session {
                 self.access(|cx| oracle::write_free(cx, u32::from(pick), size, twice))
             }
             Op::Evictable { pick } => {
-                self.model.let_go(usize::from(pick));
+                if self.model.let_go(usize::from(pick)) {
+                    self.did_something();
+                }
                 Ok(())
             }
             Op::Wrong { pick, how } => self.misuse(pick, how),
             Op::Overflow { pick, at } => self.overflow(usize::from(pick), u64::from(at)),
             Op::WriteFreed { pick, at } => self.write_freed(usize::from(pick), u64::from(at)),
+            Op::BreakLink { pick, freed } => self.break_link(usize::from(pick), freed),
             Op::Interleave { cpu } => {
                 self.interleave(cpu);
                 Ok(())
@@ -290,26 +294,18 @@ impl Session {
     /// A free that waits for readers; each sixteenth head has no place. What a constructor wrote has no room for a head. A damaged object would be told of at
     /// some later call, when its wait is over.
     fn resolve_rcu(&self, op: &Op) -> Option<Call> {
-        let constructed = |block: &Block| block.cache.and_then(|id| self.model.cache(id)).is_some_and(|c| c.ctor);
-        let picked =
-            |tiers, pick| self.picked(tiers, pick).filter(|block| !self.model.debugged.damage.is_damaged(block.addr));
-        let with_head = |tiers, pick, head: u16| {
-            let block = picked(tiers, pick).filter(|block| block.requested >= RCU_HEAD_BYTES && !constructed(block))?;
-            let room = block.requested.min(PAGE_SIZE) - (RCU_HEAD_BYTES - 1);
-            let (offset, is_wrong) = (usize::from(head) % room, head % 16 == 15);
-            Some((block.addr, if is_wrong { offset | 1 } else { offset & !7 }))
-        };
         Some(Call::Rcu(match *op {
             Op::KfreeRcu { pick, head } => {
-                let (addr, head) = with_head(Tiers::OBJECTS, pick, head)?;
+                let (addr, head) = self.with_head(self.picked(Tiers::OBJECTS, pick)?, head)?;
                 RcuCall::Kfree { addr, head }
             }
             Op::KvfreeRcu { pick, head } => {
-                let (addr, head) = with_head(Tiers::KVMALLOC, pick, head)?;
+                let (addr, head) = self.with_head(self.picked(Tiers::KVMALLOC, pick)?, head)?;
                 RcuCall::Kvfree { addr, head }
             }
             Op::KvfreeRcuMightsleep { pick } => {
-                RcuCall::KvfreeMightsleep { addr: picked(Tiers::KVMALLOC_OR_CACHE, pick)?.addr }
+                let block = self.picked(Tiers::KVMALLOC_OR_CACHE, pick).filter(|block| self.is_sound(block))?;
+                RcuCall::KvfreeMightsleep { addr: block.addr }
             }
             Op::KfreeRcuMonitor => RcuCall::Monitor,
             Op::KvfreeRcuBarrier => RcuCall::Barrier,
@@ -318,6 +314,33 @@ impl Session {
             Op::RcuGracePeriod => RcuCall::GracePeriod,
             _ => return None,
         }))
+    }
+
+    /// A block without damage can be freed.
+    fn is_sound(&self, block: &Block) -> bool {
+        !self.model.debugged.damage.is_damaged(block.addr)
+    }
+
+    /// A block and the place of a head in it; `None` if it has no room for one, or its bytes are to stay as they are.
+    fn with_head(&self, block: &Block, head: u16) -> Option<(u64, usize)> {
+        let constructed = block.cache.and_then(|id| self.model.cache(id)).is_some_and(|cache| cache.ctor);
+        if !self.is_sound(block) || block.requested < RCU_HEAD_BYTES || constructed {
+            return None;
+        }
+        let room = block.requested.min(PAGE_SIZE) - (RCU_HEAD_BYTES - 1);
+        let (offset, is_wrong) = (usize::from(head) % room, head % 16 == 15);
+        Some((block.addr, if is_wrong { offset | 1 } else { offset & !7 }))
+    }
+
+    /// Gives up the objects that `wanted` chooses by their position.
+    pub(super) fn rcu_free_where(&mut self, sleep: bool, wanted: impl Fn(usize) -> bool) -> Verdict {
+        let call = |block: &Block| match sleep {
+            true => self.is_sound(block).then_some(RcuCall::KvfreeMightsleep { addr: block.addr }),
+            false => self.with_head(block, 0).map(|(addr, head)| RcuCall::Kfree { addr, head }),
+        };
+        let objects = self.model.blocks(Tiers::OBJECTS).enumerate().filter(|&(n, _)| wanted(n));
+        let calls: Vec<RcuCall> = objects.filter_map(|(_, block)| call(block)).collect();
+        calls.into_iter().try_for_each(|call| self.call(Call::Rcu(call)).map(drop))
     }
 
     fn resolve_on_machine(&self, op: &Op) -> Option<Call> {
@@ -341,6 +364,7 @@ impl Session {
             }
             Op::CacheCreateWith { size, align, flags, ctor, useroffset, usersize, freeptr, sheaf } => {
                 let spec = CacheSpec {
+                    name: CacheNaming::Own,
                     size: size as usize,
                     align: usize::from(align),
                     flags: flags.to_flags(),
@@ -357,6 +381,11 @@ impl Session {
                 Call::CacheCreate {
                     spec: CacheSpec { flags: spec.flags | Checks::from_bits(checks).to_flags(), ..spec },
                 }
+            }
+            Op::NamedCache { size, name } => {
+                let spec =
+                    CacheSpec { size: size as usize, name: CacheNaming::of(u64::from(name)), ..CacheSpec::default() };
+                Call::CacheCreate { spec }
             }
             Op::Validate => Call::Validate,
             Op::CacheShrink { cache: n } => Call::CacheShrink { cache: cache(n)? },

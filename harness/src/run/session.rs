@@ -24,6 +24,8 @@ pub(super) struct Session {
     /// Operations begun.
     ops: usize,
     calls: u64,
+    /// Whether the operation had an effect.
+    effective: bool,
     /// How far the CPU of a call is from that of the call before it.
     stride: u16,
     violation: Option<Violation>,
@@ -42,6 +44,7 @@ impl Session {
             op: 0,
             ops: 0,
             calls: 0,
+            effective: false,
             stride: 0,
             violation: None,
             log: Vec::new(),
@@ -79,9 +82,9 @@ impl Session {
         let mut until_audit = self.options.audit_every;
         for op in &trace.ops {
             self.ops += 1;
-            let calls = self.calls;
+            self.effective = false;
             let verdict = self.execute(op);
-            if self.calls > calls || matches!(op, Op::Audit | Op::Interleave { .. }) {
+            if self.effective || matches!(op, Op::Audit | Op::Interleave { .. }) {
                 self.coverage.operation(op.kind());
             }
             verdict?;
@@ -122,6 +125,7 @@ impl Session {
     /// Lets the processor access a live block, as one step without a call.
     pub(super) fn access(&mut self, access: impl FnOnce(&mut Context<'_>) -> Verdict) -> Verdict {
         self.change_cpu()?;
+        self.did_something();
         self.calls += 1;
         access(&mut self.context())
     }
@@ -198,7 +202,13 @@ impl Session {
         Ok(())
     }
 
+    /// The operation had an effect.
+    pub(super) fn did_something(&mut self) {
+        self.effective = true;
+    }
+
     fn note(&mut self, step: &Step) {
+        self.did_something();
         self.calls += 1;
         step.call.hash(&mut self.hasher);
         step.reply.hash(&mut self.hasher);

@@ -102,10 +102,10 @@ impl KmemSubject {
     }
 
     fn cache_create(&mut self, spec: &CacheSpec) -> Reply {
-        let &CacheSpec { size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity } = spec;
+        let &CacheSpec { name, size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity } = spec;
         let ctor = ctor.then_some(construct as kmem::Ctor);
         let args = CacheArgs { size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity };
-        let name = format!("test-{}", self.caches_made);
+        let name = name.text(u64::from(self.caches_made));
         self.caches_made += 1;
         match self.kmem.kmem_cache_create(&name, &args) {
             Ok(cache) => Reply::Cache(cache),

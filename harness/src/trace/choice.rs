@@ -46,11 +46,19 @@ pub enum Misuse {
     BuiltInCache,
     /// Shrinks a cache that does not exist.
     UnknownCache,
+    /// Frees it twice in one bulk, among others.
+    TwiceInBulk,
+    /// Frees, in one bulk with others, an address in its middle.
+    InsideInBulk,
+    /// Destroys a cache of which a prefilled sheaf has objects.
+    BusyCache,
+    /// Frees an object whose cache was destroyed before.
+    OfGoneCache,
 }
 
 impl Misuse {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Again,
         Self::Inside,
         Self::OtherCall,
@@ -60,6 +68,10 @@ impl Misuse {
         Self::Nowhere,
         Self::BuiltInCache,
         Self::UnknownCache,
+        Self::TwiceInBulk,
+        Self::InsideInBulk,
+        Self::BusyCache,
+        Self::OfGoneCache,
     ];
 }
 

@@ -34,8 +34,8 @@ pub const SMALL_BOUNDARIES: [u64; 23] = [
 pub const HUGE_BOUNDARIES: [u64; 9] =
     [16 << 20, 256 << 20, (1 << 31) - 1, 1 << 32, 1 << 40, 1 << 48, (1 << 63) - 1, u64::MAX - 4096, u64::MAX - 1];
 
-/// Flags that callers use, the usual ones several times.
-pub const USUAL_GFP: [Gfp; 24] = {
+/// Flags that callers use, the usual ones several times, and some that contradict each other.
+pub const USUAL_GFP: [Gfp; 28] = {
     const fn gfp(flags: GfpFlags) -> Gfp {
         Gfp::new(flags)
     }
@@ -65,6 +65,11 @@ pub const USUAL_GFP: [Gfp; 24] = {
         gfp(KERNEL.union(GfpFlags::THISNODE)),
         gfp(KERNEL.union(GfpFlags::DMA32)),
         gfp(GfpFlags::NOFAIL.union(GfpFlags::ATOMIC)),
+        // What no call can honour, or only some.
+        gfp(KERNEL.union(GfpFlags::DMA).union(GfpFlags::DMA32)),
+        gfp(KERNEL.union(GfpFlags::MOVABLE).union(GfpFlags::RECLAIMABLE)),
+        gfp(KERNEL.union(GfpFlags::WRITE).union(GfpFlags::ACCOUNT)),
+        gfp(KERNEL.union(GfpFlags::COMP)),
     ]
 };
 

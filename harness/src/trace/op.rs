@@ -208,6 +208,9 @@ operations! {
         sheaf: u16 as Capacity
     };
 
+    /// `kmem_cache_create` by one of a few names, some of which are no names; may share slabs with a similar cache.
+    NamedCache in Cache { size: u32 as Size, name: u8 as Tier };
+
     // Moving pages.
     /// `split_page`.
     SplitPage in Contig { pick: u16 as Pick };
@@ -272,6 +275,10 @@ operations! {
     /// Changes one guarded byte of an object that was freed lately and that nobody has since.
     WriteFreed in Debug { pick: u16 as Pick, at: u32 as Page };
 
+    /// Leads the free pointer of an object of a debug cache nowhere, of a live or a free one, and repairs it: all caches are
+    /// validated before, between and after.
+    BreakLink in Debug { pick: u16 as Pick, freed: bool as Flag };
+
     // Frees that wait for readers.
     /// `kfree_rcu` with a head near the offset.
     KfreeRcu in Rcu { pick: u16 as Pick, head: u16 as Offset };
@@ -289,6 +296,8 @@ operations! {
     RcuReadUnlock in Rcu { nth: u16 as Nth };
     /// The grace periods that no reader holds up end.
     RcuGracePeriod in Rcu;
+    /// Gives up every `step`-th live object: by `kfree_rcu`, or without a head if the caller may sleep.
+    RcuFreeEvery in Rcu { step: u8 as Step, sleep: bool as Flag2 };
 }
 
 impl Op {

@@ -1,6 +1,8 @@
 //! Replays the corpus: every stored trace, with every oracle.
 
 use kmem_harness::generate::Target;
+use kmem_harness::run::{Coverage, RunOptions, Runner};
+use kmem_harness::subjects::SubjectKind;
 use kmem_harness::trace::Trace;
 use kmem_proptests::judge;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,13 @@ fn replay(folder: &str) -> Result<usize, String> {
     };
     let complaints: Vec<String> = files.iter().filter_map(complaint).collect();
     if complaints.is_empty() { Ok(files.len()) } else { Err(complaints.join("\n")) }
+}
+
+/// What the traces of a folder reach.
+pub(crate) fn coverage(folder: &str) -> Vec<Coverage> {
+    let mut runner = Runner::new();
+    let mut run = |trace: &Trace| runner.run(trace, SubjectKind::KMEM, &RunOptions::default()).coverage;
+    traces(folder).iter().filter_map(|path| Trace::load(path).ok()).map(|trace| run(&trace)).collect()
 }
 
 /// Prints past the capture of the test runner: how many files were replayed must be seen in every run.
