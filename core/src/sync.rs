@@ -3,7 +3,43 @@
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// A lock that spins; held for a bounded number of steps only.
+#[cfg(not(test))]
 pub(crate) type SpinLock<T> = spin::Mutex<T>;
+#[cfg(test)]
+pub(crate) use counted::SpinLock;
+
+/// The lock of unit tests, which tells how often it was taken: who meets on it is a question of counts, not of luck.
+#[cfg(test)]
+mod counted {
+    use super::{AtomicU64, Ordering};
+    use spin::MutexGuard;
+
+    pub(crate) struct SpinLock<T> {
+        lock: spin::Mutex<T>,
+        taken: AtomicU64,
+    }
+
+    impl<T> SpinLock<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self { lock: spin::Mutex::new(value), taken: AtomicU64::new(0) }
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            self.taken.fetch_add(1, Ordering::Relaxed);
+            self.lock.lock()
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            self.taken.fetch_add(1, Ordering::Relaxed);
+            self.lock.try_lock()
+        }
+
+        /// How often it was asked for.
+        pub(crate) fn acquisitions(&self) -> u64 {
+            self.taken.load(Ordering::Relaxed)
+        }
+    }
+}
 
 /// Counts one more, if it is to be counted: a load and a store, since there is one writer at a time.
 #[inline(always)]

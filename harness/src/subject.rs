@@ -7,6 +7,7 @@ mod objects;
 
 pub use objects::{ObjectsCall, SHEAF_ROOM};
 
+use crate::machine::{Remembered, RememberedTable};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId};
@@ -273,6 +274,31 @@ pub trait Subject {
     /// The physical address that the current CPU's TLB would reach for `addr` right now, stale entries included;
     /// `None` if it has no entry.
     fn tlb_lookup(&self, addr: u64) -> Option<u64>;
+
+    /// Lets every CPU fill its TLB with the translations of so many pages from `addr` on, as a processor may at any time.
+    fn speculate(&mut self, addr: u64, pages: usize) {
+        let _ = (addr, pages);
+    }
+
+    /// All physical addresses to which some CPU may still take `addr`, whatever it has been mapped to since its last flush.
+    fn remembered(&self, addr: u64) -> Vec<u64> {
+        self.tlb_lookup(addr).into_iter().collect()
+    }
+
+    /// Every translation that some CPU may still use although the tables do not have it any more.
+    fn stale(&self) -> Vec<Remembered> {
+        Vec::new()
+    }
+
+    /// Every table that some CPU's walk may still go through.
+    fn remembered_tables(&self) -> Vec<RememberedTable> {
+        Vec::new()
+    }
+
+    /// What a flush found to have been given back before it, since the last question.
+    fn take_early_reuse(&mut self) -> Option<String> {
+        None
+    }
 
     /// Access to what only `kmem` shows: counters, lists, audits. `None` for a loose subject.
     fn white_box(&self) -> Option<&dyn WhiteBox>;

@@ -57,7 +57,7 @@ impl Pools {
     }
 
     /// Puts an area that nobody else knows into its pool; `false` if it is too large for one.
-    fn push(&mut self, records: Records<'_>, at: Link, node: &Node) -> bool {
+    pub(super) fn push(&mut self, records: Records<'_>, at: Link, node: &Node) -> bool {
         let Some(pool) = number(node.span()).and_then(|n| self.by_span.get_mut(n)) else { return false };
         records.store(at, &Node { mapped: 0, state: State::Pooled { next: pool.head }, ..*node });
         pool.head = at;
@@ -67,7 +67,7 @@ impl Pools {
     }
 
     /// Takes the area that was put last into the pool for this span, if it lies at a multiple of `align` pages.
-    fn pop(&mut self, records: Records<'_>, span: u64, align: u64) -> Option<(Link, Node)> {
+    pub(super) fn pop(&mut self, records: Records<'_>, span: u64, align: u64) -> Option<(Link, Node)> {
         let pool = self.by_span.get_mut(number(span)?)?;
         if pool.head.is_nil() {
             return None;

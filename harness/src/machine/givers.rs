@@ -7,7 +7,7 @@ use super::SimPlatform;
 use kmem::{Kmem, Order, Pfn};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 
 /// What the machine can give back; nothing at first.
 #[derive(Default)]
@@ -31,6 +31,11 @@ impl Givers {
     /// Names the allocator that blocks are given back to.
     pub fn set_allocator(&self, allocator: Weak<Kmem<SimPlatform>>) {
         *self.allocator.borrow_mut() = allocator;
+    }
+
+    /// The allocator, once it is there.
+    pub(super) fn allocator(&self) -> Option<Rc<Kmem<SimPlatform>>> {
+        self.allocator.borrow().upgrade()
     }
 
     /// Says which blocks may be given up during the next call, the first one first.

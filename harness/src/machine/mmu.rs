@@ -50,6 +50,18 @@ pub(crate) fn walk(memory: &PhysMem, root: Pfn, vpn: Vpn) -> Option<Translation>
     None
 }
 
+/// The tables below the root on the way to a page, each with log2 of the pages below it.
+pub(crate) fn tables_above(memory: &PhysMem, root: Pfn, vpn: Vpn) -> impl Iterator<Item = (u32, Pfn)> {
+    let mut table = Some(root.addr());
+    SHIFTS.into_iter().take(3).map_while(move |shift| {
+        let at = table.take()?.checked_add((vpn.as_u64() >> shift & 0x1ff) * 8)?;
+        let entry = memory.read_u64(at).filter(|entry| entry & PRESENT != 0 && entry & HUGE == 0)?;
+        let next = PhysAddr::new(entry & FRAME);
+        table = Some(next);
+        Some((shift, next.pfn()?))
+    })
+}
+
 /// Sets the accessed and dirty bits of the entry that a walk ended at, as a processor does when it fills its TLB.
 pub(crate) fn mark_used(memory: &PhysMem, found: Translation) {
     if let Some(entry) = memory.read_u64(found.entry) {

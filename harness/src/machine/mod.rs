@@ -17,6 +17,7 @@ mod mmu;
 mod owners;
 mod platform;
 mod readers;
+mod speculation;
 mod tlb;
 
 pub use faults::FaultPlan;
@@ -24,9 +25,11 @@ pub use givers::{Evicted, Givers};
 pub use owners::Owners;
 pub use platform::SimPlatform;
 pub use readers::Readers;
+pub use speculation::{Remembered, RememberedTable};
 
 use crate::subject::AccessFault;
 use kmem::{Event, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, SlabBug, VirtAddr, Vpn, Warning};
+use speculation::Speculation;
 use std::cell::{Cell, RefCell};
 use tlb::Tlb;
 
@@ -34,6 +37,10 @@ use tlb::Tlb;
 const JUNK: u8 = 0xa5;
 /// What a block that moved leaves behind.
 const LEFT_BEHIND: u8 = 0x6b;
+/// Pages in a row that belong to one vmap node (section 4.1).
+const PAGES_OF_NODE: u64 = 16;
+/// Pages that a processor fills in at once at most, on its own account.
+const MOST_SPECULATED: usize = 4096;
 const JUNK_WORD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
 /// Whether the machine executes the flushes that it is asked for.
@@ -42,8 +49,16 @@ pub enum TlbFlushes {
     /// As a correct kernel's would.
     #[default]
     Obeyed,
-    /// Every flush is lost: the mistake of the degenerate subject `forgets-tlb-flush`.
+    /// Every flush is lost.
     Lost,
+    /// Each flush is done when the next one is asked for: what it was for is reused before.
+    Late,
+    /// The last page of each flush is left out.
+    OnePageShort,
+    /// Pages of the last vmap node are left out, where there are several.
+    WithoutOneNode,
+    /// Translations go, but the processors keep the tables above them.
+    KeepTables,
 }
 
 /// Frames, CPUs and an MMU.
@@ -63,6 +78,9 @@ pub struct SimMachine {
     tlbs: Vec<Tlb>,
     dirty: Vec<Cell<bool>>,
     flushes: TlbFlushes,
+    /// The flush that is still to be done, if they are late.
+    owed: Cell<Option<(u64, u64)>>,
+    speculation: RefCell<Speculation>,
     faults: FaultPlan,
     owners: Owners,
     givers: Givers,
@@ -90,6 +108,8 @@ impl SimMachine {
             tlbs: Vec::new(),
             dirty: vec![Cell::new(false); frames as usize],
             flushes: TlbFlushes::Obeyed,
+            owed: Cell::new(None),
+            speculation: RefCell::default(),
             faults: FaultPlan::default(),
             givers: Givers::default(),
             owners: Owners::default(),
@@ -111,6 +131,8 @@ impl SimMachine {
         }
         self.restore_junk();
         self.tlbs.iter().for_each(Tlb::clear);
+        self.speculation.take();
+        self.owed.set(None);
         self.faults.reset();
         self.readers.reset();
         self.owners.reset();
@@ -270,9 +292,70 @@ impl SimMachine {
     }
 
     fn flush_tlb(&self, start: Vpn, pages: u64) {
-        if self.flushes == TlbFlushes::Obeyed {
-            self.tlbs.iter().for_each(|tlb| tlb.flush(start, pages));
+        let (start, end) = (start.as_u64(), start.as_u64().saturating_add(pages));
+        match self.flushes {
+            TlbFlushes::Obeyed | TlbFlushes::KeepTables => self.forget(start, end),
+            TlbFlushes::Lost => {}
+            TlbFlushes::OnePageShort => self.forget(start, end - 1),
+            TlbFlushes::Late => {
+                if let Some((start, end)) = self.owed.replace(Some((start, end))) {
+                    self.forget(start, end);
+                }
+            }
+            TlbFlushes::WithoutOneNode => {
+                let nodes = self.tlbs.len() as u64;
+                let is_lost = |page: u64| nodes > 1 && (page / PAGES_OF_NODE) % nodes == nodes - 1;
+                (start..end).filter(|&page| !is_lost(page)).for_each(|page| self.forget(page, page + 1));
+            }
         }
+    }
+
+    /// Makes every processor forget the pages `start..end`.
+    fn forget(&self, start: u64, end: u64) {
+        self.tlbs.iter().for_each(|tlb| tlb.flush(Vpn::new(start), end - start));
+        let (Some(root), Some(allocator)) = (self.root.get(), self.givers.allocator()) else { return };
+        let keep_tables = self.flushes == TlbFlushes::KeepTables;
+        let kind = |pfn| allocator.frame_kind(pfn);
+        self.speculation.borrow_mut().flush(&self.memory, root, start..end, keep_tables, kind);
+    }
+
+    /// Lets every processor fill its TLB with what the tables say of so many pages from an address on.
+    pub fn speculate(&self, addr: u64, pages: usize) {
+        let (Some(root), Some(allocator)) = (self.root.get(), self.givers.allocator()) else { return };
+        let first = addr / PAGE_SIZE as u64;
+        let kind = |pfn| allocator.frame_kind(pfn);
+        self.speculation.borrow_mut().fill(&self.memory, root, first..first + pages as u64, kind);
+    }
+
+    /// Lets every processor fill its TLB with everything that it can find in the window.
+    fn speculate_everywhere(&self) {
+        let pages = (self.vmalloc_end - self.vmalloc_start) as usize / PAGE_SIZE;
+        self.speculate(self.vmalloc_start, pages.min(MOST_SPECULATED));
+    }
+
+    /// All physical addresses to which some processor may still take an address.
+    pub fn remembered(&self, addr: u64) -> Vec<u64> {
+        let speculation = self.speculation.borrow();
+        speculation.frames(addr / PAGE_SIZE as u64).map(|pfn| Pfn::new(pfn).addr().as_u64()).collect()
+    }
+
+    /// Every translation that some processor may still use, and that the tables do not have any more.
+    pub fn stale(&self) -> Vec<Remembered> {
+        let current = |entry: &Remembered| {
+            let walked = self.translate(entry.vpn * PAGE_SIZE as u64);
+            walked == Some(Pfn::new(entry.pfn).addr().as_u64())
+        };
+        self.speculation.borrow().pages().filter(|entry| !current(entry)).collect()
+    }
+
+    /// Every table that some processor's walk may still go through.
+    pub fn remembered_tables(&self) -> Vec<RememberedTable> {
+        self.speculation.borrow().tables().collect()
+    }
+
+    /// What a flush found to have been reused before it, since the last question.
+    pub fn take_early_reuse(&self) -> Option<String> {
+        self.speculation.borrow_mut().take_early()
     }
 
     fn in_vmalloc_window(&self, addr: u64) -> bool {
@@ -316,6 +399,7 @@ impl SimMachine {
                 let root = self.root.get().ok_or(fault)?;
                 let found = mmu::walk(&self.memory, root, vpn).ok_or(fault)?;
                 mmu::mark_used(&self.memory, found);
+                self.speculate(virt.as_u64(), 1);
                 tlb.fill(vpn, found.pfn, found.writable);
                 (found.pfn, found.writable)
             }

@@ -1,7 +1,9 @@
 //! The machine as the allocator sees it.
 
 use super::SimMachine;
-use kmem::{CpuId, Event, FaultSite, Order, Pfn, PhysMem, Platform, RcuCookie, Shortage, SlabBug, Vpn, Warning};
+use kmem::{
+    CpuId, Event, FaultPoint, FaultSite, Order, Pfn, PhysMem, Platform, RcuCookie, Shortage, SlabBug, Vpn, Warning,
+};
 use std::rc::Rc;
 
 /// A handle on a [`SimMachine`], as the port that `kmem` asks for; `STATISTICS` says whether the allocator counts its paths.
@@ -62,6 +64,10 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
 
     #[inline(always)]
     fn fault(&self, site: FaultSite) -> bool {
+        if site.point == FaultPoint::PageTable {
+            // In the middle of a mapping: what is there already may be used and remembered.
+            self.machine.speculate_everywhere();
+        }
         self.machine.faults.ask(site)
     }
 

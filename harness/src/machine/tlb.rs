@@ -1,7 +1,8 @@
 //! A translation cache that forgets nothing on its own account.
 
 use kmem::{Pfn, Vpn};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 /// How many translations one CPU remembers; a power of two.
 const ENTRIES: usize = 1024;
@@ -21,22 +22,29 @@ const EMPTY: Entry = Entry { vpn: NOTHING, pfn: 0, writable: false };
 
 /// The translations that one CPU remembers.
 ///
-/// A real one evicts at will, which hides a forgotten flush most of the time. This one is direct mapped and large, so
-/// that an entry goes only when it is flushed or when a page [`ENTRIES`] further on is touched: whatever stale entry a
-/// missing flush leaves behind stays usable, and always in the same way for the same trace.
+/// A real one evicts at will, which hides a forgotten flush most of the time. In this one an entry goes only when it is
+/// flushed: whatever stale entry a missing flush leaves behind stays usable. It is direct mapped; what another page drives
+/// out of its slot moves to a list without an end.
 ///
 /// ```text
 /// T1  entries[i].vpn != NOTHING  =>  entries[i].vpn mod ENTRIES == i
 /// T2  used == number of entries with vpn != NOTHING
+/// T3  a page has an entry in its slot or in `driven_out`, not in both
 /// ```
 pub(crate) struct Tlb {
     entries: Box<[Cell<Entry>]>,
     used: Cell<usize>,
+    /// Entries by page that had to leave their slots.
+    driven_out: RefCell<BTreeMap<u64, Entry>>,
 }
 
 impl Default for Tlb {
     fn default() -> Self {
-        Self { entries: vec![Cell::new(EMPTY); ENTRIES].into_boxed_slice(), used: Cell::new(0) }
+        Self {
+            entries: vec![Cell::new(EMPTY); ENTRIES].into_boxed_slice(),
+            used: Cell::new(0),
+            driven_out: RefCell::default(),
+        }
     }
 }
 
@@ -49,24 +57,36 @@ impl Tlb {
     #[inline]
     pub(crate) fn lookup(&self, vpn: Vpn) -> Option<(Pfn, bool)> {
         let entry = self.slot(vpn.as_u64()).get();
-        (entry.vpn == vpn.as_u64()).then(|| (Pfn::new(entry.pfn), entry.writable))
+        if entry.vpn == vpn.as_u64() {
+            return Some((Pfn::new(entry.pfn), entry.writable));
+        }
+        let driven_out = self.driven_out.borrow();
+        let entry = if driven_out.is_empty() { None } else { driven_out.get(&vpn.as_u64()) };
+        entry.map(|entry| (Pfn::new(entry.pfn), entry.writable))
     }
 
     /// Remembers a translation.
     pub(crate) fn fill(&self, vpn: Vpn, pfn: Pfn, writable: bool) {
         let slot = self.slot(vpn.as_u64());
-        if slot.get().vpn == NOTHING {
-            self.used.set(self.used.get() + 1);
+        let mut driven_out = self.driven_out.borrow_mut();
+        driven_out.remove(&vpn.as_u64());
+        match slot.get() {
+            Entry { vpn: NOTHING, .. } => self.used.set(self.used.get() + 1),
+            old if old.vpn != vpn.as_u64() => {
+                driven_out.insert(old.vpn, old);
+            }
+            _ => {}
         }
         slot.set(Entry { vpn: vpn.as_u64(), pfn: pfn.as_u32(), writable });
     }
 
     /// Forgets the translations of `pages` pages from `start` on.
     pub(crate) fn flush(&self, start: Vpn, pages: u64) {
-        if self.used.get() == 0 {
+        if self.used.get() == 0 && self.driven_out.borrow().is_empty() {
             return;
         }
         let end = start.as_u64().saturating_add(pages);
+        self.driven_out.borrow_mut().retain(|vpn, _| !(start.as_u64()..end).contains(vpn));
         if pages >= ENTRIES as u64 {
             self.entries.iter().for_each(|slot| self.forget(slot, start.as_u64(), end));
         } else {
@@ -84,6 +104,7 @@ impl Tlb {
 
     /// Forgets everything.
     pub(crate) fn clear(&self) {
+        self.driven_out.borrow_mut().clear();
         if self.used.replace(0) > 0 {
             self.entries.iter().for_each(|slot| slot.set(EMPTY));
         }
@@ -104,6 +125,17 @@ mod tests {
         tlb.flush(Vpn::new(7), 1);
         assert_eq!(tlb.lookup(Vpn::new(7)), None);
         assert_eq!(tlb.used.get(), 0);
+    }
+
+    #[test]
+    fn an_entry_that_lost_its_slot_is_remembered_all_the_same() {
+        let tlb = Tlb::default();
+        let (page, far) = (Vpn::new(7), Vpn::new(7 + ENTRIES as u64));
+        tlb.fill(page, Pfn::new(3), true);
+        tlb.fill(far, Pfn::new(4), true);
+        assert_eq!((tlb.lookup(page), tlb.lookup(far)), (Some((Pfn::new(3), true)), Some((Pfn::new(4), true))));
+        tlb.flush(page, 1);
+        assert_eq!((tlb.lookup(page), tlb.lookup(far)), (None, Some((Pfn::new(4), true))));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A subject for the oracles' own tests: it does nothing by itself and shows what the test put in.
 
 use super::{Context, Step, Violation};
+use crate::machine::Remembered;
 use crate::model::Model;
 use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
 use kmem::{
@@ -207,6 +208,11 @@ impl Subject for FakeSubject {
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
         let frame = self.tlb.get(&(addr / PAGE_SIZE as u64))?;
         Some(u64::from(*frame) * PAGE_SIZE as u64 + addr % PAGE_SIZE as u64)
+    }
+
+    fn stale(&self) -> Vec<Remembered> {
+        let stale = self.tlb.iter().filter(|(vpn, pfn)| self.table.get(vpn) != Some(pfn));
+        stale.map(|(&vpn, &pfn)| Remembered { vpn, pfn, owned: true }).collect()
     }
 
     fn white_box(&self) -> Option<&dyn WhiteBox> {

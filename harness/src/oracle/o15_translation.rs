@@ -1,16 +1,21 @@
-//! O15: does each mapped page reach its own frame, and nothing else reach any?
+//! O15: does each mapped page reach its own frame, and nothing else reach any, whatever a processor may remember?
 //!
-//! Contract: I15, I16 and 4.3. Every page of a fresh area is mapped, and what the TLB of the current CPU would reach is what
-//! a walk of the page tables reaches: an entry left from an earlier owner of the address is found here. The guard page is
-//! neither mapped nor in the TLB. A freed or shrunk page is not mapped any more. `vmalloc_to_page` and the frames of
-//! `vmap` are compared with the walk. At audits all live areas are looked at again, and lately freed areas: an entry that
-//! the TLB still holds may not lead to a frame which a live block has by now. Precision: a TLB is looked into through the
-//! CPU that is current then; of freed areas the last 32 are remembered.
+//! Contract: I15, I16 and 4.3. The processors are supposed to be as bad as they may be: each CPU remembers every translation
+//! and every table that it could have seen since the last flush, and evicts nothing. When an area is handed out, all its
+//! pages are mapped and no CPU can remember another frame for any of them; the guard page is neither mapped nor remembered.
+//! A freed or shrunk page is not mapped any more. A flush finds nothing given back that it was to make unreachable.
+//! `vmalloc_to_page` and the frames of `vmap` are compared with the walk. At audits all live areas are looked at again, and
+//! everything remembered: a stale translation of a frame that was the area's own leads to a frame that still waits, neither
+//! free nor somebody's; a table above a page that may be remembered is still a table, and in one place.
+//!
+//! Precision: exact. Frames that `vmap` mapped are their owner's, who may free them before the flush, as in Linux.
 
 use super::{Context, Oracle, OracleId, Violation};
+use crate::machine::Remembered;
 use crate::model::{Block, Tiers, freed_address, old_address, request};
 use crate::subject::{AccessFault, Call, Reply};
-use kmem::PAGE_SIZE;
+use kmem::{FrameKind, PAGE_SIZE};
+use std::collections::BTreeMap;
 
 /// See the module.
 pub(super) struct Translation;
@@ -22,6 +27,9 @@ impl Oracle for Translation {
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step.filter(|_| cx.model.is_tight()) else { return Ok(()) };
+        if let Some(early) = cx.subject.take_early_reuse() {
+            return fail(cx, &[], early);
+        }
         match (&step.call, &step.reply) {
             (Call::VmallocToPage { addr }, Reply::Frame(found)) => check_page(cx, *addr, *found),
             (call, Reply::Done) => freed_address(call).map_or(Ok(()), |addr| check_unmapped(cx, addr, 0)),
@@ -56,7 +64,8 @@ impl Oracle for Translation {
             return Ok(());
         }
         cx.model.blocks(Tiers::GUARDED).try_for_each(|block| check_area(cx, block))?;
-        check_freed_areas(cx)
+        check_stale(cx)?;
+        check_tables(cx)
     }
 }
 
@@ -74,7 +83,7 @@ pub fn touch_guard(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
 }
 
 /// Every page of a fresh area is mapped, and the TLB knows nothing else about it.
-fn check_fresh(cx: &Context<'_>, call: &Call, addr: u64) -> Result<(), Violation> {
+fn check_fresh(cx: &mut Context<'_>, call: &Call, addr: u64) -> Result<(), Violation> {
     let pages = request(call).map_or(0, |(size, _)| size.div_ceil(PAGE_SIZE));
     if !cx.model.in_vmalloc_window(addr) {
         return Ok(());
@@ -83,12 +92,14 @@ fn check_fresh(cx: &Context<'_>, call: &Call, addr: u64) -> Result<(), Violation
         let Some(walked) = cx.subject.translate(at) else {
             return fail(cx, &[], format!("{at:#x} in the new area at {addr:#x} is not mapped"));
         };
-        if let Some(reached) = cx.subject.tlb_lookup(at).filter(|&reached| reached != walked) {
+        let remembered = cx.subject.remembered(at).into_iter().chain(cx.subject.tlb_lookup(at));
+        if let Some(reached) = remembered.into_iter().find(|&reached| reached != walked) {
             let (stale, frame) = (frame_of(reached), frame_of(walked));
-            let message = format!("the TLB leads {at:#x} to frame {stale:#x}, the page tables to {frame:#x}");
+            let message = format!("a TLB may lead {at:#x} to frame {stale:#x}, the page tables to {frame:#x}");
             return fail(cx, &[], format!("{message}: the new area at {addr:#x} was not flushed before its reuse"));
         }
     }
+    cx.subject.speculate(addr, pages);
     Ok(())
 }
 
@@ -105,8 +116,8 @@ fn check_area(cx: &Context<'_>, block: &Block) -> Result<(), Violation> {
     for (index, &frame) in block.frames.iter().enumerate() {
         let addr = page(block.addr, index);
         check_reached(cx, block, addr, Some(frame), cx.subject.translate(addr), "the page tables")?;
-        if let Some(reached) = cx.subject.tlb_lookup(addr) {
-            check_reached(cx, block, addr, Some(frame), Some(reached), "the TLB")?;
+        for reached in cx.subject.remembered(addr).into_iter().chain(cx.subject.tlb_lookup(addr)) {
+            check_reached(cx, block, addr, Some(frame), Some(reached), "a TLB may")?;
         }
     }
     check_guard(cx, block)
@@ -115,7 +126,8 @@ fn check_area(cx: &Context<'_>, block: &Block) -> Result<(), Violation> {
 fn check_guard(cx: &Context<'_>, block: &Block) -> Result<(), Violation> {
     let Some(guard) = block.guard() else { return Ok(()) };
     check_reached(cx, block, guard, None, cx.subject.translate(guard), "the page tables")?;
-    check_reached(cx, block, guard, None, cx.subject.tlb_lookup(guard), "the TLB")
+    let remembered = cx.subject.remembered(guard).into_iter().next().or(cx.subject.tlb_lookup(guard));
+    check_reached(cx, block, guard, None, remembered, "a TLB may")
 }
 
 fn check_reached(
@@ -156,19 +168,39 @@ fn check_page(cx: &Context<'_>, addr: u64, found: Option<u32>) -> Result<(), Vio
     fail(cx, &[], format!("vmalloc_to_page({addr:#x}) answered {found:x?}; the tables say {walked:x?}"))
 }
 
-/// No entry that outlived its area leads to a frame that a live block has now.
-fn check_freed_areas(cx: &Context<'_>) -> Result<(), Violation> {
-    for area in cx.model.freed_areas().iter().filter(|area| area.owned) {
-        for addr in (0..area.pages).map(|i| page(area.addr, i)) {
-            let Some(frame) = cx.subject.tlb_lookup(addr).map(frame_of) else { continue };
-            let remapped = cx.subject.translate(addr).map(frame_of) == Some(frame);
-            if !remapped && (cx.model.used_directly(frame) || cx.model.vmalloc_owner(frame).is_some()) {
-                return fail(
-                    cx,
-                    &[],
-                    format!("a stale entry for {addr:#x} still leads to frame {frame:#x}, now in use"),
-                );
-            }
+/// No translation that outlived its area leads to a frame that is free or somebody's.
+fn check_stale(cx: &Context<'_>) -> Result<(), Violation> {
+    for entry in cx.subject.stale().into_iter().filter(|entry| entry.owned) {
+        let Remembered { vpn, pfn, .. } = entry;
+        let kind = cx.subject.white_box().map(|inside| inside.frame_kind(pfn));
+        let waits = kind.is_none_or(|kind| kind == FrameKind::Vmalloc);
+        if !waits || cx.model.used_directly(pfn) || cx.model.vmalloc_owner(pfn).is_some() {
+            let (addr, what) = (vpn * PAGE_SIZE as u64, "free or in use");
+            return fail(
+                cx,
+                &[],
+                format!("a stale entry for {addr:#x} still leads to frame {pfn:#x}, now {what}: {kind:?}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Every table that a walk may still go through is a table, and is in one place only.
+fn check_tables(cx: &Context<'_>) -> Result<(), Violation> {
+    let Some(inside) = cx.subject.white_box() else { return Ok(()) };
+    let mut places = BTreeMap::new();
+    for table in cx.subject.remembered_tables() {
+        let kind = inside.frame_kind(table.pfn);
+        if kind != FrameKind::PageTable {
+            return fail(
+                cx,
+                &[],
+                format!("a walk may still go through {table:x?}, now {kind:?}: freed before its flush"),
+            );
+        }
+        if let Some(other) = places.insert(table.pfn, table) {
+            return fail(cx, &[], format!("a walk may still go through {other:x?}, which is in use as {table:x?}"));
         }
     }
     Ok(())
@@ -245,6 +277,7 @@ mod tests {
         let fresh = vmalloc(&subject, 2, 1);
         ask(&Translation, &mut model, &mut subject, &fresh).unwrap();
         subject.tlb.insert(vpn(&subject, 2), 7);
+        subject.kinds[7] = FrameKind::Vmalloc;
         subject.unmap(2, 1);
         let free = step(Call::Vfree { addr: subject.window(2) }, Reply::Done);
         ask(&Translation, &mut model, &mut subject, &free).unwrap();
@@ -252,6 +285,10 @@ mod tests {
         let reply = Reply::Block { addr: subject.direct(7), usable: 64 };
         model.update(&step(Call::Kmalloc { size: 64, gfp: GfpFlags::KERNEL }, reply), &subject);
         assert!(Translation.audit(&mut context(&mut model, &mut subject)).is_err());
+        let mut model = subject.model();
+        subject.kinds[7] = FrameKind::Free;
+        let freed = Translation.audit(&mut context(&mut model, &mut subject)).unwrap_err();
+        assert!(freed.message.contains("free"), "free before the flush: {}", freed.message);
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod moving;
 
 use super::objects::Sheaves;
 use super::{Guest, Spare};
-use crate::machine::{Evicted, SimMachine, SimPlatform, TlbFlushes};
+use crate::machine::{Evicted, Remembered, RememberedTable, SimMachine, SimPlatform, TlbFlushes};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
@@ -346,6 +346,26 @@ impl Subject for KmemSubject {
 
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
         self.machine.tlb_lookup(addr)
+    }
+
+    fn speculate(&mut self, addr: u64, pages: usize) {
+        self.machine.speculate(addr, pages);
+    }
+
+    fn remembered(&self, addr: u64) -> Vec<u64> {
+        self.machine.remembered(addr)
+    }
+
+    fn stale(&self) -> Vec<Remembered> {
+        self.machine.stale()
+    }
+
+    fn remembered_tables(&self) -> Vec<RememberedTable> {
+        self.machine.remembered_tables()
+    }
+
+    fn take_early_reuse(&mut self) -> Option<String> {
+        self.machine.take_early_reuse()
     }
 
     fn white_box(&self) -> Option<&dyn WhiteBox> {

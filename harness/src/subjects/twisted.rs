@@ -1,7 +1,7 @@
 //! `kmem` behind a wrapper that does one thing wrong.
 
 use super::{Guest, KmemSubject, Spare};
-use crate::machine::TlbFlushes;
+use crate::machine::{Remembered, RememberedTable, TlbFlushes};
 use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{BuddyInfo, CacheInfo, FrameKind, Geometry, GeometryError, MemInfo, Violation, VmallocEntry};
 
@@ -109,6 +109,26 @@ impl<T: Twist> Subject for Twisted<T> {
 
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
         self.inner.tlb_lookup(addr)
+    }
+
+    fn speculate(&mut self, addr: u64, pages: usize) {
+        self.inner.speculate(addr, pages);
+    }
+
+    fn remembered(&self, addr: u64) -> Vec<u64> {
+        self.inner.remembered(addr)
+    }
+
+    fn stale(&self) -> Vec<Remembered> {
+        self.inner.stale()
+    }
+
+    fn remembered_tables(&self) -> Vec<RememberedTable> {
+        self.inner.remembered_tables()
+    }
+
+    fn take_early_reuse(&mut self) -> Option<String> {
+        self.inner.take_early_reuse()
     }
 
     fn white_box(&self) -> Option<&dyn WhiteBox> {

@@ -4,6 +4,7 @@ mod access;
 mod alloc;
 mod check;
 mod lazy;
+mod nodes;
 mod random;
 mod realloc;
 

@@ -42,7 +42,10 @@ fn random_step(m: &Machine, rng: &mut Rng, held: &mut Vec<Held>) {
 #[test]
 fn random_use_with_random_faults_keeps_every_invariant_and_every_byte() {
     for seed in 1..=8 {
-        let m = Machine::windowed(300, 40 + 60 * seed);
+        let mut geometry = flat(300);
+        geometry.vmalloc_pages = PageCount::new(40 + 60 * seed);
+        geometry.cpus = [1, 2, 5][seed as usize % 3];
+        let m = Machine::with(&geometry);
         let before = m.ownership();
         let (mut rng, mut held) = (Rng::new(seed), Vec::new());
         for _ in 0..2_000 {
@@ -50,11 +53,13 @@ fn random_use_with_random_faults_keeps_every_invariant_and_every_byte() {
                 let point = FaultPoint::ALL[rng.below(FaultPoint::ALL.len())];
                 m.platform().fail(point, rng.below(4) as u32);
             }
+            m.platform().cpu.set(rng.below(usize::from(geometry.cpus)) as u16);
             random_step(&m, &mut rng, &mut held);
             m.check().unwrap();
         }
         held.drain(..).for_each(|block: Held| m.vfree(block.addr).unwrap());
         m.purge();
+        m.window.empty_pools(&m.pages, &m.slab);
         m.platform().clear_faults();
         assert_eq!(m.ownership(), before);
     }

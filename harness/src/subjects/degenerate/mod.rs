@@ -3,7 +3,7 @@
 mod believes_callers;
 mod byte_short;
 mod dirty_zero;
-mod forgets_tlb_flush;
+mod flushes;
 mod hoards;
 mod ignores_alignment;
 mod leaks_on_failure;
@@ -46,7 +46,7 @@ const fn twisted<T: Twist + Default + 'static>(name: &'static str, intended: Ora
 }
 
 /// All of them.
-pub const DEGENERATES: [Degenerate; 14] = [
+pub const DEGENERATES: [Degenerate; 18] = [
     flawed::<same_block::SameBlock>("same-block", OracleId::O1Overlap, Target::Trace),
     flawed::<overlap::Overlap>("overlap-8-every-7th", OracleId::O1Overlap, Target::Trace),
     flawed::<ignores_alignment::IgnoresAlignment>("ignores-alignment", OracleId::O2Alignment, Target::Trace),
@@ -56,7 +56,11 @@ pub const DEGENERATES: [Degenerate; 14] = [
     flawed::<realloc_loses_a_byte::ReallocLosesAByte>("realloc-loses-a-byte", OracleId::O6Realloc, Target::Trace),
     flawed::<byte_short::ByteShort>("byte-short", OracleId::O3Bounds, Target::Trace),
     twisted::<hoards::NeverCoalesces>("never-coalesces", OracleId::O12Quiescence, Target::Pages),
-    twisted::<forgets_tlb_flush::ForgetsTlbFlush>("forgets-tlb-flush", OracleId::O15Translation, Target::Vmalloc),
+    twisted::<flushes::Flushing<0>>("forgets-tlb-flush", OracleId::O15Translation, Target::Vmalloc),
+    twisted::<flushes::Flushing<1>>("flushes-after-reuse", OracleId::O15Translation, Target::Vmalloc),
+    twisted::<flushes::Flushing<2>>("flushes-a-page-too-few", OracleId::O15Translation, Target::Vmalloc),
+    twisted::<flushes::Flushing<3>>("forgets-a-node's-range", OracleId::O15Translation, Target::Vmalloc),
+    twisted::<flushes::Flushing<4>>("keeps-walking-freed-tables", OracleId::O15Translation, Target::Vmalloc),
     twisted::<refuses::RefusesAlthoughItFits>("refuses-although-it-fits", OracleId::O9RefusalJustified, Target::Trace),
     twisted::<wrong_tier::WrongTier>("wrong-tier", OracleId::O10RightTier, Target::Kvmalloc),
     twisted::<believes_callers::BelievesCallers>("believes-callers", OracleId::O16Misuse, Target::Trace),
