@@ -110,6 +110,9 @@ pub struct Geometry {
     pub vmalloc_start: VirtAddr,
     /// Size of that window.
     pub vmalloc_pages: PageCount,
+    /// Whether areas that ask for it may be mapped in runs of 512 pages, if the largest order allows (Linux:
+    /// `vmap_allow_huge`).
+    pub vmap_allow_huge: bool,
     /// What the watermarks keep back.
     pub min_free: MinFree,
     /// How many object caches may exist at once, the kmalloc classes included; 48 to 223.
@@ -229,6 +232,7 @@ impl Geometry {
             direct_map: VirtAddr::new(0xffff_8880_0000_0000),
             vmalloc_start: VirtAddr::new(0xffff_c900_0000_0000),
             vmalloc_pages: PageCount::new(1 << 33),
+            vmap_allow_huge: true,
             min_free: MinFree::Auto,
             max_caches: 64,
             hardening: Hardening::Checked,

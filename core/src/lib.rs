@@ -50,7 +50,7 @@ pub use platform::{CpuId, Event, Platform, RcuCookie, Shortage};
 pub use raw::{MetaRegion, PhysMem, SmpPlatform};
 pub use slab::{CacheArgs, Ctor, CtorObject, Destroyed, LeakedObject, PrefilledSheaf, SlabFlags};
 pub use statistics::PathCounts;
-pub use vmalloc::{VmFlags, VmallocArgs};
+pub use vmalloc::{AreaMapping, VmFlags, VmallocArgs};
 pub use warn::{BadReason, FlagsRemovedBy, Found, PoisonDamage, Warning};
 
 /// The most bytes in the name of a cache.

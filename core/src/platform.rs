@@ -181,6 +181,8 @@ events! {
     WarnAllocFailed;
     /// Warned of an area that could not be made.
     WarnVmallocFailed;
+    /// Warned of an area of no bytes.
+    WarnVmallocZero;
     /// Warned of too large a `kvmalloc`.
     WarnKvmallocTooLarge;
     /// Warned of a bad page found when it was freed.
@@ -347,6 +349,12 @@ events! {
     KvContiguous;
     /// kvmalloc fell back to vmalloc.
     KvFallback;
+    /// An area was mapped in runs of 512 pages.
+    HugeMapped;
+    /// An area that could have been mapped in runs of 512 pages was tried again with single ones.
+    HugeRetried;
+    /// An area of single pages got a run of them as one block.
+    VmallocRun;
     /// Lazily freed address space was flushed and merged back.
     Purge;
     /// An area got the addresses of a freed one of its size.

@@ -95,6 +95,8 @@ pub enum Warning {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// An area of no bytes was asked for. Once.
+    VmallocZero,
     /// More than `INT_MAX` bytes were asked of `kvmalloc`. Once; not with `NOWARN`.
     KvmallocTooLarge {
         /// Bytes asked for.
@@ -134,6 +136,7 @@ impl Warning {
             Self::FlagsRemoved { by: FlagsRemovedBy::Vmalloc, .. } => Event::WarnFlagsVmalloc,
             Self::AllocFailed { .. } => Event::WarnAllocFailed,
             Self::VmallocFailed { .. } => Event::WarnVmallocFailed,
+            Self::VmallocZero => Event::WarnVmallocZero,
             Self::KvmallocTooLarge { .. } => Event::WarnKvmallocTooLarge,
             Self::BadPage { found: Found::Freeing, .. } => Event::WarnBadPageFreed,
             Self::BadPage { found: Found::Allocating, .. } => Event::WarnBadPageAllocated,
@@ -150,6 +153,7 @@ impl Warning {
             Self::NofailCannotWait => Some(2),
             Self::KvmallocTooLarge { .. } => Some(3),
             Self::FlagsRemoved { by, .. } => Some(4 + *by as u32),
+            Self::VmallocZero => Some(7),
             _ => None,
         }
     }
@@ -184,6 +188,7 @@ impl fmt::Display for Warning {
             Self::FlagsRemoved { by, flags } => write!(f, "{by:?} ignores {flags:?}; leave them out"),
             Self::AllocFailed { order, gfp } => write!(f, "page allocation failure: order {order}, {gfp:?}"),
             Self::VmallocFailed { bytes } => write!(f, "vmalloc: allocation failure of {bytes} bytes"),
+            Self::VmallocZero => f.write_str("vmalloc of no bytes; check the size"),
             Self::KvmallocTooLarge { bytes } => write!(f, "kvmalloc of {bytes} bytes; check the size for overflow"),
             Self::BadPage { first, order, frame, reason, found } => {
                 write!(f, "bad page: frame {frame} of the block at {first}, order {order}: {reason:?}, {found:?}")

@@ -7,7 +7,7 @@ mod objects;
 
 pub use objects::{ObjectsCall, SHEAF_ROOM};
 
-use crate::machine::{Remembered, RememberedTable};
+use crate::machine::{Nested, Remembered, RememberedTable};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId};
@@ -66,6 +66,10 @@ pub enum Call {
     Vunmap { addr: u64 },
     /// `vmalloc_to_page`: answers [`Reply::Frame`].
     VmallocToPage { addr: u64 },
+    /// `vmalloc_node_range`.
+    VmallocRange(AreaCall),
+    /// `kvmalloc_node_align`.
+    KvmallocNode { size: usize, align: usize, gfp: GfpFlags, node: Option<NodeId> },
     /// `kvmalloc` with flags (`ZERO` makes it `kvzalloc`).
     Kvmalloc { size: usize, gfp: GfpFlags },
     /// `kvmalloc_array` (`ZERO` makes it `kvcalloc`).
@@ -142,12 +146,34 @@ impl Call {
                     | Self::Krealloc { .. }
                     | Self::CacheAlloc { .. }
                     | Self::Vmalloc { .. }
+                    | Self::VmallocRange(_)
+                    | Self::KvmallocNode { .. }
                     | Self::Vrealloc { .. }
                     | Self::Kvmalloc { .. }
                     | Self::KvmallocArray { .. }
                     | Self::Kvrealloc { .. }
             )
     }
+}
+
+/// A request for an area with everything that can be said about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AreaCall {
+    /// Bytes.
+    pub size: usize,
+    /// The address is to be a multiple of this.
+    pub align: usize,
+    /// The pages of the address space, by number, in which the area must lie with its guard: the first, and the one after
+    /// the last.
+    pub within: Option<(u64, u64)>,
+    /// How hard to try.
+    pub gfp: GfpFlags,
+    /// Where its pages come from.
+    pub node: Option<NodeId>,
+    /// Whether a page that is never mapped follows.
+    pub guard: bool,
+    /// Whether it may be mapped in runs of 512 pages.
+    pub huge: bool,
 }
 
 /// What a call answered.
@@ -271,6 +297,12 @@ pub trait Subject {
     /// The physical address behind a virtual one, by a walk that is independent of the subject's own code and of the TLB.
     fn translate(&self, addr: u64) -> Option<u64>;
 
+    /// log2 of the pages that the page-table entry maps by which `addr` is reached, by the same walk; 0 if there is none.
+    fn leaf_order(&self, addr: u64) -> u8 {
+        let _ = addr;
+        0
+    }
+
     /// The physical address that the current CPU's TLB would reach for `addr` right now, stale entries included;
     /// `None` if it has no entry.
     fn tlb_lookup(&self, addr: u64) -> Option<u64>;
@@ -340,6 +372,8 @@ pub trait WhiteBox {
     fn page_owner(&self) -> Vec<kmem::PageOwner>;
     /// What the calls of this step warned of.
     fn warnings(&self) -> &[kmem::Warning];
+    /// What each fault point was asked during the calls of this step, and for what memory reclaim was asked.
+    fn nested(&self) -> &Nested;
     /// How often injected faults struck since the machine was made.
     fn faults_struck(&self) -> u64;
     /// The CPU on which calls are made.

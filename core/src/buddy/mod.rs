@@ -57,6 +57,7 @@ mod refs;
 mod relocate;
 mod report;
 mod request;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod usage;

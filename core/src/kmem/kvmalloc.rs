@@ -6,7 +6,7 @@
 //!    try hard), no "must not fail". Contiguous memory is a bonus, not worth waiting for.
 //! 2. A request of at most a page is refused if that was refused: vmalloc could not do better.
 //! 3. A request above `INT_MAX` is refused: such sizes come from overflows.
-//! 4. `vmalloc`, with the caller's own flags.
+//! 4. `vmalloc`, with the caller's own flags, node and alignment, and with huge entries if the caller may wait.
 //!
 //! The two kinds are told apart by address alone.
 
@@ -14,11 +14,15 @@ use super::Kmem;
 use crate::addr::{PAGE_SIZE, VirtAddr};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::platform::{Event, Platform};
+use crate::vmalloc::{VmFlags, VmallocArgs};
 use crate::warn::Warning;
 
 /// The largest request that kvmalloc considers, in bytes.
 const KVMALLOC_MAX_SIZE: usize = i32::MAX as usize;
+/// What every `kmalloc` block is aligned to, in bytes.
+const KMALLOC_MIN_ALIGN: usize = 8;
 
 /// The flags of the contiguous attempt.
 fn contiguous_flags(size: usize, gfp: GfpFlags) -> GfpFlags {
@@ -39,21 +43,84 @@ impl<P: Platform> Kmem<P> {
     /// [`AllocError::TooLarge`] above `INT_MAX` bytes; as [`Self::kmalloc`] up to a page, as [`Self::vmalloc`] above.
     #[track_caller]
     pub fn kvmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        match self.kmalloc(size, contiguous_flags(size, gfp)) {
+        self.kvmalloc_any(size, 1, gfp, None)
+    }
+
+    /// [`Self::kvmalloc`] from the memory of `node`; if that has none to give, from the nearest that has, unless the flags
+    /// say [`THISNODE`](GfpFlags::THISNODE). Without a node it is a plain [`Self::kvmalloc`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kvmalloc`].
+    #[track_caller]
+    pub fn kvmalloc_node(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
+        self.kvmalloc_any(size, 1, gfp, node)
+    }
+
+    /// [`Self::kvmalloc_node`] of zeroed memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kvmalloc`].
+    #[track_caller]
+    pub fn kvzalloc_node(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
+        self.kvmalloc_any(size, 1, gfp | GfpFlags::ZERO, node)
+    }
+
+    /// [`Self::kvmalloc_node`] with an alignment, in bytes, that [`Self::kmalloc`] promises for the size anyway: a power of
+    /// two that divides it, or is at most 8. Also a block that is only virtually contiguous is aligned so.
+    ///
+    /// # Errors
+    ///
+    /// [`AllocError::BadAlign`] for any other alignment; as [`Self::kvmalloc`] otherwise.
+    #[track_caller]
+    pub fn kvmalloc_node_align(
+        &self,
+        size: usize,
+        align: usize,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+    ) -> Result<VirtAddr, AllocError> {
+        let promised = align.is_power_of_two() && (align <= KMALLOC_MIN_ALIGN || size.is_multiple_of(align));
+        if promised { self.kvmalloc_any(size, align, gfp, node) } else { Err(AllocError::BadAlign(align)) }
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn kvmalloc_any(
+        &self,
+        size: usize,
+        align: usize,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+    ) -> Result<VirtAddr, AllocError> {
+        match self.kmalloc_node(size, contiguous_flags(size, gfp), node) {
             Ok(addr) => {
                 self.pages.base.event(Event::KvContiguous);
                 Ok(addr)
             }
             Err(refused) if size <= PAGE_SIZE => Err(refused),
-            Err(_) if size > KVMALLOC_MAX_SIZE => {
-                self.pages.base.warn(gfp, Warning::KvmallocTooLarge { bytes: size });
-                Err(AllocError::TooLarge { requested: size, limit: KVMALLOC_MAX_SIZE })
-            }
-            Err(_) => {
-                self.pages.base.event(Event::KvFallback);
-                self.vmalloc(size, gfp)
-            }
+            Err(_) => self.kvmalloc_fallback(size, align, gfp, node),
         }
+    }
+
+    /// The virtually contiguous attempt: huge entries only for callers that may wait.
+    #[cold]
+    #[inline(never)]
+    fn kvmalloc_fallback(
+        &self,
+        size: usize,
+        align: usize,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+    ) -> Result<VirtAddr, AllocError> {
+        if size > KVMALLOC_MAX_SIZE {
+            self.pages.base.warn(gfp, Warning::KvmallocTooLarge { bytes: size });
+            return Err(AllocError::TooLarge { requested: size, limit: KVMALLOC_MAX_SIZE });
+        }
+        self.pages.base.event(Event::KvFallback);
+        let flags = if gfp.may_block() { VmFlags::ALLOW_HUGE_VMAP } else { VmFlags::empty() };
+        self.vmalloc_node_range(&VmallocArgs { align, flags, node, ..VmallocArgs::new(size, gfp) })
     }
 
     /// [`Self::kvmalloc`] of zeroed memory.

@@ -4,8 +4,9 @@ use super::Kmem;
 use crate::addr::{Pfn, VirtAddr};
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
+use crate::numa::NodeId;
 use crate::platform::Platform;
-use crate::vmalloc::VmallocArgs;
+use crate::vmalloc::{AreaMapping, VmallocArgs};
 use crate::warn::Warning;
 
 impl<P: Platform> Kmem<P> {
@@ -27,10 +28,43 @@ impl<P: Platform> Kmem<P> {
         let answer = self.with_reclaim_on(args.gfp, args.node, |gfp| {
             self.vmalloc.vmalloc(&self.pages, &self.slab, &VmallocArgs { gfp, ..*args })
         });
-        if let Err(AllocError::TooLarge { requested, .. }) = answer {
-            self.pages.base.warn(args.gfp, Warning::VmallocFailed { bytes: requested });
+        match answer {
+            Err(AllocError::TooLarge { requested, .. }) => {
+                self.pages.base.warn(args.gfp, Warning::VmallocFailed { bytes: requested });
+            }
+            Err(AllocError::ZeroSize) => self.pages.base.warn(args.gfp, Warning::VmallocZero),
+            _ => {}
         }
         answer
+    }
+
+    /// [`Self::vmalloc`] with pages from the memory of `node`; if that has none to give, from the nearest that has, unless the
+    /// flags say [`THISNODE`](GfpFlags::THISNODE). Page tables and the area's record come from wherever there is room.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmalloc`].
+    pub fn vmalloc_node(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
+        self.vmalloc_node_range(&VmallocArgs { node, ..VmallocArgs::new(size, gfp) })
+    }
+
+    /// [`Self::vmalloc_node`] of zeroed memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmalloc`].
+    pub fn vzalloc_node(&self, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> Result<VirtAddr, AllocError> {
+        self.vmalloc_node(size, gfp | GfpFlags::ZERO, node)
+    }
+
+    /// How an area of [`Self::vmalloc`] or [`Self::vmap`] is backed: in how many runs of frames, by how many page-table
+    /// entries.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse freeing it would have been.
+    pub fn vmalloc_mapping(&self, addr: VirtAddr) -> Result<AreaMapping, FreeError> {
+        self.vmalloc.mapping_of(&self.pages, addr)
     }
 
     /// [`Self::vmalloc`] of zeroed memory.

@@ -1,6 +1,6 @@
 //! Recounts the page tables. The numbers are those of the equations in the module's text.
 
-use super::{ENTRIES, LEAF, PageTables, Pte};
+use super::{ENTRIES, HUGE, LEAF, PageTables, Pte};
 use crate::addr::{Pfn, PhysAddr};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
@@ -16,12 +16,12 @@ const LINE: usize = 8;
 pub(crate) struct TableCount {
     /// Tables.
     pub(crate) tables: u64,
-    /// Entries of last-level tables that are not empty.
+    /// Pages that have an entry, or a part in one.
     pub(crate) pages: u64,
 }
 
 impl PageTables {
-    /// Checks I17.1 to I17.4 and tells how many pages are mapped or unmapped but not yet taken.
+    /// Checks I17.1 to I17.4 and I17.8, and tells how many pages are mapped or unmapped but not yet taken.
     ///
     /// # Errors
     ///
@@ -45,6 +45,7 @@ fn count_below<P>(base: &Base<P>, table: Pfn, level: usize) -> Result<TableCount
             inuse += 1;
             let below = match level {
                 LEAF => TableCount { tables: 0, pages: 1 },
+                HUGE if entry.is_huge() => huge(base, table, at, entry)?,
                 _ => child(base, table, at, entry, level)?,
             };
             count.tables += below.tables;
@@ -55,12 +56,23 @@ fn count_below<P>(base: &Base<P>, table: Pfn, level: usize) -> Result<TableCount
     Ok(count)
 }
 
+/// Checks the run of frames that a huge entry names.
+fn huge<P>(base: &Base<P>, table: Pfn, at: u64, entry: Pte) -> Result<TableCount, Violation> {
+    let frames = u64::from(base.frames.frames());
+    let fits = |first: Pfn| first.index() as u64 % ENTRIES == 0 && first.index() as u64 + ENTRIES <= frames;
+    if entry.frame().is_some_and(fits) {
+        return Ok(TableCount { tables: 0, pages: ENTRIES });
+    }
+    let what = "a huge entry names no aligned run of frames (I17.8)";
+    Err(Violation::new(Invariant::I17Statistics, what, u64::from(table.as_u32()), at, entry.to_word()))
+}
+
 /// Checks the table that an entry names, and everything below it.
 fn child<P>(base: &Base<P>, parent: Pfn, at: u64, entry: Pte, level: usize) -> Result<TableCount, Violation> {
     let invariant = Invariant::I17Statistics;
     let place = u64::from(parent.as_u32());
     let table = match entry.frame() {
-        Some(table) if entry.is_present() && table.as_u32() < base.frames.frames() => table,
+        Some(table) if entry.is_present() && !entry.is_huge() && table.as_u32() < base.frames.frames() => table,
         _ => {
             let what = "the entry names no table (I17.2)";
             return Err(Violation::new(invariant, what, place, at, entry.to_word()));

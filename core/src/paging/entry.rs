@@ -5,9 +5,11 @@ use crate::addr::{Pfn, PhysAddr};
 /// A page-table entry as the x86-64 processor reads it.
 ///
 /// ```text
-///  63  62..52   51..12   11..7   6      5         4..2    1      0
-///  NX  ignored  frame    0       DIRTY  ACCESSED  0       WRITE  PRESENT
+///  63  62..52   51..12   11..8   7     6      5         4..2    1      0
+///  NX  ignored  frame    0       HUGE  DIRTY  ACCESSED  0       WRITE  PRESENT
 /// ```
+///
+/// `HUGE` ends the walk one level early: the entry maps a run of frames, where it would else name a table.
 ///
 /// An entry is in one of three states, told apart by [`Self::is_present`] and [`Self::is_empty`]:
 ///
@@ -27,12 +29,18 @@ impl Pte {
     const WRITE: u64 = 1 << 1;
     /// Set from the start, as Linux does for kernel pages: the processor then never has to write the entry.
     const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
+    const HUGE: u64 = 1 << 7;
     const NO_EXECUTE: u64 = 1 << 63;
     const FRAME: u64 = ((1 << 52) - 1) & !0xfff;
 
     /// An entry that maps a page: writable, not executable.
     pub(crate) const fn page(frame: Pfn) -> Self {
         Self(frame.addr().as_u64() | Self::PRESENT | Self::WRITE | Self::ACCESSED_DIRTY | Self::NO_EXECUTE)
+    }
+
+    /// An entry that maps a run of frames from `first` on, as many as a table of the next level could map.
+    pub(crate) const fn huge(first: Pfn) -> Self {
+        Self(Self::page(first).0 | Self::HUGE)
     }
 
     /// An entry that points to the table of the next level; what it forbids would be forbidden to all pages below.
@@ -53,6 +61,16 @@ impl Pte {
     /// Tells whether the processor translates through this entry.
     pub(crate) const fn is_present(self) -> bool {
         self.0 & Self::PRESENT != 0
+    }
+
+    /// Tells whether the entry maps a run of frames, or did until it was unmapped.
+    pub(crate) const fn is_huge(self) -> bool {
+        self.0 & Self::HUGE != 0
+    }
+
+    /// The entry that would map page `index` of a huge one's run by itself, in the same state.
+    pub(super) const fn part(self, index: u64) -> Self {
+        Self((self.0 & !Self::HUGE).wrapping_add(index << crate::PAGE_SHIFT))
     }
 
     /// Tells whether the entry is free for a new mapping.
@@ -89,5 +107,14 @@ mod tests {
     fn entries_have_the_bits_of_the_processor_manual() {
         assert_eq!(Pte::page(Pfn::new(5)).to_word(), 0x8000_0000_0000_5063);
         assert_eq!(Pte::table(Pfn::new(5)).to_word(), 0x5063);
+        assert_eq!(Pte::huge(Pfn::new(512)).to_word(), 0x8000_0000_0020_00e3);
+    }
+
+    #[test]
+    fn the_parts_of_a_huge_entry_are_what_its_pages_would_have() {
+        let huge = Pte::huge(Pfn::new(1024));
+        assert!(huge.is_huge() && huge.unmapped().is_huge() && !Pte::table(Pfn::new(1024)).is_huge());
+        assert_eq!(huge.part(511), Pte::page(Pfn::new(1024 + 511)));
+        assert_eq!(huge.unmapped().part(3), Pte::page(Pfn::new(1027)).unmapped());
     }
 }

@@ -4,6 +4,7 @@
 //! virtual address   63..48 sign   47..39     38..30     29..21     20..12     11..0
 //!                                 level 0    level 1    level 2    level 3    offset
 //!                                 (root) ──► table ───► table ───► table ───► page
+//!                                                           └────► 512 pages in a row (a huge entry)
 //! ```
 //!
 //! A page goes through its entry in four steps; the room above decides when:
@@ -27,17 +28,20 @@
 //! I17.2  entry i of t names table u  <=>  private(u) == t and objects(u) == i      (so no table has two parents)
 //! I17.3  nr_tables == number of tables reached from the root, the root included
 //! I17.4  every table's kind is PageTable
+//! I17.8  a huge entry stands in a table of level 2 and names a frame whose number is a multiple of 512
 //! ```
 
 mod check;
 mod entry;
 mod flush;
+mod huge;
 mod range;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use entry::Pte;
 pub(crate) use flush::{Detached, Flushed, TlbFlush, free_list};
+pub(crate) use huge::HUGE_ORDER;
 pub(crate) use range::VpnRange;
 
 use crate::addr::{Pfn, PhysAddr, Vpn};
@@ -58,6 +62,8 @@ const ENTRIES: u64 = 512;
 const LEVELS: usize = 4;
 /// The level whose entries name pages.
 const LEAF: usize = LEVELS - 1;
+/// The level whose entries may map as many pages as a table of the last level could.
+const HUGE: usize = LEAF - 1;
 
 /// The page tables of the vmalloc window. The root stays for as long as the allocator does.
 pub(crate) struct PageTables {
@@ -84,6 +90,20 @@ struct Path {
 impl Path {
     fn leaf(&self) -> Option<Pfn> {
         (self.found == LEVELS).then_some(self.tables[LEAF])
+    }
+
+    /// The entry that maps the page among others, if the path ends at one.
+    fn huge(&self, mem: &PhysMem, page: Vpn) -> Option<Pte> {
+        let ends_here = self.found == HUGE + 1;
+        ends_here.then(|| load(mem, self.tables[HUGE], index(page, HUGE))).filter(|entry| entry.is_huge())
+    }
+
+    /// What the page's own entry is, or would be if it were not mapped among others.
+    fn entry(&self, mem: &PhysMem, page: Vpn) -> Pte {
+        match self.leaf() {
+            Some(leaf) => load(mem, leaf, index(page, LEAF)),
+            None => self.huge(mem, page).map_or(Pte::EMPTY, |entry| entry.part(index(page, LEAF))),
+        }
     }
 }
 
@@ -142,10 +162,10 @@ impl PageTables {
         let mut mapped = 0;
         for piece in range.by_table() {
             let mut nr_tables = self.nr_tables.lock();
-            let leaf = self
-                .leaf_or_make(pages, piece.start(), gfp, &mut nr_tables)
+            let path = self
+                .tables_or_make(pages, piece.start(), LEVELS, gfp, &mut nr_tables)
                 .map_err(|error| MapError { error, mapped })?;
-            map_piece(&pages.base, leaf, piece, &mut next);
+            map_piece(&pages.base, path.tables[LEAF], piece, &mut next);
             mapped += piece.pages();
         }
         Ok(())
@@ -154,12 +174,14 @@ impl PageTables {
     /// Takes the translations of `range` away; each entry still names its frame until [`Self::take`].
     pub(crate) fn unmap<P: Platform>(&self, pages: &PageAllocator<P>, range: VpnRange) -> TlbFlush {
         let mem = &pages.base.mem;
-        self.each_piece(mem, range, |leaf, piece| {
-            for page in piece.iter() {
-                let at = index(page, LEAF);
-                store(mem, leaf, at, load(mem, leaf, at).unmapped());
+        for piece in range.by_table() {
+            let _lock = self.nr_tables.lock();
+            let path = self.path(mem, piece.start());
+            match path.leaf() {
+                Some(leaf) => unmap_piece(mem, leaf, piece),
+                None => huge::unmap_piece(mem, &path, piece),
             }
-        });
+        }
         TlbFlush::of(range)
     }
 
@@ -175,8 +197,10 @@ impl PageTables {
         for piece in range.by_table() {
             let mut nr_tables = self.nr_tables.lock();
             let path = self.path(&pages.base.mem, piece.start());
-            let Some(leaf) = path.leaf() else { continue };
-            take_piece(&pages.base, leaf, piece, owned, gone);
+            match path.leaf() {
+                Some(leaf) => take_piece(&pages.base, leaf, piece, owned, gone),
+                None => huge::take_piece(&pages.base, &path, piece, owned, gone),
+            }
             *nr_tables -= self.cut_empty(&pages.base, &path, piece.start(), gone);
         }
         gone.add_range(range);
@@ -185,8 +209,7 @@ impl PageTables {
     /// The frame behind a page that is mapped now.
     pub(crate) fn translate<P: Platform>(&self, pages: &PageAllocator<P>, page: Vpn) -> Option<Pfn> {
         let _lock = self.nr_tables.lock();
-        let leaf = self.path(&pages.base.mem, page).leaf()?;
-        let entry = load(&pages.base.mem, leaf, index(page, LEAF));
+        let entry = self.path(&pages.base.mem, page).entry(&pages.base.mem, page);
         if entry.is_present() { entry.frame() } else { None }
     }
 
@@ -195,19 +218,9 @@ impl PageTables {
         let mem = &pages.base.mem;
         for piece in range.by_table() {
             let _lock = self.nr_tables.lock();
-            let leaf = self.path(mem, piece.start()).leaf();
+            let path = self.path(mem, piece.start());
             for page in piece.iter() {
-                see(page, leaf.map_or(Pte::EMPTY, |leaf| load(mem, leaf, index(page, LEAF))));
-            }
-        }
-    }
-
-    /// Calls `act` under the lock for each piece of `range` that has a last-level table.
-    fn each_piece(&self, mem: &PhysMem, range: VpnRange, mut act: impl FnMut(Pfn, VpnRange)) {
-        for piece in range.by_table() {
-            let _lock = self.nr_tables.lock();
-            if let Some(leaf) = self.path(mem, piece.start()).leaf() {
-                act(leaf, piece);
+                see(page, path.entry(mem, page));
             }
         }
     }
@@ -217,32 +230,31 @@ impl PageTables {
         let mut path = Path { tables: [self.root; LEVELS], found: 1 };
         while path.found < LEVELS {
             let entry = load(mem, path.tables[path.found - 1], index(page, path.found - 1));
-            let Some(table) = entry.frame() else { break };
+            let Some(table) = entry.frame().filter(|_| !entry.is_huge()) else { break };
             path.tables[path.found] = table;
             path.found += 1;
         }
         path
     }
 
+    /// The tables on the way to a page, down to the one that is number `levels` from the root.
     #[inline]
-    fn leaf_or_make<P: Platform>(
+    fn tables_or_make<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         page: Vpn,
+        levels: usize,
         gfp: GfpFlags,
         nr_tables: &mut u64,
-    ) -> Result<Pfn, AllocError> {
+    ) -> Result<Path, AllocError> {
         let path = self.path(&pages.base.mem, page);
-        match path.leaf() {
-            Some(leaf) => Ok(leaf),
-            None => make_tables(pages, path, page, gfp, nr_tables),
-        }
+        if path.found >= levels { Ok(path) } else { make_tables(pages, path, page, levels, gfp, nr_tables) }
     }
 
     /// Cuts the tables of `path` off that are empty, from the last level up; tells how many.
     fn cut_empty<P>(&self, base: &Base<P>, path: &Path, page: Vpn, gone: &mut Detached) -> u64 {
         let mut cut = 0;
-        for level in (1..LEVELS).rev() {
+        for level in (1..path.found).rev() {
             let (table, parent) = (path.tables[level], path.tables[level - 1]);
             if base.frames.inuse(table) > 0 {
                 break;
@@ -264,11 +276,12 @@ fn make_tables<P: Platform>(
     pages: &PageAllocator<P>,
     mut path: Path,
     page: Vpn,
+    levels: usize,
     gfp: GfpFlags,
     nr_tables: &mut u64,
-) -> Result<Pfn, AllocError> {
+) -> Result<Path, AllocError> {
     let first_new = path.found;
-    while path.found < LEVELS {
+    while path.found < levels {
         match alloc_table(pages, gfp) {
             Ok(table) => path.tables[path.found] = table,
             Err(error) => {
@@ -280,18 +293,19 @@ fn make_tables<P: Platform>(
         }
         path.found += 1;
     }
-    for level in first_new..LEVELS {
+    for level in first_new..levels {
         link_table(&pages.base, path.tables[level], path.tables[level - 1], index(page, level - 1));
         *nr_tables += 1;
     }
-    Ok(path.tables[LEAF])
+    Ok(path)
 }
 
 fn alloc_table<P: Platform>(pages: &PageAllocator<P>, gfp: GfpFlags) -> Result<Pfn, AllocError> {
+    let gfp = gfp | GfpFlags::ZERO;
     if pages.base.fault(FaultSite::new(FaultPoint::PageTable, gfp)) {
         return Err(AllocError::Injected(FaultPoint::PageTable));
     }
-    pages.alloc_block(Order::ZERO, gfp | GfpFlags::ZERO, FrameKind::PageTable)
+    pages.alloc_block(Order::ZERO, gfp, FrameKind::PageTable)
 }
 
 fn link_table<P>(base: &Base<P>, table: Pfn, parent: Pfn, index: u64) {
@@ -319,6 +333,13 @@ fn map_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, next: &mut impl FnMu
         filled += 1;
     }
     add_inuse(base, leaf, filled);
+}
+
+fn unmap_piece(mem: &PhysMem, leaf: Pfn, piece: VpnRange) {
+    for page in piece.iter() {
+        let at = index(page, LEAF);
+        store(mem, leaf, at, load(mem, leaf, at).unmapped());
+    }
 }
 
 fn take_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, owned: bool, gone: &mut Detached) {

@@ -52,8 +52,16 @@ impl Machine {
                 return None;
             }
             table = entry & 0x000f_ffff_ffff_f000;
+            if shift == 9 && entry & 1 << 7 != 0 {
+                return Some((table >> 12) + (page & 511));
+            }
         }
         Some(table >> 12)
+    }
+
+    /// The last flush.
+    fn platform_flush(&self) -> (Vpn, u64) {
+        *self.pages.base.platform.flushes.borrow().last().unwrap()
     }
 }
 
@@ -206,5 +214,70 @@ fn each_corruption_is_found_and_named() {
         let violation = corrupted(change);
         assert_eq!(violation.invariant, Invariant::I17Statistics);
         assert!(violation.what.contains(number), "case {n}: {violation}");
+    }
+}
+
+/// Maps 512 pages in a row at multiples of 512 to the frames from 512 and 1024 on.
+fn huge_machine() -> (Machine, VpnRange) {
+    let machine = Machine::new(2048);
+    let (runs, mut firsts) = (range(1024, 1024), [512, 1024].map(Pfn::new).into_iter());
+    machine.tables.map_huge(&machine.pages, runs, GfpFlags::KERNEL, || firsts.next()).unwrap();
+    (machine, runs)
+}
+
+#[test]
+fn a_huge_entry_maps_512_pages_and_needs_no_last_table() {
+    let (machine, runs) = huge_machine();
+    machine.check().unwrap();
+    assert_eq!(machine.tables.nr_tables(), 3);
+    for (frame, page) in (512..).zip(runs.iter()) {
+        assert_eq!(machine.translate(page.as_u64()), Some(frame));
+        assert_eq!(machine.processor_walk(page.as_u64()), Some(frame.into()));
+    }
+    assert_eq!(machine.tables.leaf_order(&machine.pages, runs.start()), Order::new(9));
+    machine.map(range(1023, 1)).unwrap();
+    machine.map(range(2048, 1)).unwrap();
+    assert_eq!(machine.tables.leaf_order(&machine.pages, Vpn::new(START + 1023)), Some(Order::ZERO));
+    assert_eq!(machine.tables.check_invariants(&machine.pages).unwrap(), check::TableCount { tables: 5, pages: 1026 });
+}
+
+#[test]
+fn an_unmapped_huge_entry_faults_and_keeps_its_frames_until_taken() {
+    let (machine, runs) = huge_machine();
+    assert!(machine.tables.unmap(&machine.pages, runs.first(512)).covers(runs.first(512)));
+    assert_eq!(machine.translate(START + 1024), None);
+    assert_eq!(machine.translate(START + 1024 + 512), Some(1024));
+    let mut seen = Vec::new();
+    machine.tables.visit(&machine.pages, runs, |_, entry| seen.push((entry.is_present(), entry.frame())));
+    assert!((0..1024).all(|n| seen[n] == (n >= 512, Some(Pfn::new(512 + n as u32)))));
+    machine.check().unwrap();
+    assert_eq!(machine.take(runs.first(512)), 0);
+    assert_eq!(machine.take(runs.after(512)), 2, "the tables of both levels go back with the last run");
+    assert_eq!(machine.platform_flush(), (Vpn::new(START + 1536), 512));
+    machine.check().unwrap();
+}
+
+#[test]
+fn a_refused_table_for_huge_entries_tells_how_many_pages_are_mapped() {
+    let machine = Machine::new(2048);
+    machine.pages.base.platform.fail(FaultPoint::PageTable, 2);
+    // The second run lies below another table of level 1.
+    let (runs, mut firsts) = (range(512 * 511, 1024), [512, 1024].map(Pfn::new).into_iter());
+    let refused = machine.tables.map_huge(&machine.pages, runs, GfpFlags::KERNEL, || firsts.next()).unwrap_err();
+    assert_eq!((refused.error, refused.mapped), (AllocError::Injected(FaultPoint::PageTable), 512));
+    machine.take(runs.first(512));
+    machine.check().unwrap();
+    assert_eq!(machine.tables.nr_tables(), 1);
+}
+
+#[test]
+fn a_corrupted_huge_entry_is_found_and_named() {
+    let corruptions = [Pte::huge(Pfn::new(513)), Pte::huge(Pfn::new(2048)), Pte::huge(Pfn::new(3 << 18))];
+    for wrong in corruptions {
+        let (machine, runs) = huge_machine();
+        let path = machine.tables.path(&machine.pages.base.mem, runs.start());
+        store(&machine.pages.base.mem, path.tables[HUGE], index(runs.start(), HUGE), wrong);
+        let violation = machine.check().unwrap_err();
+        assert!(violation.what.contains("I17.8"), "{violation}");
     }
 }

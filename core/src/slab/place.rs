@@ -20,6 +20,9 @@ use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::platform::{Event, Platform};
 
+/// What a request to a node that is only preferred keeps of the caller's flags.
+const MODEST: GfpFlags = GfpFlags::KSWAPD_RECLAIM.union(GfpFlags::NOMEMALLOC).union(GfpFlags::NORETRY);
+
 impl SlabLayer {
     /// Hands out `size` bytes near a node.
     ///
@@ -118,7 +121,9 @@ impl SlabLayer {
         node: NodeId,
     ) -> Result<PhysAddr, AllocError> {
         let insists = gfp.contains(GfpFlags::THISNODE);
-        let near = if insists { gfp } else { GfpFlags::NOWAIT | GfpFlags::THISNODE };
+        // A node that is only preferred is asked for what it has: it waits for nothing, and wakes nobody whom the caller would not.
+        let modest = (gfp & MODEST) | GfpFlags::NOWARN | GfpFlags::THISNODE;
+        let near = if insists { gfp } else { modest };
         match self.take_on(pages, slabs, near, node) {
             Err(_) if !insists => {
                 pages.base.event(Event::SlabOtherNode);

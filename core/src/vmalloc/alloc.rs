@@ -11,7 +11,7 @@
 use super::area::{Link, Node, State, guard_pages};
 use super::flags::{VmFlags, VmallocArgs};
 use super::tree::{Spot, Want};
-use super::{Vmalloc, checked_pages, records};
+use super::{Vmalloc, checked_pages, frames, records};
 use crate::addr::{PageCount, Pfn, VirtAddr};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
@@ -20,8 +20,8 @@ use crate::fault::{FaultPoint, FaultSite};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::page::{FrameKind, PageList};
-use crate::paging::{Detached, MapError, VpnRange, free_list};
-use crate::platform::Platform;
+use crate::paging::{Detached, HUGE_ORDER, MapError, VpnRange, free_list};
+use crate::platform::{Event, Platform};
 use crate::slab::SlabLayer;
 use crate::warn::{FlagsRemovedBy, Warning};
 use crate::{PAGE_SHIFT, PAGE_SIZE};
@@ -47,13 +47,15 @@ struct Reservation {
     range: VpnRange,
 }
 
-/// What addresses an area needs.
+/// What addresses an area needs, and how they shall be mapped.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub(super) want: Want,
-    pages: u64,
+    pub(super) pages: u64,
     flags: VmFlags,
-    /// log2 of the alignment in bytes.
+    /// log2 of the pages that one entry maps.
+    pub(super) leaf: Order,
+    /// log2 of the alignment that was asked for, in bytes.
     align: u8,
 }
 
@@ -61,7 +63,7 @@ impl Place {
     /// Wherever there is room.
     fn anywhere(pages: PageCount, flags: VmFlags) -> Self {
         let want = Want { span: pages.get() + guard_pages(flags), align: 1, within: (0, u64::MAX) };
-        Self { want, pages: pages.get(), flags, align: PAGE_SHIFT as u8 }
+        Self { want, pages: pages.get(), flags, leaf: Order::ZERO, align: PAGE_SHIFT as u8 }
     }
 
     /// Tells whether every page of the window will do.
@@ -71,7 +73,7 @@ impl Place {
 
     /// The area, if it starts at this page.
     pub(super) fn node_at(&self, start: u64) -> Node {
-        Node { align: self.align, ..Node::reserved(start, self.pages, self.flags) }
+        Node { leaf: self.leaf, align: self.align, ..Node::reserved(start, self.pages, self.flags) }
     }
 
     /// Where the caller wants it.
@@ -86,6 +88,23 @@ impl Place {
         let want = Want { align: (align / PAGE_SIZE) as u64, within, ..anywhere.want };
         Ok(Self { want, align: align.trailing_zeros() as u8, ..anywhere })
     }
+
+    /// The same, mapped by huge entries: whole runs of their pages, aligned to them.
+    fn huge(self, leaf: Order) -> Self {
+        let pages = self.pages.next_multiple_of(leaf.pages());
+        let span = pages + guard_pages(self.flags);
+        let want = Want { span, align: self.want.align.max(leaf.pages()), ..self.want };
+        Self { want, pages, leaf, ..self }
+    }
+}
+
+/// The leaf order of huge entries, if such a request may be mapped by them on this machine.
+fn huge_leaf<P>(base: &Base<P>, args: &VmallocArgs) -> Option<Order> {
+    let leaf = Order::new(HUGE_ORDER)?;
+    let geometry = &base.geometry;
+    let possible = geometry.vmap_allow_huge && leaf <= geometry.max_order;
+    let wanted = args.flags.contains(VmFlags::ALLOW_HUGE_VMAP) && args.gfp.may_block() && args.size >= leaf.bytes();
+    (possible && wanted).then_some(leaf)
 }
 
 impl Vmalloc {
@@ -102,11 +121,29 @@ impl Vmalloc {
         slab: &SlabLayer,
         args: &VmallocArgs,
     ) -> Result<VirtAddr, AllocError> {
-        let gfp = args.gfp;
         let count = checked_pages(&pages.base, args.size)?;
-        let area = self.reserve(pages, slab, Place::of(args, count)?, gfp)?;
-        let filled = alloc_frames(pages, count, page_flags(&pages.base, gfp))
-            .and_then(|frames| self.map_frames(pages, area.range, gfp, frames));
+        let plain = Place::of(args, count)?;
+        if let Some(leaf) = huge_leaf(&pages.base, args) {
+            if let Ok(addr) = self.make_area(pages, slab, args, plain.huge(leaf)) {
+                pages.base.event(Event::HugeMapped);
+                return Ok(addr);
+            }
+            pages.base.event(Event::HugeRetried);
+        }
+        self.make_area(pages, slab, args, plain)
+    }
+
+    fn make_area<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        args: &VmallocArgs,
+        place: Place,
+    ) -> Result<VirtAddr, AllocError> {
+        let area = self.reserve(pages, slab, place, args.gfp)?;
+        let gfp = page_flags(&pages.base, args.gfp);
+        let filled = frames::alloc_frames(pages, &place, gfp, args.node)
+            .and_then(|frames| self.map_frames(pages, area.range, place.leaf, args.gfp, frames));
         self.settle(pages, slab, area, State::Vmalloc { requested: args.size }, filled)
     }
 
@@ -142,7 +179,7 @@ impl Vmalloc {
         gfp: GfpFlags,
     ) -> Result<Reservation, AllocError> {
         for point in [FaultPoint::Descriptor, FaultPoint::VirtualSpace] {
-            if pages.base.fault(FaultSite::new(point, gfp)) {
+            if pages.base.fault(FaultSite::new(point, gfp & EFFORT)) {
                 return Err(AllocError::Injected(point));
             }
         }
@@ -186,22 +223,29 @@ impl Vmalloc {
         Some(node)
     }
 
-    /// Maps frames, which become the area's. On refusal all of them go back to the page allocator.
+    /// Maps frames, which become the area's, 2^`leaf` by each entry. On refusal all of them go back to the page allocator.
     fn map_frames<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         range: VpnRange,
+        leaf: Order,
         gfp: GfpFlags,
         mut frames: PageList,
     ) -> Result<(), AllocError> {
         let descriptors = &pages.base.frames;
         let mut page = range.start().as_u64();
-        let mapped = self.tables.map(pages, range, gfp & EFFORT, || {
+        let mut next = || {
             let frame = frames.pop_head(descriptors)?;
             descriptors.set_private(frame, page as u32);
             page += 1;
             Some(frame)
-        });
+        };
+        let mapped = if leaf == Order::ZERO {
+            self.tables.map(pages, range, gfp & EFFORT, next)
+        } else {
+            let next_run = || (0..leaf.pages()).map_while(|_| next()).fold(None, |first, frame| first.or(Some(frame)));
+            self.tables.map_huge(pages, range, gfp & EFFORT, next_run)
+        };
         mapped.map_err(|refused| {
             free_list(pages, &mut frames);
             self.give_up(pages, range, true, refused)
@@ -263,28 +307,6 @@ fn page_flags<P: Platform>(base: &Base<P>, gfp: GfpFlags) -> GfpFlags {
     }
     let gfp = gfp - removed;
     if gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32) { gfp } else { gfp | GfpFlags::HIGHMEM }
-}
-
-/// Gets `count` single frames, or none.
-fn alloc_frames<P: Platform>(
-    pages: &PageAllocator<P>,
-    count: PageCount,
-    gfp: GfpFlags,
-) -> Result<PageList, AllocError> {
-    if pages.base.fault(FaultSite::new(FaultPoint::VmallocPages, gfp)) {
-        return Err(AllocError::Injected(FaultPoint::VmallocPages));
-    }
-    let mut frames = PageList::EMPTY;
-    while u64::from(frames.len()) < count.get() {
-        match pages.alloc_block(Order::ZERO, gfp, FrameKind::Vmalloc) {
-            Ok(frame) => frames.push_tail(&pages.base.frames, frame),
-            Err(refused) => {
-                free_list(pages, &mut frames);
-                return Err(refused);
-            }
-        }
-    }
-    Ok(frames)
 }
 
 /// How many frames there are, if they can all be mapped.

@@ -98,8 +98,9 @@ impl Vmalloc {
         Violation::check_eq(Invariant::I15FlushBeforeReuse, what, node.start, 0, unflushed)
     }
 
-    /// Checks the entries of an area's pages, the guard's included (I15.1, I16.1, I1.2).
+    /// Checks the entries of an area's pages, the guard's included (I15.1, I16.1, I16.4, I1.2).
     fn check_pages<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> Result<(), Violation> {
+        self.check_leaves(pages, node)?;
         let mut result = Ok(());
         self.tables.visit(pages, node.whole_range(), |page, entry| {
             if result.is_ok() {
@@ -107,6 +108,21 @@ impl Vmalloc {
             }
         });
         result
+    }
+
+    /// Checks that all entries of an area are of the size that its record says (I16.4).
+    fn check_leaves<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> Result<(), Violation> {
+        let leaf = node.leaf.pages();
+        let what = "pages of an area that one entry does not map as a whole (I16.4)";
+        let odd = node.start % leaf + node.pages % leaf + node.mapped % leaf;
+        Violation::check_eq(Invariant::I16GuardPage, what, node.start, 0, odd)?;
+        let what = "log2 of the pages that an entry of an area maps (I16.4)";
+        let expected = u64::from(node.leaf.get());
+        for run in node.mapped_range().by_table() {
+            let found = self.tables.leaf_order(pages, run.start()).map_or(expected, |found| found.get().into());
+            Violation::check_eq(Invariant::I16GuardPage, what, run.start().as_u64(), expected, found)?;
+        }
+        Ok(())
     }
 
     /// Checks the page tables, and the sums over areas against theirs and the page allocator's (I16.2, I7.1).

@@ -11,6 +11,9 @@ bitflags! {
     pub struct VmFlags: u16 {
         /// No unmapped page follows the area.
         const NO_GUARD = 0x40;
+        /// 2 MiB or more may be mapped by huge entries, 512 pages each, if the caller may block. Size and alignment grow to
+        /// multiples of 2 MiB then; without the memory for it the area is made as if the flag were not there.
+        const ALLOW_HUGE_VMAP = 0x400;
     }
 }
 

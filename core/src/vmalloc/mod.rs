@@ -8,6 +8,8 @@
 //! | `pool` | freed and flushed address ranges, by size |
 //! | `alloc` | `vmalloc`, `vmap`: record, addresses, frames, page tables, and the way back from each |
 //! | `flags` | what kind of area |
+//! | `frames` | the frames of an area: long runs first |
+//! | `runs` | how many runs and entries map an area |
 //! | `lazy` | `vfree`, `vunmap`, and the purge that flushes before anything is reused |
 //! | `realloc` | `vrealloc` |
 //! | `access` | copying and filling through the page tables |
@@ -49,6 +51,7 @@
 //! I15.1  a is lazy  =>  none of its entries is present, and the deferred flush covers them
 //! I16.1  page i of a: i < mapped(a) => its entry names a frame (present if a is live);  else, and for the guard, empty
 //! I16.2  sum of mapped(a) over all a == number of entries in the tables                 (so gaps are unmapped)
+//! I16.4  every entry of a maps 2^leaf(a) pages;  start(a), pages(a) and mapped(a) are multiples of that
 //! I17.5  the lazy list of node k holds exactly the lazy areas with node_of(start) == k, and its counters are their sums
 //! I17.6  no area is Reserved, and no purge has areas, while no call is under way
 //! I17.7  lazy_pages == sum over all nodes of the pages on their lazy lists
@@ -60,12 +63,14 @@ mod area;
 mod check;
 mod check_nodes;
 mod flags;
+mod frames;
 mod lazy;
 mod nodes;
 mod pending;
 mod pool;
 mod realloc;
 mod record;
+mod runs;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -82,6 +87,7 @@ use crate::platform::Platform;
 use crate::slab::{CacheArgs, SlabFlags, SlabLayer};
 use crate::sync::{AtomicU64, SpinLock};
 pub use flags::{VmFlags, VmallocArgs};
+pub use runs::AreaMapping;
 
 pub(crate) use nodes::VmallocParts;
 

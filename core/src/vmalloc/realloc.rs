@@ -8,6 +8,7 @@ use crate::addr::{PageCount, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
 use crate::gfp::GfpFlags;
+use crate::order::Order;
 use crate::platform::{Event, Platform};
 use crate::slab::SlabLayer;
 
@@ -32,7 +33,7 @@ impl Vmalloc {
     /// |---|---|
     /// | 0 | the block is freed, null |
     /// | any, address null | as `vmalloc` |
-    /// | up to the last requested | in place; with `ZERO` the rest is zeroed; with `IO` and `FS` whole pages go back |
+    /// | up to the last requested | in place; with `ZERO` the rest is zeroed; with `IO` and `FS` whole pages go back, but not from under huge entries |
     /// | up to the end of the mapped pages | in place, nothing is zeroed |
     /// | larger | moved: new block, contents copied, old block freed |
     ///
@@ -80,7 +81,7 @@ impl Vmalloc {
     /// Keeps the address range and gives the pages after the new size back, if the flags allow what Linux has to do for
     /// that. The pages were in use until now, so they are flushed at once.
     fn shrink<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr, old: &Owned, size: usize, gfp: GfpFlags) {
-        let may_free = gfp.contains(GfpFlags::IO | GfpFlags::FS);
+        let may_free = gfp.contains(GfpFlags::IO | GfpFlags::FS) && old.node.leaf == Order::ZERO;
         let keep = if may_free { PageCount::from_bytes_up(size).get() } else { old.node.mapped };
         if gfp.wants_zero() {
             self.zero_tail(pages, addr, size, old.requested);

@@ -20,6 +20,7 @@ pub(super) fn number(role: Role, raw: u64) -> u64 {
         Role::N => raw % 64,
         Role::Count => raw % 24,
         Role::Align => 1 << (raw % 13),
+        Role::Shift => raw % 24,
         Role::Nth => raw % 8,
         Role::Step => 1 + raw % 8,
         Role::Percent => raw % 101,

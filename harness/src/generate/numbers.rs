@@ -123,10 +123,17 @@ impl Numbers {
             Role::Count => rng.random_range(0..=24),
             Role::Align if rng.random_ratio(1, 32) => log(rng, 16),
             Role::Align => (1 << rng.random_range(2..=9u32)) & !7,
+            Role::Shift if rng.random_ratio(1, 64) => 41,
+            Role::Shift if kind == OpKind::VmallocRange => rng.random_range(0..=22),
+            Role::Shift => rng.random_range(0..=3),
             Role::Nth => log(rng, 5),
+            Role::Flag if kind == OpKind::VmallocRange => u64::from(rng.random_ratio(1, 3)),
             // Caches with a constructor share nothing.
             Role::Flag2 if kind == OpKind::CacheCreateWith => u64::from(rng.random_ratio(1, 8)),
             Role::CacheFlags => u64::from(CacheFlags::useful(rng.next_u64()).bits()),
+            Role::Length if kind == OpKind::VmallocRange && rng.random_ratio(1, 2) => 0,
+            Role::Length if kind == OpKind::VmallocRange => log(rng, 10),
+            Role::Offset if kind == OpKind::VmallocRange => log(rng, 13),
             Role::Offset | Role::Length if rng.random_ratio(3, 4) => 0,
             Role::Offset | Role::Length => log(rng, 8),
             Role::FreePointer | Role::Capacity if rng.random_ratio(7, 8) => 0,
@@ -192,10 +199,14 @@ fn usual_size(rng: &mut TraceRng, kind: OpKind) -> u64 {
     let n = rng.next_u64();
     let page = PAGE_SIZE as u64;
     match kind {
-        OpKind::Vmalloc | OpKind::Vrealloc | OpKind::AllocPagesExact => {
+        // An area that may be mapped by huge entries, or one of a few pages.
+        OpKind::VmallocRange if n.is_multiple_of(3) => {
+            interesting::neighbour((interesting::log_uniform(n >> 8, 2) + 1) << 21, n >> 3)
+        }
+        OpKind::VmallocRange | OpKind::Vmalloc | OpKind::Vrealloc | OpKind::AllocPagesExact => {
             interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n)
         }
-        OpKind::Kvmalloc | OpKind::Kvrealloc | OpKind::KvmallocArray if n.is_multiple_of(4) => {
+        OpKind::Kvmalloc | OpKind::Kvrealloc | OpKind::KvmallocArray | OpKind::KvmallocNode if n.is_multiple_of(4) => {
             interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n >> 2)
         }
         OpKind::CacheCreate | OpKind::DebugCache => interesting::log_uniform(n, 11),

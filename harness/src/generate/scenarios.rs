@@ -13,7 +13,7 @@ type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);
 
 /// Appends one of the scenes that the target can use; it may change the machine to fit.
 pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
-    const ALL: [Scene; 15] = [
+    const ALL: [Scene; 16] = [
         checkerboard,
         exhaust,
         narrow_window,
@@ -29,10 +29,11 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
         shortage::waiting_frees,
         shortage::troubled_caches,
         shortage::mapped_while_free,
+        huge_areas,
     ];
     let scenes: &[Scene] = match target {
         Target::Trace | Target::Codec => &ALL,
-        Target::Kvmalloc => &[checkerboard, exhaust, realloc_ladder, fault_at_each_stage],
+        Target::Kvmalloc => &[checkerboard, exhaust, realloc_ladder, fault_at_each_stage, huge_areas],
         Target::Pages => &[
             checkerboard,
             exhaust,
@@ -50,7 +51,7 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
             shortage::waiting_frees,
             shortage::troubled_caches,
         ],
-        Target::Vmalloc => &[narrow_window, checkerboard, fault_at_each_stage],
+        Target::Vmalloc => &[narrow_window, checkerboard, fault_at_each_stage, huge_areas],
     };
     if let Some(scene) = scenes.get(rng.random_range(0..scenes.len())) {
         let start = ops.len();
@@ -73,6 +74,39 @@ fn checkerboard(rng: &mut TraceRng, _: &mut GeometrySpec, ops: &mut Vec<Op>) {
         Op::VmallocToPage { pick: 0, page: rng.random_range(0..256) },
         Op::Kvfree { pick: 0 },
     ]);
+}
+
+/// Areas of 2 MiB and more, until there are no such blocks any more; some are freed and made again.
+fn huge_areas(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
+    geometry.frames = 1024 * rng.random_range(2..=6u32);
+    geometry.max_order = rng.random_range(9..=10);
+    geometry.vmalloc_pages = interesting::pick(&[1600, 2600, 8192], rng.next_u64());
+    let point = interesting::pick(&[FaultPoint::PageTable, FaultPoint::VmallocPages], rng.next_u64());
+    ops.push(Op::Vmalloc { size: 4096, gfp: Gfp::KERNEL });
+    for _ in 0..rng.random_range(2..=6u8) {
+        if rng.random_ratio(1, 4) {
+            ops.push(Op::FailNth { point, nth: rng.random_range(0..3) });
+        }
+        let size = interesting::neighbour(rng.random_range(1..=3u64) << 21, rng.next_u64());
+        ops.extend([
+            Op::VmallocRange {
+                size,
+                align: rng.random_range(0..=22),
+                at: rng.random_range(0..=1024),
+                length: interesting::pick(&[0, 0, 1, 512, 1024], rng.next_u64()),
+                gfp: interesting::usual_gfp(rng.next_u64()),
+                node: rng.random_range(0..5),
+                unguarded: rng.random_ratio(1, 2),
+                huge: true,
+            },
+            Op::Kvmalloc { size, gfp: Gfp::KERNEL },
+            Op::TouchGuard { pick: u16::MAX },
+            Op::Write { pick: rng.random_range(0..8) },
+            Op::Vrealloc { pick: rng.random_range(0..8), size: size / 2, gfp: Gfp::KERNEL },
+            Op::Vfree { pick: rng.random_range(0..8) },
+        ]);
+    }
+    ops.extend([Op::Purge, Op::Audit]);
 }
 
 /// Memory is full, then every second block goes, then everything that can be given back is asked for.

@@ -48,7 +48,7 @@ impl Target {
         use OpGroup as G;
         match self {
             Self::Trace | Self::Codec => &[],
-            Self::Kvmalloc => &[G::Kvmalloc, G::KvmallocArray, G::Kvrealloc],
+            Self::Kvmalloc => &[G::Kvmalloc, G::KvmallocArray, G::Kvrealloc, G::VmallocRange],
             Self::Pages => &[G::Pages, G::PagesExact, G::PagesBulk, G::Contig, G::Moving, G::Nolock],
             Self::Slab => &[
                 G::Kmalloc,
@@ -63,7 +63,7 @@ impl Target {
                 G::Sheaf,
                 G::Nolock,
             ],
-            Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::Pages],
+            Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::VmallocRange, G::Pages],
         }
     }
 }
@@ -129,10 +129,10 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         }
         K::Kmalloc | K::KmallocArray | K::KmallocNode | K::KmallocNolock => Effect::Allocates(Family::Kmalloc),
         K::CacheAlloc | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => Effect::Allocates(Family::Cache),
-        K::Vmalloc => Effect::Allocates(Family::Vmalloc),
+        K::Vmalloc | K::VmallocRange => Effect::Allocates(Family::Vmalloc),
         K::Vmap => Effect::Allocates(Family::Vmap),
         K::AllocContigRange | K::AllocContigPages => Effect::Allocates(Family::Contig),
-        K::Kvmalloc | K::KvmallocArray => Effect::Allocates(Family::Kvmalloc),
+        K::Kvmalloc | K::KvmallocArray | K::KvmallocNode => Effect::Allocates(Family::Kvmalloc),
         K::FreePages | K::FreePagesNolock => Effect::Frees(Family::Pages),
         K::Kfree | K::KfreeSensitive => Effect::Frees(Family::Kmalloc),
         K::KfreeNolock => Effect::Frees(Family::Kmalloc),
@@ -158,6 +158,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::AllocPages | K::FreePages | K::Kvmalloc | K::Kvfree => 200,
         K::Krealloc => 100,
         K::Vmalloc | K::Vfree => 80,
+        K::VmallocRange | K::KvmallocNode => 40,
         K::KmallocArray | K::Kvrealloc | K::Write | K::Read | K::SetCpu => 60,
         K::AllocPagesNode | K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
         K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,

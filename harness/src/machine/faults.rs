@@ -5,6 +5,8 @@ use std::cell::{Cell, RefCell};
 
 /// Set in `armed` while a filter is in use.
 const FILTERED: u32 = 1 << 31;
+/// Set in `armed` while every question is noted.
+const RECORDED: u32 = 1 << 30;
 const POINTS: usize = FaultPoint::ALL.len();
 
 /// A plan of failures to inject; empty at first.
@@ -23,6 +25,8 @@ pub struct FaultPlan {
     struck: Cell<u64>,
     pages: Cell<FailPageAlloc>,
     slabs: Cell<FailSlab>,
+    /// The questions heard since the last look, while they are noted.
+    record: RefCell<Vec<FaultSite>>,
 }
 
 impl FaultPlan {
@@ -55,6 +59,9 @@ impl FaultPlan {
     #[inline(never)]
     fn ask_any(&self, site: &FaultSite) -> bool {
         let armed = self.armed.get();
+        if armed & RECORDED != 0 {
+            self.record.borrow_mut().push(*site);
+        }
         let planned = armed & bit(site.point) != 0 && self.ask_armed(site.point);
         planned || (armed & FILTERED != 0 && self.ask_filters(site))
     }
@@ -88,6 +95,17 @@ impl FaultPlan {
         strikes
     }
 
+    /// Notes every question from now on.
+    pub fn record(&self) {
+        self.record.borrow_mut().clear();
+        self.armed.set(self.armed.get() | RECORDED);
+    }
+
+    /// Moves the questions noted since the last time to the end of a list.
+    pub fn take_record(&self, into: &mut Vec<FaultSite>) {
+        into.append(&mut self.record.borrow_mut());
+    }
+
     /// How many questions were answered with "fail".
     pub fn struck(&self) -> u64 {
         self.struck.get()
@@ -95,7 +113,7 @@ impl FaultPlan {
 
     /// Forgets the failures that have not struck yet.
     pub fn disarm(&self) {
-        self.armed.set(0);
+        self.armed.set(self.armed.get() & RECORDED);
         self.pages.take();
         self.slabs.take();
         self.pending.borrow_mut().clear();
@@ -104,6 +122,8 @@ impl FaultPlan {
     /// Starts over.
     pub fn reset(&self) {
         self.disarm();
+        self.armed.set(0);
+        self.record.borrow_mut().clear();
         self.asked.iter().for_each(|n| n.set(0));
         self.struck.set(0);
     }

@@ -24,6 +24,8 @@ pub(crate) struct Translation {
     pub(crate) pfn: Pfn,
     /// Whether every level allows writing.
     pub(crate) writable: bool,
+    /// log2 of the pages that the entry maps.
+    pub(crate) leaf_order: u8,
     /// Where the entry is that maps the page.
     entry: PhysAddr,
 }
@@ -42,8 +44,12 @@ pub(crate) fn walk(memory: &PhysMem, root: Pfn, vpn: Vpn) -> Option<Translation>
         let huge = entry & HUGE != 0 && matches!(level, 1 | 2);
         if shift == 0 || huge {
             let inside = vpn.as_u64() & ((1 << shift) - 1);
+            // The low frame bits of a large page are reserved: set, they raise a fault.
+            if entry & FRAME & (((1 << shift) - 1) << 12) != 0 {
+                return None;
+            }
             let pfn = PhysAddr::new(entry & FRAME).pfn()?.checked_add(inside)?;
-            return Some(Translation { pfn, writable, entry: at });
+            return Some(Translation { pfn, writable, leaf_order: shift as u8, entry: at });
         }
         table = PhysAddr::new(entry & FRAME);
     }
@@ -108,7 +114,7 @@ mod tests {
     #[test]
     fn a_large_page_keeps_the_low_bits_of_the_page_number() {
         let found = walk(&tables(), Pfn::new(0), vpn([402, 1, 4, 5])).unwrap();
-        assert_eq!(found.pfn, Pfn::new(512 + 5));
+        assert_eq!((found.pfn, found.leaf_order), (Pfn::new(512 + 5), 9));
     }
 
     #[test]

@@ -28,7 +28,9 @@ pub use readers::Readers;
 pub use speculation::{Remembered, RememberedTable};
 
 use crate::subject::AccessFault;
-use kmem::{Event, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, SlabBug, VirtAddr, Vpn, Warning};
+use kmem::{
+    Event, FaultSite, Geometry, Order, PAGE_SIZE, Pfn, PhysAddr, PhysMem, Shortage, SlabBug, VirtAddr, Vpn, Warning,
+};
 use speculation::Speculation;
 use std::cell::{Cell, RefCell};
 use tlb::Tlb;
@@ -61,6 +63,23 @@ pub enum TlbFlushes {
     KeepTables,
 }
 
+/// What one call of the subject asked of other layers and of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Nested {
+    /// Each question about a fault point: which memory was wanted there, with which flags.
+    pub sites: Vec<FaultSite>,
+    /// Each request to give memory back.
+    pub shortages: Vec<Shortage>,
+}
+
+impl Nested {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.sites.clear();
+        self.shortages.clear();
+    }
+}
+
 /// Frames, CPUs and an MMU.
 ///
 /// ```text
@@ -89,6 +108,8 @@ pub struct SimMachine {
     lent: RefCell<Vec<(u64, u8)>>,
     events: [Cell<u64>; Event::COUNT],
     warnings: RefCell<Vec<Warning>>,
+    /// For what memory reclaim was asked since the last look.
+    shortages: RefCell<Vec<Shortage>>,
     slab_bugs: RefCell<Vec<SlabBug>>,
     readers: Readers,
 }
@@ -118,6 +139,7 @@ impl SimMachine {
             readers: Readers::default(),
             events: [const { Cell::new(0) }; Event::COUNT],
             warnings: RefCell::default(),
+            shortages: RefCell::default(),
             slab_bugs: RefCell::default(),
         };
         machine.reshape(geometry);
@@ -140,6 +162,7 @@ impl SimMachine {
         self.lent.take();
         self.events.iter().for_each(|n| n.set(0));
         self.warnings.borrow_mut().clear();
+        self.shortages.borrow_mut().clear();
         self.slab_bugs.borrow_mut().clear();
         self.root.set(None);
         self.cpu.set(0);
@@ -202,7 +225,8 @@ impl SimMachine {
     }
 
     /// Gives memory back; returns how many pages, or how many it claims.
-    fn reclaim(&self) -> u64 {
+    fn reclaim(&self, shortage: &Shortage) -> u64 {
+        self.shortages.borrow_mut().push(*shortage);
         let (pages, evicted) = self.givers.give(self.owners.moves());
         if let Some(first) = evicted {
             self.owners.remove(first);
@@ -376,6 +400,23 @@ impl SimMachine {
         let virt = VirtAddr::new(addr);
         let found = mmu::walk(&self.memory, self.root.get()?, virt.vpn())?;
         Some(found.pfn.addr().as_u64() + virt.page_offset() as u64)
+    }
+
+    /// log2 of the pages that the entry maps which a walk for `addr` ends at; 0 if it leads nowhere.
+    pub fn leaf_order(&self, addr: u64) -> u8 {
+        let found = self.root.get().and_then(|root| mmu::walk(&self.memory, root, VirtAddr::new(addr).vpn()));
+        found.map_or(0, |found| found.leaf_order)
+    }
+
+    /// From now on the machine notes what its hooks are asked.
+    pub fn record_nested(&self) {
+        self.faults.record();
+    }
+
+    /// Moves what was noted since the last time to the end of a list.
+    pub fn take_nested(&self, into: &mut Nested) {
+        self.faults.take_record(&mut into.sites);
+        into.shortages.append(&mut self.shortages.borrow_mut());
     }
 
     /// What the current CPU's TLB holds for `addr`, right or wrong.

@@ -46,8 +46,8 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
         self.machine.migrate(from, to, order)
     }
 
-    fn reclaim(&self, _: &Shortage) -> u64 {
-        self.machine.reclaim()
+    fn reclaim(&self, shortage: &Shortage) -> u64 {
+        self.machine.reclaim(shortage)
     }
 
     fn rcu_cookie(&self) -> RcuCookie {

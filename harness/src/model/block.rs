@@ -91,7 +91,7 @@ impl Tiers {
     pub const KVMALLOC: Self = Self(Self::KMALLOC.0 | Self::VMALLOC.0);
     /// Blocks for `kvfree_rcu_mightsleep`.
     pub const KVMALLOC_OR_CACHE: Self = Self(Self::KVMALLOC.0 | Self::CACHE.0);
-    /// Blocks followed by a guard page.
+    /// Areas of the vmalloc window; a guard page follows, unless the caller wanted none.
     pub const GUARDED: Self = Self(Self::VMALLOC.0 | Self::VMAP.0);
     /// Blocks that own their memory, so that their contents can be demanded.
     pub const OWNING: Self = Self(Self::ALL.0 & !Self::VMAP.0);
@@ -133,6 +133,10 @@ pub struct Block {
     pub written: bool,
     /// Pages of address space without the guard, for virtual tiers of tight subjects; a shrink keeps them.
     pub area_pages: usize,
+    /// Whether a page that is never mapped follows the area.
+    pub guarded: bool,
+    /// log2 of the pages that each page-table entry of the area maps.
+    pub leaf: u8,
     /// How often the program has pinned it, for [`Tier::Pages`].
     pub pins: u32,
     /// The frames behind the pages that are mapped, for virtual tiers.
@@ -172,7 +176,7 @@ impl Block {
 
     /// Address of the guard page, for areas of a subject whose pages can be told.
     pub fn guard(&self) -> Option<u64> {
-        (self.area_pages > 0).then(|| self.end())
+        (self.area_pages > 0 && self.guarded).then(|| self.end())
     }
 }
 

@@ -427,9 +427,20 @@ impl Model {
         }
         block.asked = self.debug_layout(&block).filter(|layout| layout.keeps_size()).map(|_| block.requested);
         if block.tier.is_virtual() {
+            if old.as_ref().is_none_or(|old| old.addr != addr) {
+                self.shape_area(&mut block, call, subject);
+            }
             map_frames(&mut block, old.as_ref(), subject);
         }
         self.insert(block);
+    }
+
+    /// How large a fresh area is, and what follows it: what its request wishes for, given what its first entry maps.
+    fn shape_area(&self, block: &mut Block, call: &Call, subject: &dyn Subject) {
+        let Some(wish) = areas::AreaWish::of(&self.geometry, call).filter(|_| self.is_tight()) else { return };
+        block.leaf = subject.leaf_order(block.addr);
+        block.area_pages = wish.as_mapped(block.leaf).pages as usize;
+        block.guarded = wish.guard > 0;
     }
 
     /// Bytes that the caller of an allocation may rely on, and its flags.
@@ -461,6 +472,8 @@ impl Model {
             asked: None,
             written: false,
             area_pages,
+            guarded: tier.is_virtual(),
+            leaf: 0,
             pins: 0,
             frames: Vec::new(),
             refs: 0,
@@ -475,7 +488,7 @@ impl Model {
             Call::AllocPagesExact { .. } => Tier::PagesExact,
             Call::AllocContigRange { .. } | Call::AllocContigPages { .. } => Tier::Contig,
             Call::CacheAlloc { .. } => Tier::Cache,
-            Call::Vmalloc { .. } | Call::Vrealloc { .. } => Tier::Vmalloc,
+            Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } => Tier::Vmalloc,
             Call::Vmap { .. } => Tier::Vmap,
             _ if self.in_vmalloc_window(addr) => Tier::Vmalloc,
             _ if requested > KMALLOC_MAX_CACHE => Tier::LargeKmalloc,
@@ -539,9 +552,9 @@ fn map_frames(block: &mut Block, old: Option<&Block>, subject: &dyn Subject) {
 }
 
 /// Pages that stay mapped after `vrealloc` in place: a size below the last one returns whole tail pages, unless the flags
-/// lack IO or FS (section 1.4).
+/// lack IO or FS or the area has huge entries (section 1.4).
 pub fn kept_pages(old: &Block, size: usize, gfp: GfpFlags) -> usize {
-    let returns = size <= old.requested && gfp.contains(GfpFlags::IO | GfpFlags::FS);
+    let returns = size <= old.requested && old.leaf == 0 && gfp.contains(GfpFlags::IO | GfpFlags::FS);
     if returns { size.div_ceil(PAGE_SIZE).min(old.frames.len()) } else { old.frames.len() }
 }
 
@@ -598,6 +611,8 @@ pub fn request(call: &Call) -> Option<(usize, GfpFlags)> {
         | Call::Vmalloc { size, gfp }
         | Call::Vrealloc { size, gfp, .. }
         | Call::Kvmalloc { size, gfp }
+        | Call::KvmallocNode { size, gfp, .. }
+        | Call::VmallocRange(crate::subject::AreaCall { size, gfp, .. })
         | Call::Kvrealloc { size, gfp, .. } => Some((*size, *gfp)),
         Call::KmallocArray { n, size, gfp } | Call::KvmallocArray { n, size, gfp } => {
             Some((n.checked_mul(*size)?, *gfp))
@@ -629,6 +644,8 @@ pub(crate) mod tests {
             asked: None,
             written: false,
             area_pages: if tier.is_virtual() { bytes.div_ceil(PAGE_SIZE) } else { 0 },
+            guarded: tier.is_virtual(),
+            leaf: 0,
             pins: 0,
             frames: Vec::new(),
             refs: 0,

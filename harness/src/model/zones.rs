@@ -280,6 +280,14 @@ impl ZoneRules {
         self.usable(state, false) > mark + (1 << order) - 1 && self.has_block(order, state, false)
     }
 
+    /// How many single pages zone `index` must give before it is down to its low mark, however much that is boosted meanwhile.
+    pub fn polite_pages(&self, index: usize, state: &ZoneState) -> u64 {
+        let Some(rule) = self.rule(index) else { return 0 };
+        let mark = rule.marks.low + rule.most_boost.max(state.boost) + rule.reserve;
+        let pages = state.pages(Class::Ordinary).saturating_sub(mark);
+        if self.guard_order == 0 { pages } else { 0 }
+    }
+
     /// The node of zone `index`, if the request may use it.
     pub fn node(&self, index: usize) -> Option<NodeId> {
         self.rule(index).map(|rule| rule.node)

@@ -26,6 +26,9 @@ pub(crate) struct FakeSubject {
     pub(crate) broken: Option<kmem::Violation>,
     pub(crate) grace_periods: (u64, u64),
     pub(crate) warnings: Vec<kmem::Warning>,
+    pub(crate) nested: crate::machine::Nested,
+    /// log2 of the pages that every page-table entry maps.
+    pub(crate) leaf: u8,
     /// The text of `pagetypeinfo`.
     pub(crate) pagetypes: String,
     /// Frames whose pageblocks are not movable.
@@ -52,6 +55,8 @@ impl FakeSubject {
             broken: None,
             grace_periods: (0, 0),
             warnings: Vec::new(),
+            nested: crate::machine::Nested::default(),
+            leaf: 0,
             pagetypes: String::new(),
             special: Vec::new(),
             geometry,
@@ -205,6 +210,10 @@ impl Subject for FakeSubject {
         Some(u64::from(*frame) * PAGE_SIZE as u64 + addr % PAGE_SIZE as u64)
     }
 
+    fn leaf_order(&self, _: u64) -> u8 {
+        self.leaf
+    }
+
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
         let frame = self.tlb.get(&(addr / PAGE_SIZE as u64))?;
         Some(u64::from(*frame) * PAGE_SIZE as u64 + addr % PAGE_SIZE as u64)
@@ -264,6 +273,10 @@ impl WhiteBox for FakeSubject {
 
     fn page_owner(&self) -> Vec<kmem::PageOwner> {
         Vec::new()
+    }
+
+    fn nested(&self) -> &crate::machine::Nested {
+        &self.nested
     }
 
     fn slab_findings(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The questions. One file each; each reports under its own id.
 
 use crate::model::Model;
+use crate::model::areas::AreaWish;
 use crate::subject::{Call, ObjectsCall, Reply, Subject};
 use std::fmt;
 
@@ -30,6 +31,8 @@ mod o19_pages;
 mod o20_caches;
 mod o21_debug_bytes;
 mod o22_grace;
+mod o23_areas;
+mod o24_nested;
 mod pattern;
 mod policy;
 mod scene;
@@ -90,6 +93,8 @@ pub(crate) struct Notes {
     pub(crate) sample: usize,
     /// Warnings that come once only and came.
     pub(crate) warned: u32,
+    /// The window and the blocks for huge entries before the call, if it may make an area.
+    pub(crate) area: Option<o23_areas::Before>,
     /// The free that was done by the last step, if it was one.
     pub(crate) freed: Option<Call>,
     /// Blocks lent to the host by the calls before this one, as long as these did nothing else.
@@ -127,6 +132,8 @@ pub enum OracleId {
     O20Caches,
     O21DebugBytes,
     O22GracePeriods,
+    O23Areas,
+    O24Nested,
     /// Not a question of ours: the subject panicked.
     Panic,
     /// Not a question about a subject: the two encodings of a trace disagree.
@@ -240,6 +247,12 @@ impl fmt::Display for OracleId {
     }
 }
 
+/// Bytes of address space of a fresh area, its guard not counted: by what was asked for, and by what its first entry maps.
+fn area_bytes(cx: &Context<'_>, call: &Call, addr: u64) -> Option<usize> {
+    let wish = AreaWish::of(cx.model.geometry(), call)?;
+    (wish.as_mapped(cx.subject.leaf_order(addr)).pages as usize).checked_mul(kmem::PAGE_SIZE)
+}
+
 /// All oracles, in the order in which they are asked.
 pub fn all() -> &'static [&'static dyn Oracle] {
     ALL
@@ -266,6 +279,8 @@ const ALL: &[&dyn Oracle] = &[
     &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
     &o22_grace::GracePeriods,
+    &o23_areas::Areas,
+    &o24_nested::Nested,
 ];
 
 // Those of them that have a question in each phase. An oracle that is missing here would never be asked; the degenerate
@@ -278,6 +293,7 @@ const BEFORE_CALL: &[&dyn Oracle] = &[
     &o11_atomic::FailureAtomic,
     &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
+    &o23_areas::Areas,
 ];
 // Translation comes first: what the others read through a stale entry would be somebody else's memory.
 const BEFORE_UPDATE: &[&dyn Oracle] = &[
@@ -296,6 +312,8 @@ const BEFORE_UPDATE: &[&dyn Oracle] = &[
     &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
     &o22_grace::GracePeriods,
+    &o23_areas::Areas,
+    &o24_nested::Nested,
 ];
 const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o04_content::Content,
@@ -349,7 +367,7 @@ pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
 ///
 /// The first violation found.
 pub fn before_update_of_part(cx: &mut Context<'_>) -> Result<(), Violation> {
-    let of_whole = [OracleId::O18Warnings, OracleId::O21DebugBytes];
+    let of_whole = [OracleId::O18Warnings, OracleId::O21DebugBytes, OracleId::O24Nested];
     let of_parts = BEFORE_UPDATE.iter().filter(|oracle| !of_whole.contains(&oracle.id()));
     of_parts.into_iter().try_for_each(|oracle| oracle.before_update(cx))
 }

@@ -6,7 +6,8 @@
 //! are compared by address only. Exact.
 
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::{Block, old_address, request};
+use crate::model::areas::AreaWish;
+use crate::model::{Block, old_address};
 use crate::subject::{Call, Reply};
 use kmem::PAGE_SIZE;
 
@@ -41,14 +42,14 @@ fn check_block(
     let is_area = cx.model.is_tight() && cx.model.in_vmalloc_window(addr);
     let bytes = match in_place.and_then(|old| cx.model.block(old)) {
         Some(block) => block.span(),
-        None if is_area => request(call).map_or(usable, |(n, _)| n.next_multiple_of(PAGE_SIZE)),
+        None if is_area => super::area_bytes(cx, call, addr).unwrap_or(usable),
         None => usable,
     };
     check_addresses(cx, addr, bytes, in_place)?;
     if !is_area {
         return check_direct_frames(cx, addr, usable);
     }
-    check_guards(cx, addr, bytes, in_place)?;
+    check_guards(cx, call, addr, bytes, in_place)?;
     match call {
         Call::Vmap { .. } => Ok(()),
         _ if in_place.is_some() => Ok(()),
@@ -67,12 +68,22 @@ fn check_addresses(cx: &Context<'_>, addr: u64, bytes: usize, except: Option<u64
 }
 
 /// The page after the area belongs to nobody, nor does the area start in the guard page of the one below.
-fn check_guards(cx: &Context<'_>, addr: u64, bytes: usize, except: Option<u64>) -> Result<(), Violation> {
+fn check_guards(
+    cx: &Context<'_>,
+    call: &Call,
+    addr: u64,
+    bytes: usize,
+    in_place: Option<u64>,
+) -> Result<(), Violation> {
     let (end, page) = (addr + bytes as u64, PAGE_SIZE as u64);
-    if let Some(other) = cx.model.overlapping(end, end + page, except) {
+    let guarded = match in_place.and_then(|old| cx.model.block(old)) {
+        Some(old) => old.guarded,
+        None => AreaWish::of(cx.model.geometry(), call).is_none_or(|wish| wish.guard > 0),
+    };
+    if let Some(other) = cx.model.overlapping(end, end + page, in_place).filter(|_| guarded) {
         return Err(shared(cx, other, format!("the guard page at {end:#x} overlaps {}", other.describe())));
     }
-    match cx.model.overlapping(addr.saturating_sub(page), addr, except) {
+    match cx.model.overlapping(addr.saturating_sub(page), addr, in_place).filter(|other| other.guarded) {
         Some(other) => Err(shared(cx, other, format!("{addr:#x} is in the guard page of {}", other.describe()))),
         None => Ok(()),
     }

@@ -57,6 +57,8 @@ fn promise(cx: &Context<'_>, step: &Step, addr: u64) -> usize {
         }
         // They are the head of a block of the order that holds them, but only `kmem` promises to do it that way.
         Call::AllocPagesExact { .. } => PAGE_SIZE << if cx.model.is_tight() { get_order(requested) } else { 0 },
+        Call::VmallocRange(call) => call.align.max(PAGE_SIZE),
+        Call::KvmallocNode { align, .. } if cx.model.in_vmalloc_window(addr) => *align.max(&PAGE_SIZE),
         Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } => PAGE_SIZE,
         Call::CacheAlloc { cache, .. } => cx.model.cache(*cache).map_or(1, |c| c.align),
         _ if cx.model.in_vmalloc_window(addr) => PAGE_SIZE,

@@ -6,9 +6,10 @@
 //! `usable >= requested` is demanded. Exact.
 
 use super::{Context, Oracle, OracleId, Step, Violation};
+use crate::model::areas::AreaWish;
 use crate::model::classes::{KMALLOC_MAX_CACHE, kmalloc_usable, size_roundup};
+use crate::model::old_address;
 use crate::model::zones::{highest_zone, large_page_flags};
-use crate::model::{old_address, request};
 use crate::subject::{Call, Reply};
 use kmem::{GfpFlags, PAGE_SIZE, ZoneKind, ZoneSpec};
 
@@ -48,12 +49,14 @@ fn check_block(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Resul
 
 /// An area and its guard page end inside the window; what is usable is mapped.
 fn check_area(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Result<(), Violation> {
-    let requested = request(call).map_or(0, |(n, _)| n);
-    let mapped = match cx.model.block(addr).filter(|_| old_address(call) == Some(addr)) {
-        Some(old) => old.frames.len() * PAGE_SIZE,
-        None => requested.next_multiple_of(PAGE_SIZE),
+    let (mapped, guard) = match cx.model.block(addr).filter(|_| old_address(call) == Some(addr)) {
+        Some(old) => (old.frames.len() * PAGE_SIZE, usize::from(old.guarded)),
+        None => {
+            let guard = AreaWish::of(cx.model.geometry(), call).map_or(1, |wish| wish.guard as usize);
+            (super::area_bytes(cx, call, addr).unwrap_or(0), guard)
+        }
     };
-    let end = addr + (mapped + PAGE_SIZE) as u64;
+    let end = addr + (mapped + guard * PAGE_SIZE) as u64;
     if end > cx.model.geometry().vmalloc_end().as_u64() {
         return fail(cx, format!("the guard page of the area at {addr:#x} is beyond the window"));
     }

@@ -42,7 +42,7 @@ fn near_before(cx: &Context<'_>, call: &Call) -> Option<bool> {
 
 /// The flags with which a preferred node is asked.
 fn modest(gfp: GfpFlags) -> GfpFlags {
-    GfpFlags::NOWAIT | GfpFlags::THISNODE | (gfp & (GfpFlags::DMA | GfpFlags::RECLAIMABLE))
+    GfpFlags::NOWAIT | GfpFlags::THISNODE | (gfp & (GfpFlags::DMA | GfpFlags::RECLAIMABLE | GfpFlags::NOMEMALLOC))
 }
 
 /// Judges the answer to the call as a whole.

@@ -21,11 +21,12 @@ use super::policy::{
 };
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
+use crate::model::areas::AreaWish;
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
 use crate::model::zones::{bad_mobility, highest_zone, watermarks};
 use crate::model::{Block, Model, Tier, Tiers, old_address};
 use crate::subject::{Call, Reply};
-use kmem::{AllocError, CacheId, GfpFlags, PAGE_SIZE, ZoneKind};
+use kmem::{AllocError, CacheId, GfpFlags, NodeId, PAGE_SIZE, ZoneKind};
 
 /// See the module.
 pub(super) struct RefusalJustified;
@@ -112,6 +113,9 @@ const ADDRESS: Reason = Reason {
     must: true,
 };
 
+const ALIGN: Reason =
+    Reason { what: "an alignment that cannot be had", accepts: |e| matches!(e, AllocError::BadAlign(_)), must: true };
+
 pub(super) const ADDRESS_RANGE: Reason = Reason {
     what: "frames that are not in one zone or, as a block, no aligned power of two",
     accepts: |e| matches!(e, AllocError::BadRange { .. }),
@@ -138,6 +142,15 @@ fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
         Call::Krealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::KMALLOC, size, gfp, kmalloc_reasons),
         Call::CacheAlloc { cache, gfp } => cache_reasons(model, cache, gfp),
         Call::Vmalloc { size, gfp } => vmalloc_reasons(model, Some(size), gfp),
+        Call::VmallocRange(ref area) => {
+            let mut reasons = vmalloc_reasons(model, Some(area.size), area.gfp);
+            reasons.extend((!area.align.is_power_of_two()).then_some(ALIGN));
+            reasons
+        }
+        Call::KvmallocNode { size, align, gfp, .. } => match promised_align(size, align) {
+            true => kvmalloc_reasons(model, Some(size), gfp),
+            false => vec![ALIGN],
+        },
         Call::Vrealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons),
         Call::Vmap { ref pfns } => vmap_reasons(model, pfns),
         Call::AllocContigRange { start, pages, gfp } => contig::reasons(model, Some(start), pages, gfp),
@@ -150,6 +163,11 @@ fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
         },
         _ => Vec::new(),
     }
+}
+
+/// Whether `kmalloc` promises this alignment for the size (sections 1.3 and 2.2): a power of two that divides it, or 8.
+fn promised_align(size: usize, align: usize) -> bool {
+    align.is_power_of_two() && (align <= 8 || size.is_multiple_of(align))
 }
 
 fn page_reasons(too_large: bool, gfp: GfpFlags) -> Vec<Reason> {
@@ -352,8 +370,8 @@ fn served_by(
     error: &AllocError,
 ) -> Option<&'static str> {
     let model: &Model = cx.model;
-    let pages = size.div_ceil(PAGE_SIZE) as u64;
-    let area = |own| area_served(found, model, pages, own, gfp, error);
+    let wish = AreaWish::of(model.geometry(), call);
+    let area = |own: bool| area_served(found, model, &AreaWish { gfp, ..wish? }, own, error);
     let block = "a free block of an allowed zone passes the watermark";
     let object = "a free object or a slab's frames are there";
     match call {
@@ -369,35 +387,41 @@ fn served_by(
             let stride = model.cache(*cache)?.stride;
             found.serves_object(model, *cache, stride, gfp).then_some(object)
         }
-        Call::Vmalloc { .. } | Call::Vrealloc { .. } => area(pages),
-        Call::Vmap { .. } => area(0),
-        Call::Kvrealloc { .. } if old_block(model, call).is_some_and(|b| b.tier == Tier::Vmalloc) => area(pages),
-        Call::Kvmalloc { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } if size > PAGE_SIZE => {
-            contiguous_served(cx, found, size, gfp).then_some("a contiguous block is there").or_else(|| area(pages))
+        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } => area(true),
+        Call::Vmap { .. } => area(false),
+        Call::Kvrealloc { .. } if old_block(model, call).is_some_and(|b| b.tier == Tier::Vmalloc) => area(true),
+        Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. }
+            if size > PAGE_SIZE =>
+        {
+            let node = wish.and_then(|wish| wish.node);
+            contiguous_served(cx, found, size, gfp, node)
+                .then_some("a contiguous block is there")
+                .or_else(|| area(true))
         }
+        Call::KvmallocNode { node, .. } => found.serves_kmalloc_near(model, size, gfp, *node).then_some(object),
         _ => found.serves_kmalloc(model, size, gfp).then_some(object),
     }
 }
 
 /// Whether `kvmalloc`'s first attempt had to succeed: without reclaim in the state before the call, or with it if the
 /// caller insists.
-fn contiguous_served(cx: &Context<'_>, found: &Snapshot, size: usize, gfp: GfpFlags) -> bool {
+fn contiguous_served(cx: &Context<'_>, found: &Snapshot, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> bool {
     if size > kmalloc_max(cx.model.geometry().max_order.get()) {
         return false;
     }
     let reclaims = gfp.may_block() && gfp.contains(GfpFlags::RETRY_MAYFAIL);
-    cx.model.notes.contiguous == Some(Contiguous::Must) || (reclaims && found.serves_kmalloc(cx.model, size, gfp))
+    cx.model.notes.contiguous == Some(Contiguous::Must)
+        || (reclaims && found.serves_kmalloc_near(cx.model, size, gfp, node))
 }
 
 fn area_served(
     found: &Snapshot,
     model: &Model,
-    pages: u64,
-    own: u64,
-    gfp: GfpFlags,
+    wish: &AreaWish,
+    own: bool,
     error: &AllocError,
 ) -> Option<&'static str> {
-    let verdict = found.serves_area(model, pages, own, gfp);
+    let verdict = found.serves_area(model, wish, own);
     match error {
         AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("the window has a gap"),
         _ => verdict.has_memory.then_some("there is memory for descriptor, pages and page tables"),

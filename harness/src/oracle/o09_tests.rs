@@ -156,8 +156,8 @@ fn a_lazily_freed_area_stands_in_the_way_of_requests_without_reclaim_only() {
     subject.areas.push(kmem::VmallocEntry {
         start: subject.geometry.vmalloc_start,
         pages: PageCount::new(1),
-        mapped: PageCount::new(1),
         guard: PageCount::new(1),
+        mapped: PageCount::new(1),
         requested: 1,
         kind: kmem::AreaKind::Lazy,
         flags: kmem::VmFlags::empty(),

@@ -10,6 +10,7 @@
 
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
+use crate::model::areas::AreaWish;
 use crate::model::classes::{KMALLOC_MAX_CACHE, get_order, kmalloc_max};
 use crate::model::zones::bad_mobility;
 use crate::model::{Block, Tier, Tiers, freed_address, old_address, request};
@@ -53,6 +54,8 @@ fn snapshot(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
     let makes_area = matches!(
         call,
         Call::Vmalloc { .. }
+            | Call::VmallocRange(_)
+            | Call::KvmallocNode { .. }
             | Call::Vrealloc { .. }
             | Call::Kvmalloc { .. }
             | Call::KvmallocArray { .. }
@@ -89,11 +92,12 @@ fn is_short(cx: &Context<'_>, size: usize, gfp: GfpFlags) -> bool {
 /// What `kvmalloc`'s contiguous attempt finds in the present state; `None` if the call makes none.
 fn contiguous_attempt(cx: &Context<'_>, call: &Call) -> Option<Contiguous> {
     let (size, gfp) = match call {
-        Call::Kvmalloc { .. } | Call::KvmallocArray { .. } => request(call)?,
+        Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } => request(call)?,
         Call::Kvrealloc { .. } => request(call).filter(|_| !is_area(cx, call))?,
         _ => return None,
     };
     let inside = cx.subject.white_box()?;
+    let node = AreaWish::of(cx.model.geometry(), call).and_then(|wish| wish.node);
     // What both mobility bits at once mean the contract leaves open.
     if size <= PAGE_SIZE || size > kmalloc_max(cx.model.geometry().max_order.get()) || bad_mobility(gfp) {
         return None;
@@ -106,7 +110,7 @@ fn contiguous_attempt(cx: &Context<'_>, call: &Call) -> Option<Contiguous> {
         false => Snapshot::of_blocks(cx.model, inside, size <= KMALLOC_MAX_CACHE),
     };
     Some(match () {
-        () if found.serves_kmalloc(cx.model, size, adjusted) => Contiguous::Must,
+        () if found.serves_kmalloc_near(cx.model, size, adjusted, node) => Contiguous::Must,
         () if adjusted.may_block() || found.may_serve_kmalloc(cx.model, size, adjusted) => Contiguous::May,
         () => Contiguous::Cannot,
     })
@@ -121,9 +125,9 @@ fn check_window(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), String> 
     let virtual_ = cx.model.in_vmalloc_window(addr);
     let size = request(&step.call).map_or(0, |(size, _)| size);
     let expected = match &step.call {
-        Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } => true,
+        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } | Call::Vmap { .. } => true,
         Call::Kvrealloc { .. } if is_area(cx, &step.call) => true,
-        Call::Kvmalloc { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => {
+        Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => {
             let in_place = old_address(&step.call) == Some(addr);
             return if in_place { Ok(()) } else { check_fallback(cx, step, size, virtual_) };
         }

@@ -77,6 +77,8 @@ fn may_need_descriptor(call: &Call) -> bool {
     matches!(
         call,
         Call::Vmalloc { .. }
+            | Call::VmallocRange(_)
+            | Call::KvmallocNode { .. }
             | Call::Vmap { .. }
             | Call::Vrealloc { .. }
             | Call::Kvmalloc { .. }

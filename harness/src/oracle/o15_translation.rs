@@ -12,7 +12,7 @@
 
 use super::{Context, Oracle, OracleId, Violation};
 use crate::machine::Remembered;
-use crate::model::{Block, Tiers, freed_address, old_address, request};
+use crate::model::{Block, Tiers, freed_address, old_address};
 use crate::subject::{AccessFault, Call, Reply};
 use kmem::{FrameKind, PAGE_SIZE};
 use std::collections::BTreeMap;
@@ -84,10 +84,10 @@ pub fn touch_guard(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
 
 /// Every page of a fresh area is mapped, and the TLB knows nothing else about it.
 fn check_fresh(cx: &mut Context<'_>, call: &Call, addr: u64) -> Result<(), Violation> {
-    let pages = request(call).map_or(0, |(size, _)| size.div_ceil(PAGE_SIZE));
     if !cx.model.in_vmalloc_window(addr) {
         return Ok(());
     }
+    let pages = super::area_bytes(cx, call, addr).map_or(0, |bytes| bytes / PAGE_SIZE);
     for at in (0..pages).map(|i| page(addr, i)) {
         let Some(walked) = cx.subject.translate(at) else {
             return fail(cx, &[], format!("{at:#x} in the new area at {addr:#x} is not mapped"));

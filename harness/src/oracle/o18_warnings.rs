@@ -14,6 +14,8 @@ use kmem::{AllocError, FlagsRemovedBy, GfpFlags, Warning};
 
 /// Flags that no slab honours (section 2.1).
 const SLAB_REMOVES: GfpFlags = GfpFlags::DMA32.union(GfpFlags::HIGHMEM);
+/// Flags that have no meaning for an area (section 4.3).
+const VMALLOC_REMOVES: GfpFlags = GfpFlags::COMP.union(GfpFlags::RECLAIMABLE).union(GfpFlags::WRITE);
 /// Flags that have no meaning for exact allocations (section 3.7).
 const EXACT_REMOVES: GfpFlags = GfpFlags::COMP.union(GfpFlags::HIGHMEM);
 
@@ -38,7 +40,7 @@ impl Oracle for Warnings {
 }
 
 /// The flags of a request, also of one whose product overflows.
-fn flags(call: &Call) -> GfpFlags {
+pub(super) fn flags(call: &Call) -> GfpFlags {
     match call {
         Call::KmallocArray { gfp, .. } | Call::KvmallocArray { gfp, .. } => *gfp,
         call => request(call).map_or(GfpFlags::empty(), |(_, gfp)| gfp),
@@ -59,6 +61,7 @@ fn once(warning: &Warning) -> Option<u32> {
         Warning::FlagsRemoved { by: FlagsRemovedBy::Slab, .. } => Some(16),
         Warning::FlagsRemoved { by: FlagsRemovedBy::Exact, .. } => Some(32),
         Warning::FlagsRemoved { by: FlagsRemovedBy::Vmalloc, .. } => Some(64),
+        Warning::VmallocZero => Some(128),
         _ => None,
     }
 }
@@ -77,13 +80,14 @@ fn check_given(cx: &mut Context<'_>, step: &Step, gfp: GfpFlags, warning: &Warni
         Warning::KvmallocTooLarge { .. } => !silent && is_kvmalloc(&step.call) && refused_as(step, is_size),
         Warning::AllocFailed { .. } => !silent && (lacks_pages(step) || tries_twice(&step.call)),
         Warning::VmallocFailed { .. } => !silent && (lacks_room(step) || may_lack_room(step)),
+        Warning::VmallocZero => is_vmalloc(&step.call) && is_empty(step),
         Warning::NofailOrder { order } => gfp.contains(GfpFlags::NOFAIL) && order.get() > 1,
         Warning::NofailCannotWait => gfp.contains(GfpFlags::NOFAIL) && !gfp.contains(GfpFlags::DIRECT_RECLAIM),
         Warning::FlagsRemoved { by, flags } => {
             let removes = match by {
                 FlagsRemovedBy::Slab => SLAB_REMOVES,
                 FlagsRemovedBy::Exact => EXACT_REMOVES,
-                FlagsRemovedBy::Vmalloc => !GfpFlags::KERNEL,
+                FlagsRemovedBy::Vmalloc => VMALLOC_REMOVES,
             };
             !flags.is_empty() && gfp.contains(*flags) && removes.contains(*flags)
         }
@@ -112,6 +116,8 @@ fn check_owed(step: &Step, gfp: GfpFlags, given: &[Warning], warned: u32) -> Res
         ("NofailOrder", known && nofail && large, warned & 2 != 0),
         ("NofailCannotWait", known && nofail && !gfp.contains(GfpFlags::DIRECT_RECLAIM), warned & 4 != 0),
         ("FlagsRemoved by Exact", removes_exact(step, gfp), warned & 32 != 0),
+        ("VmallocZero", is_vmalloc(&step.call) && is_empty(step), warned & 128 != 0),
+        ("FlagsRemoved by Vmalloc", removes_vmalloc(step, gfp), warned & 64 != 0),
         ("FlagsRemoved by Slab", removes_slab(step, gfp), warned & 16 != 0),
     ];
     match rows.into_iter().find(|&(_, owed, came)| owed && !came) {
@@ -129,11 +135,18 @@ fn is_size(error: &AllocError) -> bool {
 }
 
 fn is_kvmalloc(call: &Call) -> bool {
-    matches!(call, Call::Kvmalloc { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. })
+    matches!(
+        call,
+        Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. }
+    )
+}
+
+fn is_vmalloc(call: &Call) -> bool {
+    matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_))
 }
 
 fn is_virtual(call: &Call) -> bool {
-    is_kvmalloc(call) || matches!(call, Call::Vmalloc { .. } | Call::Vrealloc { .. })
+    is_kvmalloc(call) || is_vmalloc(call) || matches!(call, Call::Vrealloc { .. })
 }
 
 /// Calls that may fail inside more than once, or fail inside and succeed.
@@ -184,6 +197,15 @@ fn in_vmalloc(step: &Step) -> bool {
 fn removes_exact(step: &Step, gfp: GfpFlags) -> bool {
     let served = matches!(step.reply, Reply::Block { .. }) || lacks_pages(step);
     matches!(step.call, Call::AllocPagesExact { .. }) && gfp.intersects(EXACT_REMOVES) && served
+}
+
+/// An area that was made had pages.
+fn removes_vmalloc(step: &Step, gfp: GfpFlags) -> bool {
+    is_vmalloc(&step.call) && gfp.intersects(VMALLOC_REMOVES) && matches!(step.reply, Reply::Block { .. })
+}
+
+fn is_empty(step: &Step) -> bool {
+    refused_as(step, |e| matches!(e, AllocError::ZeroSize))
 }
 
 /// A large block always asks for pages; an object need not.

@@ -17,7 +17,7 @@
 //! * an area asked for with zone or mobility flags must fit under every reading of them, as 4.5 does not say what the
 //!   descriptor and the page tables inherit.
 
-use crate::model::areas::{Span, Window};
+use crate::model::areas::{AreaWish, Span, Window};
 use crate::model::classes::{class_of, get_order, slab_order};
 use crate::model::zones::{
     Class, ZoneRules, ZoneState, bad_mobility, fallback_order, large_page_flags, slab_page_flags,
@@ -79,14 +79,10 @@ impl Snapshot {
     /// The moment as it is.
     pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
         let given_up = |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending);
-        let span =
-            |e: &VmallocEntry| Span { start: e.start.vpn().as_u64(), pages: e.pages.get(), mapped: e.mapped.get() };
         let listed = inside.vmallocinfo();
-        let stale = listed.iter().filter(|e| given_up(e)).map(span);
+        let stale = listed.iter().filter(|e| given_up(e)).map(span_of);
         let window = Window::new(model.geometry(), live_spans(model).chain(stale).collect());
-        // An area without a guard leaves a range whose last page is the guard of the next.
-        let whole = |e: &VmallocEntry| Span { pages: e.pages.get() + e.guard.get() - 1, ..span(e) };
-        let window = window.with_pools(listed.iter().filter(|e| e.kind == AreaKind::Pooled).map(whole).collect());
+        let window = window.with_pools(listed.iter().filter(|e| e.kind == AreaKind::Pooled).map(span_of).collect());
         Self { window, ..Self::of_blocks(model, inside, true) }
     }
 
@@ -203,7 +199,7 @@ impl Snapshot {
         let order = get_order(stride);
         let of_slab = ((PAGE_SIZE << order) / stride) as u64;
         let slabs = if order == 0 {
-            self.single_pages(model, flags)
+            self.single_pages(model, flags, None)
         } else {
             u64::from(self.serves_pages(model, order, flags))
         };
@@ -249,6 +245,14 @@ impl Snapshot {
             )
     }
 
+    /// Must `kmalloc` serve this size, if a node may be named? That it prefers a node obliges only what that node has.
+    pub(crate) fn serves_kmalloc_near(&self, model: &Model, size: usize, gfp: GfpFlags, node: Option<NodeId>) -> bool {
+        match node {
+            Some(node) => self.serves_kmalloc_on(model, size, gfp, node.get()),
+            None => self.serves_kmalloc(model, size, gfp),
+        }
+    }
+
     /// Is a free object of the ordinary class that serves this size in a slab?
     pub(crate) fn has_class_object(&self, size: usize) -> bool {
         let cache = class_of(size).and_then(|class| self.kmalloc_cache(class, GfpFlags::empty()));
@@ -270,29 +274,55 @@ impl Snapshot {
         self.caches.iter().find(|c| c.object_size == class && is_of_type(c.name.as_str(), prefix))
     }
 
-    /// Must an area of this many pages be served, `own` of them with frames of its own?
-    pub(crate) fn serves_area(&self, model: &Model, pages: u64, own: u64, gfp: GfpFlags) -> AreaVerdict {
+    /// Must such an area be served, mapped by single pages, with frames of its `own` or with somebody else's?
+    pub(crate) fn serves_area(&self, model: &Model, wish: &AreaWish, own: bool) -> AreaVerdict {
         let descriptors = self.caches.iter().find(|c| c.name.as_str() == DESCRIPTORS);
         let descriptor = u64::from(!descriptors.is_some_and(|cache| self.has_object(model, cache)));
-        let tables = self.window.tables_needed(pages);
+        let (tables, gfp) = (self.window.tables_needed(wish), wish.gfp);
+        let own = if own { wish.pages } else { 0 };
         let needed = match tables {
             Some(tables) => descriptor + own + tables + stranded(model, gfp),
             None => descriptor,
         };
-        AreaVerdict { has_gap: tables.is_some(), has_memory: self.single_pages(model, gfp) >= needed }
+        AreaVerdict { has_gap: tables.is_some(), has_memory: self.single_pages(model, gfp, wish.node) >= needed }
     }
 
     /// How many single pages a sequence of requests must get, whatever it makes of zone flags.
-    fn single_pages(&self, model: &Model, gfp: GfpFlags) -> u64 {
+    fn single_pages(&self, model: &Model, gfp: GfpFlags, node: Option<NodeId>) -> u64 {
         let readings = [gfp, gfp | GfpFlags::HIGHMEM, slab_page_flags(gfp).difference(GfpFlags::DMA)];
         let has_zone_flags = gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32 | GfpFlags::HIGHMEM | GfpFlags::MOVABLE);
         let readings = if has_zone_flags { &readings[..] } else { &readings[..1] };
-        let rule = |&flags: &GfpFlags| ZoneRules::new(model.geometry(), flags, model.node_here());
+        let node = node.unwrap_or(model.node_here());
+        let rule = |&flags: &GfpFlags| ZoneRules::new(model.geometry(), flags, node);
         let rules: Vec<ZoneRules> = readings.iter().map(rule).collect();
         let of_zone = |(index, state): (usize, &ZoneState)| {
             rules.iter().map(|rules| rules.single_pages(index, state)).min().unwrap_or(0)
         };
         self.zones.iter().enumerate().map(of_zone).sum()
+    }
+
+    /// How many pages the zones of a node must give to the pages of an area while they stay above their low marks, however
+    /// much these are boosted meanwhile.
+    pub(crate) fn polite_pages(&self, model: &Model, gfp: GfpFlags, node: NodeId) -> u64 {
+        let rules = ZoneRules::new(model.geometry(), area_page_flags(gfp), node);
+        let of_node = self.zones.iter().enumerate().filter(|&(index, _)| rules.node(index) == Some(node));
+        of_node.map(|(index, state)| rules.polite_pages(index, state)).sum()
+    }
+
+    /// How many blocks of an order the zones of a node must give so.
+    pub(crate) fn polite_runs(&self, model: &Model, gfp: GfpFlags, node: NodeId, order: u8) -> u64 {
+        let rules = ZoneRules::new(model.geometry(), area_page_flags(gfp), node);
+        let of_node = self.zones.iter().enumerate().filter(|&(index, _)| rules.node(index) == Some(node));
+        of_node
+            .map(|(index, state)| {
+                let blocks: u64 = (usize::from(order)..NR_PAGE_ORDERS)
+                    .map(|larger| {
+                        u64::from(state.blocks[Class::Ordinary as usize][larger]) << (larger - usize::from(order))
+                    })
+                    .sum();
+                blocks.min(rules.polite_pages(index, state) >> order)
+            })
+            .sum()
     }
 
     /// Is there a free object that this CPU reaches without a new slab?
@@ -309,6 +339,12 @@ impl Snapshot {
         let in_slabs = if self.doubtful { 0 } else { cache.free_in_slabs };
         in_slabs + cache.in_sheaves.saturating_sub(elsewhere)
     }
+}
+
+/// The flags with which an area asks for its pages (section 4.5): high memory too, unless a zone is named.
+fn area_page_flags(gfp: GfpFlags) -> GfpFlags {
+    let gfp = gfp.difference(GfpFlags::COMP | GfpFlags::RECLAIMABLE | GfpFlags::WRITE);
+    if gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32) { gfp } else { gfp | GfpFlags::HIGHMEM }
 }
 
 /// The flags with which a cache asks for the pages of a slab: the zone is the cache's, whatever the caller's flags say.
@@ -346,10 +382,34 @@ fn is_of_type(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
+/// The window as it is; without the ranges in pools; when lazy areas are flushed as well; when also those that wait for readers
+/// are.
+pub(crate) fn windows(model: &Model, inside: &dyn WhiteBox) -> [Window; 4] {
+    let entries = inside.vmallocinfo();
+    let with = |kinds: &[AreaKind]| {
+        let stale = entries.iter().filter(|entry| kinds.contains(&entry.kind)).map(span_of);
+        let pooled = entries.iter().filter(|entry| entry.kind == AreaKind::Pooled).map(span_of);
+        Window::new(model.geometry(), live_spans(model).chain(stale).collect()).with_pools(pooled.collect())
+    };
+    let (lazy, pending) = (AreaKind::Lazy, AreaKind::Pending);
+    [with(&[AreaKind::Pooled, lazy, pending]), with(&[lazy, pending]), with(&[pending]), with(&[])]
+}
+
+/// Where an area is, as the subject shows it.
+pub(crate) fn span_of(entry: &VmallocEntry) -> Span {
+    Span {
+        start: entry.start.vpn().as_u64(),
+        pages: entry.pages.get(),
+        guard: entry.guard.get(),
+        mapped: entry.mapped.get(),
+    }
+}
+
 fn live_spans(model: &Model) -> impl Iterator<Item = Span> {
     model.blocks(Tiers::GUARDED).map(|block| Span {
         start: block.addr / PAGE_SIZE as u64,
         pages: block.area_pages as u64,
+        guard: u64::from(block.guarded),
         mapped: block.frames.len() as u64,
     })
 }
@@ -465,7 +525,9 @@ mod tests {
         let mut subject = FakeSubject::new(64);
         let model = subject.model();
         let verdict = |subject: &FakeSubject, pages| {
-            Snapshot::as_is(&model, subject).serves_area(&model, pages, pages, GfpFlags::KERNEL)
+            let call = Call::Vmalloc { size: pages * PAGE_SIZE, gfp: GfpFlags::KERNEL };
+            let wish = AreaWish::of(model.geometry(), &call).unwrap();
+            Snapshot::as_is(&model, subject).serves_area(&model, &wish, true)
         };
         // 64 free, 16 kept back: 48 for one descriptor slab, three tables and the pages.
         assert!(verdict(&subject, 44).has_memory && !verdict(&subject, 45).has_memory);

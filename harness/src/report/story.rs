@@ -4,7 +4,7 @@ use super::heap_map;
 use super::table::table;
 use crate::oracle::Step;
 use crate::run::{RunOptions, RunReport, Runner, StepRecord};
-use crate::subject::{Call, Reply, Subject};
+use crate::subject::{AreaCall, Call, Reply, Subject};
 use crate::subjects::{Spare, SubjectKind};
 use crate::trace::{CacheFlags, Gfp, Op, OpGroup, Trace};
 use comfy_table::ContentArrangement;
@@ -44,7 +44,7 @@ struct Row {
 }
 
 /// What happened inside, as far as it explains an answer.
-const NOTABLE: [(Event, &str); 26] = [
+const NOTABLE: [(Event, &str); 28] = [
     (Event::Split, "a larger block was split"),
     (Event::Merge, "buddies were merged"),
     (Event::PageblockClaimed, "a pageblock changed its type"),
@@ -56,6 +56,8 @@ const NOTABLE: [(Event, &str); 26] = [
     (Event::RefusedWithoutReclaim, "refused without reclaim"),
     (Event::KvContiguous, "a contiguous block was there"),
     (Event::KvFallback, "fell back to vmalloc"),
+    (Event::HugeMapped, "mapped in runs of 512 pages"),
+    (Event::HugeRetried, "tried again with single pages"),
     (Event::Purge, "freed address space was flushed"),
     (Event::ReallocInPlace, "it stayed in place"),
     (Event::ReallocMoved, "it moved"),
@@ -264,6 +266,11 @@ pub fn call_text(call: &Call) -> String {
         Call::Ksize { addr } => format!("ksize({addr:#x})"),
         Call::KmallocSizeRoundup { size } => format!("kmalloc_size_roundup({size})"),
         Call::Vmalloc { size, gfp } => format!("vmalloc({size}, {})", flags(*gfp)),
+        Call::VmallocRange(call) => area_text(call),
+        Call::KvmallocNode { size, align, gfp, node } => {
+            let node = node.map_or("any".to_owned(), |node| node.to_string());
+            format!("kvmalloc_node_align({size}, {align}, {}, {node})", flags(*gfp))
+        }
         Call::Vfree { addr } => format!("vfree({addr:#x})"),
         Call::Vrealloc { addr, size, gfp } => format!("vrealloc({addr:#x}, {size}, {})", flags(*gfp)),
         Call::Vmap { pfns } => format!("vmap({} frames)", pfns.len()),
@@ -276,6 +283,14 @@ pub fn call_text(call: &Call) -> String {
         Call::KvfreeSensitive { addr, len } => format!("kvfree_sensitive({addr:#x}, {len})"),
         other => other_text(other),
     }
+}
+
+fn area_text(call: &AreaCall) -> String {
+    let AreaCall { size, align, within, gfp, node, guard, huge } = call;
+    let node = node.map_or("any".to_owned(), |node| node.to_string());
+    let range = within.map_or("anywhere".to_owned(), |(first, end)| format!("pages {first:#x}..{end:#x}"));
+    let more = [(!guard, ", no guard"), (*huge, ", huge")].map(|(is, text)| if is { text } else { "" }).concat();
+    format!("vmalloc_node_range({size}, align {align}, {range}, {}, node {node}{more})", flags(*gfp))
 }
 
 /// The calls on caches and on the machine.

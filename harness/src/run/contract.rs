@@ -61,7 +61,7 @@ fn nodes(geometry: &Geometry) -> usize {
 }
 
 /// The kinds of machine that change what happens.
-pub(super) const MACHINES: [Special; 16] = [
+pub(super) const MACHINES: [Special; 18] = [
     ("one CPU", |g| g.cpus == 1),
     ("16 CPUs or more", |g| g.cpus >= 16),
     ("one node", |g| nodes(g) == 1),
@@ -78,11 +78,12 @@ pub(super) const MACHINES: [Special; 16] = [
     ("hardening checked", |g| g.hardening == Hardening::Checked),
     ("hardening paranoid", |g| g.hardening == Hardening::Paranoid),
     ("debugged kmalloc", |g| !g.slub_debug.is_empty()),
+    ("huge mappings possible", |g| g.vmap_allow_huge && g.max_order.get() >= 9 && g.managed().get() >= 1024),
+    ("huge mappings switched off", |g| !g.vmap_allow_huge),
 ];
 
 /// Things that have a counter and cannot be reached by a trace: family, name, reason.
 pub(crate) const OUT_OF_REACH: &[(&str, &str, &str)] = &[
-    ("refusals", "BadAlign", "no call of these layers takes the alignment of a single block"),
     ("refusals", "WouldBlock", ONE_AT_A_TIME),
     ("rejected frees", "WouldBlock", ONE_AT_A_TIME),
     ("reclaim and refusal", "NolockContended", ONE_AT_A_TIME),

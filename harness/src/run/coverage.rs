@@ -108,8 +108,8 @@ fn asked_tier(call: &Call) -> Option<usize> {
         | Call::AllocPagesNolock { .. }
         | Call::AllocContigRange { .. }
         | Call::AllocContigPages { .. } => 0,
-        Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } => 2,
-        Call::Kvmalloc { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => 3,
+        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } | Call::Vmap { .. } => 2,
+        Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => 3,
         _ => 1,
     })
 }

@@ -5,7 +5,7 @@ use crate::model::caches::{CacheNaming, CacheSpec};
 use crate::model::debug::Checks;
 use crate::model::{Block, RcuCall, Tier, Tiers};
 use crate::oracle;
-use crate::subject::Call;
+use crate::subject::{AreaCall, Call};
 use crate::trace::Op;
 use kmem::{GfpFlags, PAGE_SIZE};
 
@@ -24,6 +24,11 @@ pub(super) fn free_call(block: &Block) -> Call {
         (Tier::Cache, Some(cache)) => Call::CacheFree { cache, addr },
         (Tier::Cache, None) | (Tier::Kmalloc | Tier::LargeKmalloc, _) => Call::Kfree { addr },
     }
+}
+
+/// The alignment that a number of [`Role::Shift`](crate::trace::Role::Shift) means.
+fn alignment(shift: u8) -> usize {
+    if shift <= 40 { 1 << shift } else { 3 << 12 }
 }
 
 /// The page by which a reference to a block is taken: any page of a compound one will do.
@@ -224,11 +229,37 @@ impl Session {
                 Call::AllocContigPages { pages: usize::from(count), gfp: gfp.to_flags() }
             }
             Op::Vmalloc { size, gfp } => Call::Vmalloc { size: size as usize, gfp: gfp.to_flags() },
+            Op::VmallocRange { .. } => Call::VmallocRange(self.area_call(op)?),
+            Op::KvmallocNode { size, align, gfp, node } => Call::KvmallocNode {
+                size: size as usize,
+                align: alignment(align),
+                gfp: gfp.to_flags(),
+                node: kmem::NodeId::new(node % (kmem::MAX_NODES as u8 + 1)),
+            },
             Op::Kvmalloc { size, gfp } => Call::Kvmalloc { size: size as usize, gfp: gfp.to_flags() },
             Op::KvmallocArray { n, size, gfp } => {
                 Call::KvmallocArray { n: n as usize, size: size as usize, gfp: gfp.to_flags() }
             }
             _ => return None,
+        })
+    }
+
+    /// A request for an area anywhere, or in a part of the window; the part may end beyond it.
+    fn area_call(&self, op: &Op) -> Option<AreaCall> {
+        let Op::VmallocRange { size, align, at, length, gfp, node, unguarded, huge } = *op else { return None };
+        let (geometry, guard) = (self.model.geometry(), !unguarded);
+        let first = geometry.vmalloc_start.vpn().as_u64() + u64::from(at) % geometry.vmalloc_pages.get().max(1);
+        let needed = size.div_ceil(PAGE_SIZE as u64).saturating_add(u64::from(guard));
+        let within =
+            |spare: u16| (first, first.saturating_add(needed).saturating_add(u64::from(spare)).min((1 << 52) - 1));
+        Some(AreaCall {
+            size: size as usize,
+            align: alignment(align),
+            within: length.checked_sub(1).map(within),
+            gfp: gfp.to_flags(),
+            node: kmem::NodeId::new(node % (kmem::MAX_NODES as u8 + 1)),
+            guard,
+            huge,
         })
     }
 

@@ -34,7 +34,7 @@ pub(super) fn faults<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
 
 /// Moves each number of the machine to its simplest value, as far as the failure allows.
 pub(super) fn geometry<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
-    const STEPS: [fn(&mut GeometrySpec); 12] = [
+    const STEPS: [fn(&mut GeometrySpec); 13] = [
         |g| (g.nodes, g.cpu_nodes) = (1, 1),
         |g| g.cma_blocks = 0,
         |g| g.mobility = GeometrySpec::default().mobility,
@@ -43,6 +43,7 @@ pub(super) fn geometry<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
         |g| g.movable_frames = 0,
         |g| g.dma_frames = 0,
         |g| g.slub_debug = 0,
+        |g| g.huge = false,
         |g| g.hardening = GeometrySpec::default().hardening,
         |g| g.vmalloc_pages = GeometrySpec::default().vmalloc_pages,
         |g| g.min_free = g.min_free.clamp(1, 16),

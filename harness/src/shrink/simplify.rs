@@ -37,6 +37,8 @@ fn simpler_call(op: &Op) -> Option<Op> {
         Op::CacheAllocBulk { cache, count: 1, gfp } | Op::CacheAllocNode { cache, gfp, .. } => {
             Some(Op::CacheAlloc { cache, gfp })
         }
+        Op::VmallocRange { size, gfp, .. } => Some(Op::Vmalloc { size, gfp }),
+        Op::KvmallocNode { size, gfp, .. } => Some(Op::Kvmalloc { size, gfp }),
         Op::KmallocNode { size, gfp, .. } => Some(Op::Kmalloc { size, gfp }),
         Op::CacheFreeBulk { pick, count: 1, .. } => Some(Op::CacheFree { pick }),
         Op::AllocPagesNode { order, gfp, .. } => Some(Op::AllocPages { order, gfp }),
@@ -62,7 +64,7 @@ fn number<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: 
             set(search, index, role, 1);
         }
         Role::Size | Role::N => lower(search, index, role, old, &boundaries_below(old)),
-        Role::Align | Role::Order | Role::Count | Role::Step | Role::Phase | Role::Nth => {
+        Role::Align | Role::Shift | Role::Order | Role::Count | Role::Step | Role::Phase | Role::Nth => {
             lower(search, index, role, old, &[0, 1, 2]);
         }
         Role::CacheFlags => {

@@ -4,15 +4,15 @@ mod moving;
 
 use super::objects::Sheaves;
 use super::{Guest, Spare};
-use crate::machine::{Evicted, Remembered, RememberedTable, SimMachine, SimPlatform, TlbFlushes};
+use crate::machine::{Evicted, Nested, Remembered, RememberedTable, SimMachine, SimPlatform, TlbFlushes};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
-use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
+use crate::subject::{AccessFault, AreaCall, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{
     AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FailCaches, FailPageAlloc,
     FailSlab, FaultAttr, FrameKind, FreeError, Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, PageOwner, Pfn,
-    Violation, VirtAddr, VmallocEntry, Warning,
+    Violation, VirtAddr, VmFlags, VmallocArgs, VmallocEntry, Vpn, Warning,
 };
 use std::rc::Rc;
 
@@ -22,6 +22,8 @@ pub struct KmemSubject {
     machine: Rc<SimMachine>,
     /// What the last call warned of.
     warnings: Vec<Warning>,
+    /// What the last call asked of other layers and of the machine.
+    nested: Nested,
     caches_made: u32,
     slots: Vec<Option<Pfn>>,
     sheaves: Sheaves,
@@ -45,6 +47,7 @@ impl KmemSubject {
             kmem,
             machine,
             warnings: Vec::new(),
+            nested: Nested::default(),
             caches_made: 0,
             slots: Vec::new(),
             sheaves: Sheaves::default(),
@@ -188,6 +191,7 @@ impl KmemSubject {
         let kmem = &self.kmem;
         Some(match call {
             &Call::Vmalloc { size, gfp } => self.block(kmem.vmalloc(size, gfp)),
+            Call::VmallocRange(call) => self.block(kmem.vmalloc_node_range(&area_args(call))),
             &Call::Vfree { addr } => done(kmem.vfree(VirtAddr::new(addr))),
             &Call::Vrealloc { addr, size, gfp } => self.block(kmem.vrealloc(VirtAddr::new(addr), size, gfp)),
             Call::Vmap { pfns } => self.vmap(pfns),
@@ -201,6 +205,9 @@ impl KmemSubject {
         let kmem = &self.kmem;
         Some(match *call {
             Call::Kvmalloc { size, gfp } => self.block(kmem.kvmalloc(size, gfp)),
+            Call::KvmallocNode { size, align, gfp, node } => {
+                self.block(kmem.kvmalloc_node_align(size, align, gfp, node))
+            }
             Call::KvmallocArray { n, size, gfp } => self.block(kmem.kvmalloc_array(n, size, gfp)),
             Call::Kvrealloc { addr, size, gfp } => self.block(kmem.kvrealloc(VirtAddr::new(addr), size, gfp)),
             Call::Kvfree { addr } => done(kmem.kvfree(VirtAddr::new(addr))),
@@ -260,6 +267,16 @@ fn construct(object: &mut CtorObject<'_>) {
     }
 }
 
+fn area_args(call: &AreaCall) -> VmallocArgs {
+    let &AreaCall { size, align, within, gfp, node, guard, huge } = call;
+    let mut flags = VmFlags::empty();
+    flags.set(VmFlags::NO_GUARD, !guard);
+    flags.set(VmFlags::ALLOW_HUGE_VMAP, huge);
+    let anywhere = VmallocArgs::new(size, gfp);
+    let range = within.map_or(anywhere.range, |(first, end)| (Vpn::new(first).addr(), Vpn::new(end).addr()));
+    VmallocArgs { align, range, flags, node, ..anywhere }
+}
+
 fn done(answer: Result<(), FreeError>) -> Reply {
     match answer {
         Ok(()) => Reply::Done,
@@ -294,6 +311,8 @@ impl Subject for KmemSubject {
 
     fn begin_step(&mut self) {
         self.warnings.clear();
+        self.nested.clear();
+        self.machine.record_nested();
     }
 
     fn call(&mut self, call: &Call) -> Reply {
@@ -310,6 +329,7 @@ impl Subject for KmemSubject {
             self.follow_owners(call, reply);
         }
         self.machine.take_warnings(&mut self.warnings);
+        self.machine.take_nested(&mut self.nested);
         reply.unwrap_or(Reply::Unsupported)
     }
 
@@ -342,6 +362,10 @@ impl Subject for KmemSubject {
 
     fn translate(&self, addr: u64) -> Option<u64> {
         self.machine.translate(addr)
+    }
+
+    fn leaf_order(&self, addr: u64) -> u8 {
+        self.machine.leaf_order(addr)
     }
 
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
@@ -426,6 +450,10 @@ impl WhiteBox for KmemSubject {
 
     fn warnings(&self) -> &[Warning] {
         &self.warnings
+    }
+
+    fn nested(&self) -> &Nested {
+        &self.nested
     }
 
     fn slab_findings(&self) -> u64 {

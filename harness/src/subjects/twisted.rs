@@ -107,6 +107,10 @@ impl<T: Twist> Subject for Twisted<T> {
         self.inner.translate(addr)
     }
 
+    fn leaf_order(&self, addr: u64) -> u8 {
+        self.inner.leaf_order(addr)
+    }
+
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
         self.inner.tlb_lookup(addr)
     }
@@ -187,6 +191,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
 
     fn warnings(&self) -> &[kmem::Warning] {
         self.inner.warnings()
+    }
+
+    fn nested(&self) -> &crate::machine::Nested {
+        self.inner.nested()
     }
 
     fn slab_findings(&self) -> u64 {

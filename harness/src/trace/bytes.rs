@@ -133,10 +133,14 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
             _ => Hardening::Off,
         },
         slub_debug: byte_at(bytes, 32) >> 3,
-        page_debug: byte_at(bytes, 34) & 0xf,
+        page_debug: byte_at(bytes, 34) & 7,
+        huge: byte_at(bytes, 34) & NO_HUGE == 0,
         guard_order: byte_at(bytes, 34) >> 4,
     }
 }
+
+/// Beside the checks of pages: no huge mappings.
+const NO_HUGE: u8 = 8;
 
 fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     let g = trace.geometry.normalized();
@@ -158,7 +162,8 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
         Hardening::Off => 1,
         Hardening::Paranoid => 2,
     };
-    put(&mut out, 32, &[hardening | g.slub_debug << 3, nr_faults, g.guard_order << 4 | g.page_debug]);
+    let no_huge = if g.huge { 0 } else { NO_HUGE };
+    put(&mut out, 32, &[hardening | g.slub_debug << 3, nr_faults, g.guard_order << 4 | no_huge | g.page_debug]);
     out
 }
 
@@ -191,7 +196,8 @@ const fn place(role: Role) -> (usize, usize) {
         Role::Tier | Role::Step | Role::Percent | Role::Flag | Role::Checks => (10, 1),
         Role::Order | Role::Phase | Role::Flag2 => (11, 1),
         Role::Frame => (12, 4),
-        Role::Node => (12, 1),
+        Role::Shift => (8, 1),
+        Role::Node => (9, 1),
         Role::Size => (16, 8),
         Role::Length => (2, 2),
         Role::CacheFlags => (4, 2),
@@ -236,6 +242,7 @@ fn useful_number(role: Role, mode: u8, raw: u64) -> u64 {
         Role::N => interesting::log_uniform(raw, 12),
         Role::Count => raw % 48,
         Role::Align => 1 << (raw % 13),
+        Role::Shift => raw % 24,
         Role::Nth => raw % 32,
         Role::Percent => raw % 101,
         Role::Step => raw % 9,

@@ -50,6 +50,8 @@ pub struct GeometrySpec {
     pub mobility: Mobility,
     /// Pages of the vmalloc window.
     pub vmalloc_pages: u32,
+    /// Whether areas may be mapped in runs of 512 pages.
+    pub huge: bool,
     /// Pages that the watermarks keep back, over all zones; 0: Linux's formula.
     pub min_free: u32,
     /// What frees verify.
@@ -97,6 +99,7 @@ impl Default for GeometrySpec {
             cma_blocks: 0,
             mobility: Mobility::Grouped,
             vmalloc_pages: 4096,
+            huge: true,
             min_free: 16,
             hardening: Hardening::Checked,
             page_debug: 0,
@@ -135,6 +138,7 @@ impl GeometrySpec {
                 .min((first_normal >> pageblock_order).div_ceil(2).saturating_sub(1).min(255) as u8),
             mobility: self.mobility,
             vmalloc_pages: self.vmalloc_pages.clamp(2, MAX_VMALLOC_PAGES),
+            huge: self.huge,
             min_free: self.min_free.min(frames / 8),
             hardening: self.hardening,
             page_debug: self.page_debug & PageDebug::all().bits(),
@@ -171,6 +175,10 @@ impl GeometrySpec {
     pub fn preset(n: u64) -> Self {
         let default = Self::default();
         match n % 16 {
+            // Blocks of 2 MiB are there for huge mappings: on one node, on two, and in a window without room for many.
+            1 => Self { frames: 4096, max_order: 10, pageblock_order: 9, ..default },
+            2 => Self { frames: 6144, nodes: 2, cpu_nodes: 2, cpus: 4, pageblock_order: 5, ..default },
+            3 => Self { frames: 2560, dma_frames: 0, cpus: 1, vmalloc_pages: 2100, ..default },
             // Every check of pages, and guards beside small blocks.
             4 => Self { page_debug: PageDebug::all().bits(), ..default },
             5 => Self { page_debug: PageDebug::all().bits(), guard_order: 2, frames: 512, ..default },
@@ -222,6 +230,7 @@ impl GeometrySpec {
         geometry.max_order = Order::new(spec.max_order).unwrap_or(Order::MAX);
         geometry.pageblock_order = Order::new(spec.pageblock_order).unwrap_or(geometry.max_order);
         geometry.vmalloc_pages = PageCount::new(u64::from(spec.vmalloc_pages));
+        geometry.vmap_allow_huge = spec.huge;
         geometry.min_free = if spec.min_free == 0 { MinFree::Auto } else { MinFree::Pages(spec.min_free) };
         geometry.hardening = spec.hardening;
         geometry.mobility = spec.mobility;
@@ -287,6 +296,7 @@ mod tests {
             max_order: n(4) as u8,
             pageblock_order: n(5) as u8,
             vmalloc_pages: n(6),
+            huge: seed % 2 == 0,
             min_free: n(7),
             page_debug: n(8) as u8,
             guard_order: n(9) as u8,

@@ -298,6 +298,22 @@ operations! {
     RcuGracePeriod in Rcu;
     /// Gives up every `step`-th live object: by `kfree_rcu`, or without a head if the caller may sleep.
     RcuFreeEvery in Rcu { step: u8 as Step, sleep: bool as Flag2 };
+
+    // Areas with a say about place and pages.
+    /// `__vmalloc_node_range`: anywhere if `length` is 0, else in a range that begins `at` pages into the window, modulo its
+    /// size, and is longer than the area with its guard by `length` - 1 pages. The alignment is 2^`align` bytes.
+    VmallocRange in VmallocRange {
+        size: u64 as Size,
+        align: u8 as Shift,
+        at: u32 as Offset,
+        length: u16 as Length,
+        gfp: Gfp as Gfp,
+        node: u8 as Node,
+        unguarded: bool as Flag,
+        huge: bool as Flag2
+    };
+    /// `kvmalloc_node_align`.
+    KvmallocNode in VmallocRange { size: u64 as Size, align: u8 as Shift, gfp: Gfp as Gfp, node: u8 as Node };
 }
 
 impl Op {

@@ -23,6 +23,8 @@ pub enum Role {
     Page,
     /// Alignment in bytes; 0 means the default, and values that are no power of two are to be refused.
     Align,
+    /// log2 of an alignment in bytes; above 40 it means one that is no power of two and is to be refused.
+    Shift,
     /// A yes or no.
     Flag,
     /// A second yes or no.
@@ -61,7 +63,7 @@ pub enum Role {
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Order,
         Self::Gfp,
         Self::Pick,
@@ -72,6 +74,7 @@ impl Role {
         Self::Count,
         Self::Page,
         Self::Align,
+        Self::Shift,
         Self::Flag,
         Self::Flag2,
         Self::Point,

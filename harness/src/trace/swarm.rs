@@ -101,6 +101,8 @@ groups! {
     Debug,
     /// Frees that wait for readers.
     Rcu,
+    /// Areas and `kvmalloc` with a say about alignment, range, node, guard and huge mappings.
+    VmallocRange,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

@@ -3,8 +3,10 @@
 mod access;
 mod alloc;
 mod check;
+mod huge;
 mod lazy;
 mod nodes;
+mod place;
 mod random;
 mod realloc;
 
