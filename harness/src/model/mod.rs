@@ -317,9 +317,14 @@ impl Model {
 
     /// Follows a step.
     pub fn update(&mut self, step: &Step, subject: &dyn Subject) {
+        self.follow_damage(step, subject);
+        self.update_blocks(step, subject);
+    }
+
+    /// Follows a step, or a single call for which it stood, but for what was warned of: that is a matter of the whole step.
+    pub(crate) fn update_blocks(&mut self, step: &Step, subject: &dyn Subject) {
         self.follow_debugged(step, subject);
         self.settle(subject);
-        self.follow_damage(step, subject);
         if self.follow_references(&step.call, &step.reply) {
             return;
         }

@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// Notes what left circulation, and whose damage was found.
-    pub(super) fn follow_damage(&mut self, step: &Step, subject: &dyn Subject) {
+    pub(crate) fn follow_damage(&mut self, step: &Step, subject: &dyn Subject) {
         let freed = self.bad_pieces(&step.call, &step.reply);
         let told = subject.white_box().map(|inside| inside.warnings().to_vec()).unwrap_or_default();
         self.expected.bad += freed.iter().map(|&(_, order)| 1 << order).sum::<u64>();

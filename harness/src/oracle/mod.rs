@@ -360,14 +360,14 @@ pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
     BEFORE_UPDATE.iter().try_for_each(|oracle| oracle.before_update(cx))
 }
 
-/// Asks the same about a single call for which the call that was made stood. Warnings and what debug caches told are a
-/// matter of the whole call.
+/// Asks the same about a single call for which the call that was made stood. Warnings, damaged pages among them, and what debug
+/// caches told are a matter of the whole call.
 ///
 /// # Errors
 ///
 /// The first violation found.
 pub fn before_update_of_part(cx: &mut Context<'_>) -> Result<(), Violation> {
-    let of_whole = [OracleId::O18Warnings, OracleId::O21DebugBytes, OracleId::O24Nested];
+    let of_whole = [OracleId::O18Warnings, OracleId::O19Pages, OracleId::O21DebugBytes, OracleId::O24Nested];
     let of_parts = BEFORE_UPDATE.iter().filter(|oracle| !of_whole.contains(&oracle.id()));
     of_parts.into_iter().try_for_each(|oracle| oracle.before_update(cx))
 }

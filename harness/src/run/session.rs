@@ -218,17 +218,18 @@ impl Session {
     fn judge(&mut self, step: &Step) -> Verdict {
         let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(step), op: self.op };
         oracle::before_update(&mut cx)?;
+        cx.model.follow_damage(step, cx.subject);
         let parts = parts(step);
         for part in &parts {
             let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(part), op: self.op };
             oracle::before_update_of_part(&mut cx)?;
-            cx.model.update(part, cx.subject);
+            cx.model.update_blocks(part, cx.subject);
         }
         for part in &parts {
             self.after_part(part)?;
         }
         let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(step), op: self.op };
-        cx.model.update(step, cx.subject);
+        cx.model.update_blocks(step, cx.subject);
         if let Reply::Block { addr, .. } = step.reply
             && let Some(block) = cx.model.block(addr)
         {
