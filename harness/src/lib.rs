@@ -1,5 +1,7 @@
 //! `hammer`: traces, subjects, a reference model and oracles for memory allocators.
 #![forbid(unsafe_code)]
+#[cfg(feature = "cli")]
+pub mod bugs;
 pub mod engines;
 pub mod generate;
 pub mod machine;

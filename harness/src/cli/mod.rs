@@ -1,8 +1,10 @@
 //! The commands: one file each.
 
 mod bench;
+mod bugs;
 mod corpus;
 mod fuzz;
+mod hunt;
 mod pool;
 mod props;
 mod record;
@@ -57,6 +59,12 @@ enum Command {
     /// Replays traces, or folders of them, with every oracle.
     #[command(after_help = "Example: hammer replay corpus/seeds --subject kmem")]
     Replay(replay::ReplayArgs),
+    /// Plants known bugs, one after the other, and hunts them.
+    #[command(after_help = "Example: hammer bugs --only B24 --seeds 3 --seconds 20")]
+    Bugs(bugs::BugsArgs),
+    /// Engines at work until the first violation.
+    #[command(after_help = "Example: hammer hunt --engine random --seed 7", hide = true)]
+    Hunt(hunt::HuntArgs),
     /// Makes a failing trace as small as it gets, keeping the oracle.
     #[command(after_help = "Example: hammer shrink hammer-out/O1Overlap-1a2b3c4d/trace.ron")]
     Shrink(shrink::ShrinkArgs),
@@ -101,6 +109,8 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Fuzz(args)) => fuzz::run(&args, &ui),
         Some(Command::Props(args)) => props::run(&args, &ui),
         Some(Command::Replay(args)) => replay::run(&args, &ui),
+        Some(Command::Bugs(args)) => bugs::run(&args, &ui),
+        Some(Command::Hunt(args)) => hunt::run(&args, &ui),
         Some(Command::Shrink(args)) => shrink::run(&args, &ui),
         Some(Command::Show(args)) => show::run(&args, &ui),
         Some(Command::Record(args)) => record::run(&args, &ui),
