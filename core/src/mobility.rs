@@ -14,7 +14,8 @@ pub enum Mobility {
     Grouped,
     /// By pageblocks; every request tries all zones before types mix (Linux: `vm.defrag_mode`).
     Defrag,
-    /// Not at all: every page counts as unmovable (Linux does so on machines of less than six pageblocks).
+    /// Not at all: every request takes what is nearest, as if it were for unmovable pages (Linux does so on machines of less
+    /// than six pageblocks). Movable blocks can be moved all the same.
     Mixed,
 }
 

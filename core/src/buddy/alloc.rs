@@ -10,6 +10,7 @@ use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
 use crate::error::AllocError;
 use crate::gfp::GfpFlags;
+use crate::mobility::Mobility;
 use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
@@ -147,13 +148,25 @@ impl<P: Platform> PageAllocator<P> {
                 break first;
             }
         };
-        if order > Order::ZERO && kind == FrameKind::Pages {
-            self.note_compound(first, gfp.contains(GfpFlags::COMP));
+        if kind == FrameKind::Pages {
+            self.note_use(first, order, gfp);
         }
         if gfp.wants_zero() {
             self.zero(first, order);
         }
         Ok(first)
+    }
+
+    /// Notes what the flags say about a block and neither its pageblock nor its list does.
+    fn note_use(&self, first: Pfn, order: Order, gfp: GfpFlags) {
+        if order > Order::ZERO {
+            self.note_compound(first, gfp.contains(GfpFlags::COMP));
+        }
+        if self.base.geometry.mobility == Mobility::Mixed && gfp.contains(GfpFlags::MOVABLE) {
+            self.base.frames.set_migrate(first, MigrateType::Movable as u8);
+            // It comes back by way of a list, which notes that the next owner need not let it move.
+            self.base.frames.forget_home(first);
+        }
     }
 
     /// Warns if a request was refused because no block is that large.

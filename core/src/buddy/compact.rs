@@ -362,10 +362,12 @@ impl<P: Platform> PageAllocator<P> {
         None
     }
 
-    /// Tells whether blocks may be moved into a pageblock: to movable ones only, so that they do not spoil others.
+    /// Tells whether blocks may be moved into a pageblock: to movable ones only, so that they do not spoil others, unless
+    /// types are not kept apart at all.
     fn is_target(&self, scan: &Scan<'_>, pfn: Pfn) -> bool {
+        let movable = MigrateType::Movable.kept_apart(self.base.geometry.mobility);
         let migrate = self.blocks.get(scan.zone.block_base, pfn);
-        matches!(migrate, MigrateType::Movable | MigrateType::Cma) && !self.is_hinted(scan, pfn)
+        (migrate == movable || migrate == MigrateType::Cma) && !self.is_hinted(scan, pfn)
     }
 
     /// Takes room from the first free block of these frames that is large enough and not precious.

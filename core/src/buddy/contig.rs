@@ -99,8 +99,9 @@ impl<P: Platform> PageAllocator<P> {
         taken
     }
 
-    /// Allocates that many neighbouring frames, wherever they can be had: first where all are free, then where
-    /// moving helps; each time in the best zone and at the lowest place, aligned to their number if that is a power of two.
+    /// Allocates that many neighbouring frames, wherever they can be had: first where all are free, then where moving
+    /// helps, last where it has helped; each time in the best zone and at the lowest place, aligned to their number if that
+    /// is a power of two.
     ///
     /// # Errors
     ///
@@ -124,7 +125,8 @@ impl<P: Platform> PageAllocator<P> {
         let order = Order::for_bytes(pages.bytes().unwrap_or(usize::MAX)).unwrap_or(Order::MAX);
         let mut refusal = AllocError::NoPages { order };
         let zones = || self.zonelists.zones(&request).filter_map(|index| self.zones.get(index));
-        for effort in [Effort::FreeOnly, Effort::Moving] {
+        // Attempts that failed have moved blocks as well, and what they left may be a place.
+        for effort in [Effort::FreeOnly, Effort::Moving, Effort::FreeOnly] {
             for zone in zones() {
                 match self.contig_in_zone(zone, pages, gfp, effort) {
                     Ok(first) => return Ok(first),
@@ -286,7 +288,8 @@ impl<P: Platform> LockedZone<'_, P> {
         if self.zone.free_pages() < kept {
             return None;
         }
-        let block = self.take_ordinary(order, MigrateType::Movable, Pass::MOVING)?;
+        let movable = MigrateType::Movable.kept_apart(self.base.geometry.mobility);
+        let block = self.take_ordinary(order, movable, Pass::MOVING)?;
         Some(self.make_room(block))
     }
 

@@ -55,6 +55,14 @@ impl MigrateType {
         }
     }
 
+    /// The type by which pages of this one are kept apart.
+    pub(super) const fn kept_apart(self, mobility: Mobility) -> Self {
+        match mobility {
+            Mobility::Mixed => Unmovable,
+            Mobility::Grouped | Mobility::Defrag => self,
+        }
+    }
+
     /// Reads a stored type; unused values read as `Isolate`, which nobody allocates from.
     pub(super) const fn from_byte(byte: u8) -> Self {
         match byte {
@@ -115,7 +123,7 @@ impl Pageblocks {
         let order = geometry.pageblock_order;
         let count: u32 = geometry.zones().iter().map(|zone| nr_pageblocks(zone, order)).sum();
         // Everything starts movable: a request that is not turns pageblocks over one by one, as few as it needs.
-        let first = if geometry.mobility == Mobility::Mixed { Unmovable } else { Movable };
+        let first = Movable.kept_apart(geometry.mobility);
         let types = carver.carve(count as usize, |_| AtomicU8::new(first as u8));
         let skips = carver.carve(count as usize, |_| AtomicU8::new(0));
         Self { types, skips, order }

@@ -126,7 +126,8 @@ impl ZoneRefs {
 
 /// One CPU's table from flags to the array of newest pages that a request which names no node takes from: what the fast
 /// path needs of a [`Route`] whose node is that of the CPU. An entry without an array is beyond all arrays: so is one for
-/// memory of another node, as the fast path does not look whether the flags say `THISNODE`.
+/// memory of another node, as the fast path does not look whether the flags say `THISNODE`, and one for movable pages where
+/// types are not kept apart, as it does not note that they can be moved.
 pub(super) struct LocalRoutes([u8; ROUTES]);
 
 impl LocalRoutes {
@@ -134,10 +135,12 @@ impl LocalRoutes {
         let lists = Zonelists::new(geometry);
         let array = |cpu: usize, bits: usize| {
             let node = geometry.cpu_nodes.get(cpu).copied().unwrap_or_default();
-            let route = lists.route(node, GfpFlags::from_bits_truncate(bits as u32));
+            let gfp = GfpFlags::from_bits_truncate(bits as u32);
+            let route = lists.route(node, gfp);
             let is_near = lists.nodes.get(route.zone()) == Some(&node);
+            let is_noted = geometry.mobility == Mobility::Mixed && gfp.contains(GfpFlags::MOVABLE);
             let array = route.zone() * PCP_TYPES + usize::from(route.migrate_byte());
-            if is_near && array < HOMES && usize::from(route.migrate_byte()) < PCP_TYPES {
+            if is_near && !is_noted && array < HOMES && usize::from(route.migrate_byte()) < PCP_TYPES {
                 array as u8
             } else {
                 u8::MAX
@@ -191,7 +194,7 @@ impl Zonelists {
 
     fn compute_route(&self, node: NodeId, gfp: GfpFlags) -> Route {
         let (Some(highest), Some(migrate)) = (highest_zone(gfp), MigrateType::of(gfp)) else { return Route::BAD };
-        let migrate = if self.mobility == Mobility::Mixed { MigrateType::Unmovable } else { migrate };
+        let migrate = migrate.kept_apart(self.mobility);
         let zone = self.list(node, highest as usize).first().map_or(Route::NO_ZONE, |&i| u16::from(i));
         Route::new(zone, migrate, highest)
     }

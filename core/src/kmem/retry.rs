@@ -211,12 +211,13 @@ impl<P: Platform> Kmem<P> {
             if served(gfp) {
                 return None;
             }
-            if self.pages.unreserve_highatomic(effort.order, gfp, effort.node, Release::Polite) && served(gfp) {
+            let released = self.pages.unreserve_highatomic(effort.order, gfp, effort.node, Release::Polite);
+            if released && self.once_more(gfp, served) {
                 return None;
             }
             effort.compacted = self.compact_for(effort, effort.priority);
             effort.compactions += 1;
-            if effort.compacted == CompactResult::Success && served(gfp) {
+            if effort.compacted == CompactResult::Success && self.once_more(gfp, served) {
                 return None;
             }
             let Some(why) = effort.why_stop() else { continue };
@@ -224,12 +225,18 @@ impl<P: Platform> Kmem<P> {
         }
     }
 
+    /// Another attempt after one that came to nothing: what that one had got already may sit on the lists of another type.
+    fn once_more(&self, gfp: GfpFlags, served: &mut dyn FnMut(GfpFlags) -> bool) -> bool {
+        self.reclaim();
+        served(gfp)
+    }
+
     /// What is left before a refusal: the HIGHATOMIC reserve for whoever may insist, the reserve below the min watermark
     /// for those who must not fail.
     fn last_chance(&self, effort: &Effort, why: GaveUp, served: &mut dyn FnMut(GfpFlags) -> bool) -> bool {
         let insists = !matches!(why, GaveUp::NoRetry | GaveUp::Costly);
         while insists && self.pages.unreserve_highatomic(effort.order, effort.gfp, effort.node, Release::Last) {
-            if served(effort.gfp) {
+            if self.once_more(effort.gfp, served) {
                 return true;
             }
         }
@@ -237,7 +244,7 @@ impl<P: Platform> Kmem<P> {
             return false;
         }
         self.pages.base.event(Event::NofailReserve);
-        served(effort.gfp | GfpFlags::HIGH)
+        self.once_more(effort.gfp | GfpFlags::HIGH, served)
     }
 
     /// Warns of a request that fails for want of memory or addresses. A fault that was injected is no surprise.

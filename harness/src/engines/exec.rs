@@ -6,7 +6,7 @@ use crate::generate::Target;
 use crate::oracle::Violation;
 use crate::run::{Coverage, RunOptions, RunReport, Runner};
 use crate::subjects::SubjectKind;
-use crate::trace::{OpGroup, OpKind, Trace};
+use crate::trace::Trace;
 use std::path::PathBuf;
 
 /// A trace and what is wrong with it.
@@ -62,25 +62,14 @@ impl Executor {
         Self { runner: Runner::new(), subject, options }
     }
 
-    /// Executes what is settled of a trace; for [`Target::Codec`] its two encodings are judged as well.
+    /// Executes a trace; for [`Target::Codec`] its two encodings are judged as well.
     pub fn execute(&mut self, target: Target, trace: &Trace) -> RunReport {
-        let mut report = self.runner.run(&settled(trace), self.subject, &self.options);
+        let mut report = self.runner.run(trace, self.subject, &self.options);
         if target == Target::Codec && report.violation.is_none() {
             report.violation = codec::check(trace).err();
         }
         report
     }
-}
-
-/// Groups of operations that only the corpus and tests of their own exercise: on some of the traces that engines make of
-/// them, model and allocator still disagree, and it is not decided yet which of the two is wrong.
-const UNSETTLED: [OpGroup; 2] = [OpGroup::Contig, OpGroup::Moving];
-
-/// A trace without what is not settled.
-fn settled(trace: &Trace) -> Trace {
-    let mut trace = trace.clone();
-    trace.ops.retain(|op| !UNSETTLED.contains(&op.kind().group()) && op.kind() != OpKind::MovableBoard);
-    trace
 }
 
 /// Executes, counts, and remembers the first violation: what every in-process engine does with a trace.
@@ -108,7 +97,7 @@ impl<'a> Judge<'a> {
         self.live.add(1, report.calls);
         let Some(violation) = report.violation.take() else { return Some(report) };
         self.live.add_violation();
-        self.outcome.finding = Some(Finding::new(settled(trace), violation));
+        self.outcome.finding = Some(Finding::new(trace.clone(), violation));
         None
     }
 

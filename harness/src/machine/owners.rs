@@ -40,11 +40,15 @@ impl Owners {
         self.inner.borrow_mut().blocks.insert(first.as_u32(), order);
     }
 
-    /// Forgets a block, and the program's pins of it.
-    pub fn remove(&self, first: Pfn) {
+    /// Forgets the block that a frame is in, and the program's pins of it.
+    pub fn remove(&self, frame: Pfn) {
         let mut inner = self.inner.borrow_mut();
-        inner.blocks.remove(&first.as_u32());
-        inner.pins.remove(&first.as_u32());
+        let frame = frame.as_u32();
+        let before = inner.blocks.range(..=frame).next_back();
+        let around = before.filter(|&(&first, order)| u64::from(frame - first) < order.pages());
+        let first = around.map_or(frame, |(&first, _)| first);
+        inner.blocks.remove(&first);
+        inner.pins.remove(&first);
     }
 
     /// Notes that a block, if it is one that may be moved, has become single pages. Its pins stay with the first.
@@ -158,5 +162,16 @@ mod tests {
         owners.remove(Pfn::new(2));
         owners.add(Pfn::new(2), Order::ZERO);
         assert!(owners.migrate(&memory, Pfn::new(2), Pfn::new(6), Order::ZERO), "a new block is not pinned");
+    }
+
+    #[test]
+    fn a_block_is_forgotten_by_any_of_its_frames() {
+        let (memory, owners) = (PhysMem::heap(8, 0), Owners::default());
+        owners.add(Pfn::new(2), Order::new(1).unwrap());
+        owners.add(Pfn::new(4), Order::ZERO);
+        owners.remove(Pfn::new(5));
+        owners.remove(Pfn::new(3));
+        assert!(!owners.migrate(&memory, Pfn::new(2), Pfn::new(6), Order::new(1).unwrap()));
+        assert!(owners.migrate(&memory, Pfn::new(4), Pfn::new(6), Order::ZERO), "the next frame is another's");
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Contract: section 3.7, `alloc_contig_range`. A range is refused with `Busy` only if the frame that it names is in the way and
 //! cannot be moved: not free, not on a per-CPU list, not in a block whose owner would let it go, and, if the caller may
-//! wait, nothing that reclaim gives back. It is refused with `NoPages` only if a movable block of that order is in the way
-//! and its zone and the lower ones of its node have no room for it outside of the emptied pageblocks and above the min mark.
-//! Any place will do for `alloc_contig_pages`: it may be refused only if no place is wholly free. Exact, but that
+//! wait, nothing that reclaim gives back. It is refused with `NoPages` only if a block of that order that looks movable is in
+//! the way (its owner, who may have pinned it, is asked once there is room) and its zone and the lower ones of its node have
+//! no room for it outside of the emptied pageblocks and above the min mark. Any place will do for `alloc_contig_pages`: it may be refused only if no place is wholly free. Exact, but that
 //! zones with pages set aside for special requests are taken to be full.
 
 use super::o09_refusal::{ADDRESS_RANGE, FLAGS, ORDER, Reason, ZERO_SIZE};
@@ -114,7 +114,9 @@ fn judge_busy(
 fn judge_no_room(model: &Model, inside: &dyn WhiteBox, range: &Range<u32>, order: Order) -> Result<(), String> {
     let touches = |frames: Range<u32>| frames.start < range.end && frames.end > range.start;
     let in_the_way = |block: &crate::model::Block| {
-        block.order == order.get() && touches(model.direct_frames(block.addr, block.usable)) && model.is_movable(block)
+        block.order == order.get()
+            && touches(model.direct_frames(block.addr, block.usable))
+            && model.looks_movable(block)
     };
     if !model.blocks(crate::model::Tiers::PAGES).any(in_the_way) {
         return Err(format!("no movable block of order {order} is in the way of {range:x?}"));

@@ -93,6 +93,31 @@ fn what_cannot_be_moved_is_named_before_anything_moves() {
 }
 
 #[test]
+fn where_types_are_not_kept_apart_movable_blocks_make_way_and_others_do_not() {
+    let mut geometry = shaped(&[(ZoneKind::Normal, 0, 128)], 6, 4);
+    geometry.mobility = crate::mobility::Mobility::Mixed;
+    let pages = crate::testing::page_allocator(&geometry);
+    for size in [0, 2] {
+        let block = movable(&pages, size);
+        range(&pages, block.as_u32(), 1, KERNEL).unwrap();
+        assert!(!pages.base.platform.movable.borrow().contains_key(&block), "order {size} has moved");
+        pages.free_contig_range(block, PageCount::new(1)).unwrap();
+    }
+    let types = (0..128).step_by(16).map(|frame| pages.pageblock_type(pfn(frame)));
+    assert!(types.into_iter().all(|migrate| migrate == Some(crate::MigrateType::Unmovable)));
+    free_movable(&pages);
+    assert_eq!(free_blocks(&pages)[0][6], 2);
+    for size in [0, 2] {
+        let all = exhaust(&pages, order(size), MOVABLE);
+        all.into_iter().for_each(|block| pages.free_pages(block, order(size)).unwrap());
+        let fixed = pages.alloc_pages(order(size), KERNEL).unwrap();
+        assert_eq!(range(&pages, fixed.as_u32(), 1, KERNEL), Err(AllocError::Busy { frame: fixed }));
+        pages.free_pages(fixed, order(size)).unwrap();
+    }
+    assert_eq!(pages.base.platform.count(Event::BlockPinned), 0, "what has a new owner is not taken for movable");
+}
+
+#[test]
 fn without_room_elsewhere_nothing_is_taken() {
     let pages = flat(64);
     let blocks: Vec<Pfn> = (0..3).map(|_| movable(&pages, 4)).collect();

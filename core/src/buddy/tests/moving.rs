@@ -55,6 +55,18 @@ fn a_checkerboard_of_movable_pages_gives_a_large_block() {
 }
 
 #[test]
+fn where_types_are_not_kept_apart_pages_move_all_the_same() {
+    let mut geometry = shaped(&[(ZoneKind::Normal, 0, 256)], 6, 4);
+    geometry.mobility = crate::mobility::Mobility::Mixed;
+    let pages = crate::testing::page_allocator(&geometry);
+    checkerboard(&pages, 2);
+    assert_eq!(pages.compact(order(4), GfpFlags::KERNEL, None, SyncLight), CompactResult::Success);
+    pages.check_invariants().unwrap();
+    free_all(&pages);
+    assert_eq!(free_blocks(&pages)[0][6], 4);
+}
+
+#[test]
 fn a_walk_goes_on_where_the_last_one_stopped_and_leaves_the_rest_alone() {
     let pages = flat(256);
     checkerboard(&pages, 2);

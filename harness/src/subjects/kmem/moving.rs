@@ -60,6 +60,8 @@ impl KmemSubject {
             (Call::FreePages { addr, .. } | Call::FreePagesNolock { addr, .. }, Reply::Done) => {
                 owners.remove(frame(*addr))
             }
+            // The last reference is that of the block's user.
+            (Call::PutPage { addr }, Reply::Size(0)) => owners.remove(frame(*addr)),
             (Call::SplitPage { addr, .. }, Reply::Done) => owners.split(frame(*addr)),
             (Call::Vfree { addr } | Call::Vunmap { addr }, Reply::Done) => owners.unmap(*addr),
             (Call::Pin { addr }, _) => owners.pin(frame(*addr)),
