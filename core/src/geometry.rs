@@ -131,7 +131,7 @@ pub struct Geometry {
     /// Checks of pages that cost; none is Linux's default.
     pub page_debug: PageDebug,
     /// Blocks below this order that are left over when a block is cut become guards, nobody's until the block is free
-    /// again; 0: none do. At most half the largest order (Linux: `debug_guardpage_minorder`).
+    /// again; 0: none do. None is as large as a pageblock. At most half the largest order (Linux: `debug_guardpage_minorder`).
     pub guardpage_minorder: Order,
 }
 

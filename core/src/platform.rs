@@ -107,6 +107,10 @@ events! {
     NodeFallback;
     /// A request went on to other zones, or another pass, rather than mix types in a zone.
     FragmentationAvoided;
+    /// Several pages were handed out in one call, from one zone.
+    BulkServed;
+    /// A call for several pages got one the ordinary way, because no near zone has so many to spare.
+    BulkCutOff;
     /// Too little of a pageblock was free or of the wanted type, so that it kept its type.
     ClaimRefused;
     /// A zone's watermarks were raised because types had to mix.

@@ -141,8 +141,21 @@ impl<P: Platform> PageAllocator<P> {
         if let Some(pcp) = self.pcp(self.base.cpu(), request.route.zone()) {
             count_shared(&pcp.slow_allocs, P::STATISTICS);
         }
+        let take = || self.alloc_from_zones(&request, kind);
+        self.prepared(&request, kind, location, take).ok_or(AllocError::NoPages { order })
+    }
+
+    /// Takes a block and makes it ready for its owner: checked, noted and zeroed as the request says.
+    pub(super) fn prepared(
+        &self,
+        request: &Request,
+        kind: FrameKind,
+        location: &'static Location<'static>,
+        mut take: impl FnMut() -> Option<Pfn>,
+    ) -> Option<Pfn> {
+        let Request { order, gfp, .. } = *request;
         let first = loop {
-            let first = self.alloc_from_zones(&request, kind).ok_or(AllocError::NoPages { order })?;
+            let first = take()?;
             // A bad block is out of circulation, so the next one is another.
             if self.passes_checks(first, order, gfp, kind, location) {
                 break first;
@@ -154,7 +167,7 @@ impl<P: Platform> PageAllocator<P> {
         if gfp.wants_zero() {
             self.zero(first, order);
         }
-        Ok(first)
+        Some(first)
     }
 
     /// Notes what the flags say about a block and neither its pageblock nor its list does.
@@ -215,7 +228,7 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// A block that is on a list already is given without a look at the watermarks: it is not among the free pages that
     /// they protect.
-    fn alloc_from_zone(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
+    pub(super) fn alloc_from_zone(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
         let list = list_index(request.order, request.route.migrate(), self.blocks.order);
         let cpu = self.base.cpu();
         let hot = list.and_then(|list| self.hot(cpu, usize::from(zone.index), list));

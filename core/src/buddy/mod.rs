@@ -13,7 +13,7 @@
 //! | `nolock` `report` | calls that wait for no lock; free blocks lent to the host |
 //! | `refs` | blocks with extra references, and those that are mapped |
 //! | `debug` | bad pages, poison, owners: checks that cost |
-//! | `request` | the calls: one block, exact sizes, many pages, misuse |
+//! | `request` `bulk` | the calls: one block, exact sizes, misuse; many pages at once |
 //! | `usage` `check` | who has how many pages; the auditor |
 //!
 //! A frame's kind says where it is; these are the moves that this layer makes:
@@ -42,6 +42,7 @@
 //! ```
 
 mod alloc;
+mod bulk;
 mod check;
 mod compact;
 mod contig;

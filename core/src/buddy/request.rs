@@ -27,12 +27,12 @@ pub(crate) enum Missed {
 }
 
 impl<P: Platform> PageAllocator<P> {
-    /// Allocates a block of pages.
+    /// Allocates a block of pages: one attempt of what [`Kmem`](crate::Kmem) repeats, for the tests of this layer.
     ///
     /// # Errors
     ///
     /// As [`Self::alloc_block`], and [`AllocError::Injected`].
-    #[inline(always)]
+    #[cfg(test)]
     #[track_caller]
     pub(crate) fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
         self.alloc_pages_at(order, gfp, None, Location::caller())
@@ -200,21 +200,6 @@ impl<P: Platform> PageAllocator<P> {
         }
         pfns(first, pages).for_each(|page| self.free_single(page));
         Ok(())
-    }
-
-    /// Fills the empty slots with single pages, from the front; stops at the first that cannot be filled. Returns how
-    /// many slots from the front are filled then.
-    ///
-    /// The fault point is asked for each page: each is an opportunity of its own.
-    #[track_caller]
-    pub(crate) fn alloc_pages_bulk(&self, gfp: GfpFlags, slots: &mut [Option<Pfn>]) -> usize {
-        for (filled, slot) in slots.iter_mut().enumerate() {
-            if slot.is_none() {
-                let Ok(pfn) = self.alloc_pages(Order::ZERO, gfp) else { return filled };
-                *slot = Some(pfn);
-            }
-        }
-        slots.len()
     }
 }
 

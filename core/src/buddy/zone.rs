@@ -239,7 +239,8 @@ impl<P: Platform> LockedZone<'_, P> {
         while block.order > to {
             let Some(half) = block.order.down() else { break };
             let upper = FreeBlock { first: half.buddy_of(block.first), order: half };
-            if half < self.base.geometry.guardpage_minorder {
+            // A guard is a part of one pageblock, so that nothing keeps it and its buddy apart when that is free.
+            if half < self.base.geometry.guardpage_minorder.min(self.blocks.order) {
                 self.set_guard(upper);
             } else {
                 self.insert(upper, migrate, Place::Head);
@@ -399,7 +400,7 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// How many pages are left above `floor` and the pages reserved for others when the request is served; `None` if
     /// that would go below. Exactly at the watermark is too low.
-    fn spare_above(&self, floor: u64, request: &Request, rights: AllocFlags) -> Option<u64> {
+    pub(super) fn spare_above(&self, floor: u64, request: &Request, rights: AllocFlags) -> Option<u64> {
         let reserve = self.zone.reserve.get(request.route.highest()).copied().unwrap_or(0);
         let usable = self.zone.free_pages().checked_sub(self.areas.unusable(rights))?;
         usable.checked_sub(request.order.pages() + floor + reserve)

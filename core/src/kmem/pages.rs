@@ -96,18 +96,21 @@ impl<P: Platform> Kmem<P> {
         self.pages.free_pages_exact(first, size)
     }
 
-    /// Fills the empty slots with single pages and returns the length of the filled prefix; it may stop early.
+    /// Fills the empty slots with single pages and returns how many slots from the front are filled then; it may stop early.
     ///
-    /// If not one page can be had at once, one is allocated the ordinary way, with reclaim if the flags allow.
+    /// All come from one zone of the nearest node that has so many above its low watermark. If there is none, if only one
+    /// slot is empty, or if the flags say [`ACCOUNT`](GfpFlags::ACCOUNT), a single page is allocated the ordinary way, with
+    /// reclaim if the flags allow; what was filled before behind that page is not counted.
     #[track_caller]
     pub fn alloc_pages_bulk(&self, gfp: GfpFlags, slots: &mut [Option<Pfn>]) -> usize {
         let filled = self.pages.alloc_pages_bulk(gfp, slots);
-        let Some(slot) = slots.get_mut(filled).filter(|_| filled == 0) else { return filled };
+        let prefix = slots.iter().take_while(|slot| slot.is_some()).count();
+        let Some(slot) = slots.get_mut(prefix).filter(|_| filled == 0) else { return prefix };
         match self.alloc_pages(Order::ZERO, gfp) {
             Ok(page) => *slot = Some(page),
-            Err(_) => return 0,
+            Err(_) => return prefix,
         }
-        slots.iter().take_while(|slot| slot.is_some()).count()
+        prefix + 1
     }
 
     /// Takes one more reference to a block of [`Self::alloc_pages`] by its first page, or by any page of a compound one;

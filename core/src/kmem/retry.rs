@@ -295,3 +295,7 @@ impl<P: Platform> Kmem<P> {
 fn is_shortage(error: &AllocError) -> bool {
     matches!(error, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. })
 }
+
+#[cfg(test)]
+#[path = "retry_tests.rs"]
+mod tests;

@@ -13,7 +13,8 @@ type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);
 
 /// Appends one of the scenes that the target can use; it may change the machine to fit.
 pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
-    const ALL: [Scene; 16] = [
+    const ALL: [Scene; 17] = [
+        urgent,
         checkerboard,
         exhaust,
         narrow_window,
@@ -42,6 +43,7 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
             shortage::cma_area,
             shortage::owners_move,
             shortage::mapped_while_free,
+            urgent,
         ],
         Target::Slab => &[
             exhaust,
@@ -121,6 +123,23 @@ fn exhaust(rng: &mut TraceRng, _: &mut GeometrySpec, ops: &mut Vec<Op>) {
         Op::AllocPages { order, gfp: Gfp::KERNEL },
         Op::Reclaim,
         Op::AllocPages { order, gfp: Gfp::KERNEL },
+    ]);
+}
+
+/// Urgent requests of several pages find memory short and make the HIGHATOMIC reserve; then others want what is in it, and the
+/// last of them only get it if it is given up.
+fn urgent(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
+    geometry.pageblock_order = rng.random_range(1..=3);
+    let burst = |size: u64, gfp| Op::Burst { count: 256, tier: BurstTier::Pages, size, gfp };
+    let size = 4096 << rng.random_range(1..=2u32);
+    ops.extend([
+        Op::Checkerboard { order: 2, spare: 0 },
+        burst(size, Gfp::KERNEL),
+        burst(size, Gfp::ATOMIC),
+        Op::FreeEvery { step: rng.random_range(2..=7), phase: rng.random_range(0..7) },
+        burst(size, Gfp::ATOMIC),
+        burst(4096, interesting::pick(&[Gfp::KERNEL, Gfp::NOWAIT, Gfp::ATOMIC], rng.next_u64())),
+        burst(4096, Gfp::KERNEL),
     ]);
 }
 

@@ -288,6 +288,12 @@ impl ZoneRules {
         if self.guard_order == 0 { pages } else { 0 }
     }
 
+    /// Tells whether zone `index` has so many single pages above its low mark that a bulk comes from it (section 3.7).
+    pub fn has_for_bulk(&self, index: usize, pages: u64, state: &ZoneState) -> bool {
+        let Some(rule) = self.rule(index) else { return false };
+        self.usable(state, false) > rule.marks.low + state.boost + rule.reserve + pages
+    }
+
     /// The node of zone `index`, if the request may use it.
     pub fn node(&self, index: usize) -> Option<NodeId> {
         self.rule(index).map(|rule| rule.node)

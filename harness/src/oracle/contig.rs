@@ -4,7 +4,8 @@
 //! cannot be moved: not free, not on a per-CPU list, not in a block whose owner would let it go, and, if the caller may
 //! wait, nothing that reclaim gives back. It is refused with `NoPages` only if a block of that order that looks movable is in
 //! the way (its owner, who may have pinned it, is asked once there is room) and its zone and the lower ones of its node have
-//! no room for it outside of the emptied pageblocks and above the min mark. Any place will do for `alloc_contig_pages`: it may be refused only if no place is wholly free. Exact, but that
+//! no room for it outside of the emptied pageblocks and above the min mark. Any place will do for `alloc_contig_pages`: it
+//! may be refused only if no place is wholly free. Exact, but that
 //! zones with pages set aside for special requests are taken to be full.
 
 use super::o09_refusal::{ADDRESS_RANGE, FLAGS, ORDER, Reason, ZERO_SIZE};

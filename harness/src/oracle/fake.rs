@@ -5,9 +5,9 @@ use crate::machine::Remembered;
 use crate::model::Model;
 use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
 use kmem::{
-    BuddyInfo, CacheId, CacheInfo, CacheName, FrameKind, Geometry, MemInfo, MinFree, Order, PAGE_SIZE, PageCount,
+    BuddyInfo, CacheId, CacheInfo, CacheName, FrameKind, Geometry, MemInfo, MinFree, Order, PAGE_SIZE, PageCount, Pfn,
 };
-use kmem::{MIGRATE_TYPES, NR_PAGE_ORDERS, VmallocEntry, ZoneInfo};
+use kmem::{MIGRATE_TYPES, NR_PAGE_ORDERS, VmallocEntry, ZoneInfo, ZoneKind, ZoneSpec};
 use std::collections::BTreeMap;
 
 /// Memory, page table, TLB and inside, all set by the test.
@@ -31,6 +31,8 @@ pub(crate) struct FakeSubject {
     pub(crate) leaf: u8,
     /// The text of `pagetypeinfo`.
     pub(crate) pagetypes: String,
+    /// How often events have happened.
+    pub(crate) events: Vec<(kmem::Event, u64)>,
     /// Frames whose pageblocks are not movable.
     pub(crate) special: Vec<(std::ops::Range<u32>, kmem::MigrateType)>,
 }
@@ -58,9 +60,25 @@ impl FakeSubject {
             nested: crate::machine::Nested::default(),
             leaf: 0,
             pagetypes: String::new(),
+            events: Vec::new(),
             special: Vec::new(),
             geometry,
         }
+    }
+
+    /// As [`Self::new`] with a DMA zone below the Normal one, each of half the frames.
+    pub(crate) fn with_two_zones(frames: u32) -> Self {
+        let half = frames / 2;
+        let zone = |kind, start| ZoneSpec {
+            kind,
+            node: kmem::NodeId::ZERO,
+            start: Pfn::new(start),
+            frames: PageCount::new(half.into()),
+        };
+        let mut fake = Self::new(frames);
+        let zones = [zone(ZoneKind::Dma, 0), zone(ZoneKind::Normal, half)];
+        fake.geometry = fake.geometry.clone().with_zones(&zones).unwrap();
+        fake
     }
 
     pub(crate) fn model(&self) -> Model {
@@ -138,6 +156,11 @@ impl FakeSubject {
         self.zones = vec![zone_info(&self.geometry, blocks)];
     }
 
+    /// What each zone shows if it has these free blocks, as `(order, count)`.
+    pub(crate) fn bare_zones(&self, blocks: &[(usize, u32)]) -> Vec<ZoneInfo> {
+        (0..self.geometry.zones().len()).map(|index| info_of(&self.geometry, index, blocks)).collect()
+    }
+
     fn physical(&self, addr: u64) -> Option<usize> {
         let direct = addr.wrapping_sub(self.geometry.direct_map.as_u64());
         if direct < self.memory.len() as u64 {
@@ -151,8 +174,13 @@ impl FakeSubject {
 
 /// The only zone of a flat geometry with these free blocks.
 fn zone_info(geometry: &Geometry, blocks: &[(usize, u32)]) -> ZoneInfo {
-    let marks = crate::model::zones::watermarks(geometry)[0];
-    let spec = geometry.zones()[0];
+    info_of(geometry, 0, blocks)
+}
+
+/// A zone of a geometry with these free blocks.
+fn info_of(geometry: &Geometry, index: usize, blocks: &[(usize, u32)]) -> ZoneInfo {
+    let marks = crate::model::zones::watermarks(geometry)[index];
+    let spec = geometry.zones()[index];
     let mut free = [0; NR_PAGE_ORDERS];
     blocks.iter().for_each(|&(order, count)| free[order] = count);
     let mut free_by_type = [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES];
@@ -263,8 +291,8 @@ impl WhiteBox for FakeSubject {
         self.broken.map_or(Ok(()), Err)
     }
 
-    fn event_count(&self, _event: kmem::Event) -> u64 {
-        0
+    fn event_count(&self, event: kmem::Event) -> u64 {
+        self.events.iter().find(|(name, _)| *name == event).map_or(0, |&(_, count)| count)
     }
 
     fn pagetypeinfo(&self) -> String {

@@ -101,11 +101,15 @@ pub(crate) struct Notes {
     pub(crate) lent: Vec<(u64, u8)>,
     /// Blocks that moved, and pages that were lent, during the call that is being judged.
     pub(crate) moved: usize,
+    /// Whether the call that is being judged does nothing but compact.
+    pub(crate) compacting: bool,
     pub(crate) lent_pages: usize,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
     /// How often each reason of refusal had come up before the call.
     pub(crate) refusals: [u64; policy::REFUSALS.len()],
+    /// How often types had to mix, and reclaim had run, before the call.
+    pub(crate) mixing: [u64; 2],
 }
 
 /// Names an oracle.

@@ -2,12 +2,12 @@
 //!
 //! Contract: sections 3.7 and 5 of the port [`kmem::Platform::migrate`]. The block was live, movable and not pinned (I6, by O10). Its
 //! new place shares no byte with a live block (I1, O1), is aligned to its size (I3, O2), and lies in the zone where it was
-//! or a lower one of the same node, which whatever flags it was asked for allow (I10, O3). That its contents came along
+//! or a lower one of the same node, which whatever flags it was asked for allow (I10, O3). Compaction fills pageblocks for movable blocks only (3.7, O10). That its contents came along
 //! is asked by O4, whose pattern does not depend on the address. Exact.
 
 use super::{Context, OracleId, Violation};
 use crate::subject::{Call, Moved};
-use kmem::{FrameKind, PAGE_SIZE, ZoneSpec};
+use kmem::{FrameKind, MigrateType, Mobility, PAGE_SIZE, ZoneSpec};
 
 /// Looks at a move; the model still has the block at its old place.
 ///
@@ -36,6 +36,9 @@ pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
         };
         cx.model.geometry().zones().iter().find(holds)
     };
+    if let Some(migrate) = spoilt_by_compaction(cx, frames.start) {
+        return fail(OracleId::O10RightTier, &[], format!("compaction moved it into a pageblock of type {migrate:?}"));
+    }
     let old = cx.model.direct_frames(from, bytes);
     match (zone_of(old.start, 1), zone_of(frames.start, 1 << order)) {
         (Some(old), Some(new)) if old.node == new.node && new.kind <= old.kind && !frames.is_empty() => {
@@ -44,6 +47,14 @@ pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
         }
         (old, new) => fail(OracleId::O3Bounds, &[], format!("from zone {old:?} to zone {new:?}")),
     }
+}
+
+/// The type of a pageblock into which compaction must not move anything: movable blocks there would be in the way of what
+/// belongs there. After a request types may have changed since the move, so this is asked of `compact_memory` only.
+fn spoilt_by_compaction(cx: &Context<'_>, frame: u32) -> Option<MigrateType> {
+    let judged = cx.model.notes.compacting && cx.model.geometry().mobility != Mobility::Mixed;
+    let migrate = cx.subject.white_box().filter(|_| judged)?.pageblock_type(frame)?;
+    (!matches!(migrate, MigrateType::Movable | MigrateType::Cma)).then_some(migrate)
 }
 
 /// Looks at a free block that was lent to the host: it is a whole free block, large enough to be worth it, no live block is
@@ -114,19 +125,11 @@ mod tests {
     use super::*;
     use crate::oracle::fake::{FakeSubject, context, step};
     use crate::subject::Reply;
-    use kmem::{GfpFlags, PageCount, Pfn, ZoneKind};
+    use kmem::GfpFlags;
 
     /// Blocks of order 1 at frames 4 (movable), 8 (not) and 40 (movable, in the upper zone).
     fn verdict(from: u32, to: u32, order: u8) -> Result<(), OracleId> {
-        let mut subject = FakeSubject::new(64);
-        let zone = |kind, start| ZoneSpec {
-            kind,
-            node: kmem::NodeId::ZERO,
-            start: Pfn::new(start),
-            frames: PageCount::new(32),
-        };
-        let zones = [zone(ZoneKind::Dma, 0), zone(ZoneKind::Normal, 32)];
-        subject.geometry = subject.geometry.clone().with_zones(&zones).unwrap();
+        let mut subject = FakeSubject::with_two_zones(64);
         let mut model = subject.model();
         for (frame, gfp) in [(4, GfpFlags::HIGHUSER_MOVABLE), (8, GfpFlags::KERNEL), (40, GfpFlags::HIGHUSER_MOVABLE)] {
             let reply = Reply::Block { addr: subject.direct(frame), usable: 2 * PAGE_SIZE };
@@ -167,6 +170,24 @@ mod tests {
         assert_eq!(verdict(4, 17, 1), Err(OracleId::O2Alignment), "an odd frame");
         assert_eq!(verdict(4, 36, 1), Err(OracleId::O3Bounds), "a higher zone");
         assert_eq!(verdict(40, 64, 1), Err(OracleId::O3Bounds), "beyond memory");
+    }
+
+    #[test]
+    fn compaction_keeps_out_of_pageblocks_for_what_cannot_move() {
+        let mut subject = FakeSubject::new(64);
+        subject.special = vec![(16..32, MigrateType::Reclaimable)];
+        let mut moves = |subject: &mut FakeSubject, compacting| {
+            let mut model = subject.model();
+            let reply = Reply::Block { addr: subject.direct(4), usable: PAGE_SIZE };
+            model.update(&step(Call::AllocPages { order: 0, gfp: GfpFlags::HIGHUSER_MOVABLE }, reply), subject);
+            model.notes.compacting = compacting;
+            let moved = Moved { from: subject.direct(4), to: subject.direct(20), order: 0 };
+            on_move(&mut context(&mut model, subject), &moved).map_err(|violation| violation.oracle)
+        };
+        assert_eq!(moves(&mut subject, true), Err(OracleId::O10RightTier));
+        assert_eq!(moves(&mut subject, false), Ok(()), "a range goes wherever there is room");
+        subject.geometry.mobility = Mobility::Mixed;
+        assert_eq!(moves(&mut subject, true), Ok(()), "types are not kept apart");
     }
 
     #[test]

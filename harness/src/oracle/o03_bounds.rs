@@ -173,7 +173,6 @@ fn fail(cx: &Context<'_>, message: String) -> Result<(), Violation> {
 mod tests {
     use super::*;
     use crate::oracle::fake::{FakeSubject, ask, step};
-    use kmem::{PageCount, Pfn};
 
     fn verdict(subject: &mut FakeSubject, call: Call, reply: Reply) -> bool {
         let mut model = subject.model();
@@ -193,15 +192,7 @@ mod tests {
 
     #[test]
     fn a_block_lies_in_one_zone_that_its_flags_allow() {
-        let mut subject = FakeSubject::new(64);
-        let zone = |kind, start| ZoneSpec {
-            kind,
-            node: kmem::NodeId::ZERO,
-            start: Pfn::new(start),
-            frames: PageCount::new(32),
-        };
-        subject.geometry =
-            subject.geometry.clone().with_zones(&[zone(ZoneKind::Dma, 0), zone(ZoneKind::Normal, 32)]).unwrap();
+        let mut subject = FakeSubject::with_two_zones(64);
         let mut pages = |frame, gfp| {
             let reply = Reply::Block { addr: subject.direct(frame), usable: 4 * PAGE_SIZE };
             verdict(&mut subject, Call::AllocPages { order: 2, gfp }, reply)

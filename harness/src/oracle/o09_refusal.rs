@@ -17,7 +17,8 @@
 
 use super::contig;
 use super::policy::{
-    check_reserves, insists, judge_node, judge_reclaim, judge_why, may_skip_reclaim, page_request, refusal_counts,
+    check_reserves, insists, judge_boost, judge_bulk, judge_node, judge_reclaim, judge_why, may_skip_reclaim,
+    mixing_counts, page_request, refusal_counts,
 };
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
@@ -40,19 +41,23 @@ impl Oracle for RefusalJustified {
         super::o09_objects::before_call(cx, call);
         if let Some(inside) = cx.subject.white_box() {
             cx.model.notes.refusals = refusal_counts(inside);
+            cx.model.notes.mixing = mixing_counts(inside);
         }
         Ok(())
     }
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        judge_boost(cx).map_err(|message| cx.violation(OracleId::O9RefusalJustified, &[], message))?;
         if let Call::Objects(call) = &step.call {
             return super::o09_objects::judge(cx, step, call);
         }
         let verdict = match &step.reply {
             Reply::Refused(error) if cx.model.is_tight() => judge_refusal(cx, step, error),
             Reply::Refused(error) => judge_loose_refusal(cx, step, error),
-            Reply::Pages(pages) if cx.model.is_tight() && pages.is_empty() => judge_empty_bulk(cx, step),
+            Reply::Pages(pages) if cx.model.is_tight() => {
+                judge_empty_bulk(cx, step, pages).and_then(|()| judge_bulk(cx, step, pages))
+            }
             Reply::Block { addr, .. } if cx.model.is_tight() => {
                 judge_success(cx, &step.call).and_then(|()| judge_node(cx, &step.call, *addr))
             }
@@ -324,10 +329,10 @@ pub(super) fn judge_reasons(reasons: &[Reason], step: &Step, error: &AllocError)
     }
 }
 
-fn judge_empty_bulk(cx: &Context<'_>, step: &Step) -> Result<(), String> {
+fn judge_empty_bulk(cx: &Context<'_>, step: &Step, pages: &[u64]) -> Result<(), String> {
     match step.call {
         Call::AllocPagesBulk { count, gfp }
-            if count > 0 && !step.fault_struck && page_reasons(false, gfp).is_empty() =>
+            if pages.is_empty() && count > 0 && !step.fault_struck && page_reasons(false, gfp).is_empty() =>
         {
             judge_exhaustion(cx, step, &AllocError::NoPages { order: kmem::Order::ZERO })
         }

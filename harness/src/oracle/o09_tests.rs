@@ -210,6 +210,42 @@ fn an_empty_bulk_is_a_refusal_of_one_page() {
 }
 
 #[test]
+fn a_bulk_is_all_or_one_by_what_the_zone_can_spare() {
+    let mut subject = FakeSubject::with_two_zones(256);
+    subject.zones = subject.bare_zones(&[(6, 2)]);
+    // 128 pages are free in each zone, and 10 are below the low mark of each.
+    let mut bulk = |count: usize, gfp: GfpFlags, frames: std::ops::Range<u32>| {
+        let mut model = subject.model();
+        let call = Call::AllocPagesBulk { count, gfp };
+        RightTier.before_call(&mut context(&mut model, &mut subject), &call).unwrap();
+        let reply = Reply::Pages(frames.map(|frame| subject.direct(frame)).collect());
+        ask(&RefusalJustified, &mut model, &mut subject, &step(call, reply)).is_ok()
+    };
+    assert!(bulk(117, KERNEL, 128..245) && !bulk(117, KERNEL, 128..129), "128 are more than 10 and these");
+    assert!(bulk(118, KERNEL, 128..129) && !bulk(118, KERNEL, 128..246));
+    assert!(!bulk(8, KERNEL, 124..132), "of two zones");
+    assert!(!bulk(8, KERNEL, 0..8), "of the lower zone, while the higher one has them");
+    let accounted = KERNEL | GfpFlags::ACCOUNT;
+    assert!(bulk(8, accounted, 128..129) && !bulk(8, accounted, 128..136));
+}
+
+#[test]
+fn types_do_not_mix_without_a_boost() {
+    let mut subject = FakeSubject::new(64);
+    subject.geometry.pageblock_order = Order::new(3).unwrap();
+    let mut model = subject.model();
+    let free = step(Call::Vfree { addr: 0 }, Reply::Done);
+    assert_eq!(ask(&RefusalJustified, &mut model, &mut subject, &free), Ok(()));
+    subject.events = vec![(kmem::Event::ClaimRefused, 1)];
+    assert!(ask(&RefusalJustified, &mut model, &mut subject, &free).is_err());
+    subject.zones[0].boost = 8;
+    assert_eq!(ask(&RefusalJustified, &mut model, &mut subject, &free), Ok(()));
+    subject.zones[0].boost = 0;
+    subject.events.push((kmem::Event::ReclaimPcp, 1));
+    assert_eq!(ask(&RefusalJustified, &mut model, &mut subject, &free), Ok(()), "reclaim has run");
+}
+
+#[test]
 fn marks_that_differ_from_the_contract_are_found_once() {
     let mut subject = FakeSubject::new(64);
     let mut model = subject.model();

@@ -30,6 +30,7 @@ impl Oracle for RightTier {
         let contiguous = contiguous_attempt(cx, call);
         let before = snapshot(cx, call);
         cx.model.notes.contiguous = contiguous;
+        cx.model.notes.compacting = matches!(call, Call::CompactMemory);
         cx.model.notes.before = before;
         Ok(())
     }
@@ -49,7 +50,8 @@ impl Oracle for RightTier {
 }
 
 /// Without reclaim a failed area leaves its pages on per-CPU lists, so what it could have used is noted before. So is what
-/// a block without reclaim finds when memory is short: it may not go below the watermark.
+/// a block without reclaim finds when memory is short: it may not go below the watermark; and what a bulk finds, which looks
+/// at the low watermark once.
 fn snapshot(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
     let makes_area = matches!(
         call,
@@ -64,7 +66,8 @@ fn snapshot(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
     let (size, gfp) = request(call).filter(|(size, _)| *size > 0)?;
     let inside = cx.subject.white_box()?;
     let one_block = matches!(call, Call::AllocPages { .. } | Call::AllocPagesNode { .. });
-    if one_block && has_nodes(cx) {
+    let is_bulk = matches!(call, Call::AllocPagesBulk { .. });
+    if is_bulk || (one_block && has_nodes(cx)) {
         return Some(Snapshot::of_blocks(cx.model, inside, false));
     }
     if gfp.may_block() {

@@ -3,12 +3,12 @@
 //! Contract: sections 3.1, 3.3, 3.5 and 3.6. Exact, but for one thing: in defrag mode a far node may be preferred to mixing
 //! types on a near one, so there nearness is not judged.
 
-use super::Context;
-use crate::model::zones::{fallback_order, most_boost, most_highatomic};
+use super::{Context, Step};
+use crate::model::zones::{bad_mobility, fallback_order, most_boost, most_highatomic};
 use crate::subject::{Call, WhiteBox};
 use kmem::{
-    AllocError, Event, FrameKind, GfpFlags, MigrateType, Mobility, NodeId, Order, PAGE_ALLOC_COSTLY_ORDER, PAGE_SIZE,
-    Pfn,
+    AllocError, Event, Found, FrameKind, GfpFlags, MigrateType, Mobility, NodeId, Order, PAGE_ALLOC_COSTLY_ORDER,
+    PAGE_SIZE, PageDebug, Pfn, Warning,
 };
 use std::ops::Range;
 
@@ -34,8 +34,10 @@ pub(super) fn judge_node(cx: &Context<'_>, call: &Call, addr: u64) -> Result<(),
     }
     let rank = |node| fallback_order(geometry, wanted).into_iter().position(|n| n == node);
     let polite = cx.model.notes.before.as_ref().and_then(|before| before.polite_node(cx.model, order, gfp, wanted));
-    // In defrag mode a far node is better than mixing types on a near one.
-    match polite.filter(|_| geometry.mobility != Mobility::Defrag) {
+    // In defrag mode a far node is better than mixing types on a near one, and a bad block of a near one is nobody's to give.
+    let retires = |warning: &Warning| matches!(warning, Warning::BadPage { found: Found::Allocating, .. });
+    let has_retired = cx.subject.white_box().is_some_and(|inside| inside.warnings().iter().any(retires));
+    match polite.filter(|_| geometry.mobility != Mobility::Defrag && !has_retired) {
         Some(nearer) if rank(nearer) < rank(found) => {
             Err(format!("{call:?} was served from node {found}, but node {nearer} had the block to give"))
         }
@@ -98,6 +100,61 @@ pub(super) fn insists(call: &Call, gfp: GfpFlags) -> bool {
 pub(super) fn may_skip_reclaim(gfp: GfpFlags, error: &AllocError) -> bool {
     let costly = matches!(error, AllocError::NoPages { order } if order.get() > PAGE_ALLOC_COSTLY_ORDER);
     costly && gfp.contains(GfpFlags::NORETRY) && !gfp.contains(GfpFlags::NOFAIL)
+}
+
+/// A bulk comes from one zone of the nearest node, which must have all of its pages to spare above the low mark; otherwise, and
+/// where pages are charged for or their owners noted, it is a single page (section 3.7).
+///
+/// Each block that is cut up can leave guards, so where there are such a bulk may end early.
+pub(super) fn judge_bulk(cx: &Context<'_>, step: &Step, pages: &[u64]) -> Result<(), String> {
+    let (&Call::AllocPagesBulk { count, gfp }, Some(before)) = (&step.call, &cx.model.notes.before) else {
+        return Ok(());
+    };
+    if bad_mobility(gfp) {
+        return Ok(());
+    }
+    let one_by_one = count < 2 || gfp.contains(GfpFlags::ACCOUNT) || cx.model.checks(PageDebug::OWNER);
+    let source = if one_by_one { None } else { before.bulk_source(cx.model, gfp, count as u64) };
+    let given = pages.len();
+    let geometry = cx.model.geometry();
+    let Some(zone) = source.and_then(|index| geometry.zones().get(index)) else {
+        let what = format!("{:?}: no near zone has so many pages to spare, but {given} were given", step.call);
+        return if given > 1 { Err(what) } else { Ok(()) };
+    };
+    let frame = |addr: u64| cx.model.direct_frames(addr, PAGE_SIZE).start;
+    let is_inside =
+        |&addr: &u64| frame(addr) >= zone.start.as_u32() && zone.end().is_some_and(|e| frame(addr) < e.as_u32());
+    if given > 1 && !pages.iter().all(is_inside) {
+        return Err(format!("{:?}: not all pages are of zone {:?}, which has them to spare", step.call, zone.kind));
+    }
+    if given < count && !step.fault_struck && geometry.guardpage_minorder == Order::ZERO {
+        return Err(format!(
+            "{:?}: zone {:?} has so many pages to spare, but {given} were given",
+            step.call, zone.kind
+        ));
+    }
+    Ok(())
+}
+
+/// Counts that tell whether types had to mix and whether reclaim has run, before a call.
+pub(super) fn mixing_counts(inside: &dyn WhiteBox) -> [u64; 2] {
+    [Event::ClaimRefused, Event::ReclaimPcp].map(|event| inside.event_count(event))
+}
+
+/// Where a pageblock was too full to be claimed, types mix, and the marks are boosted until reclaim has run (section 3.3).
+pub(super) fn judge_boost(cx: &Context<'_>) -> Result<(), String> {
+    let Some(inside) = cx.subject.white_box() else { return Ok(()) };
+    let ([refused, reclaimed], before) = (mixing_counts(inside), cx.model.notes.mixing);
+    if refused == before[0] || reclaimed != before[1] {
+        return Ok(());
+    }
+    let geometry = cx.model.geometry();
+    // Where no boost is possible in some zone, it may have been there.
+    let possible = (0..geometry.zones().len()).all(|index| most_boost(geometry, index) > 0);
+    if possible && inside.buddyinfo().zones().iter().all(|info| info.boost == 0) {
+        return Err("a pageblock could not be claimed, so that types mix, but no zone is boosted".to_owned());
+    }
+    Ok(())
 }
 
 /// Reclaim lowers boosted watermarks again.

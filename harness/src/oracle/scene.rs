@@ -128,6 +128,21 @@ impl Snapshot {
         fallback_order(model.geometry(), node).into_iter().find(admits)
     }
 
+    /// The zone, by its number, that a bulk of so many pages comes from: the highest of the nearest node that has them to
+    /// spare.
+    pub(crate) fn bulk_source(&self, model: &Model, gfp: GfpFlags, pages: u64) -> Option<usize> {
+        let geometry = model.geometry();
+        let rules = ZoneRules::new(geometry, gfp, model.node_here());
+        let is_on = |index: usize, node: NodeId| rules.node(index) == Some(node);
+        let nodes = fallback_order(geometry, model.node_here());
+        let near = nodes.into_iter().find(|&node| rules.eligible().any(|index| is_on(index, node)))?;
+        let mut zones: Vec<usize> = rules.eligible().filter(|&index| is_on(index, near)).collect();
+        zones.sort_by_key(|&index| geometry.zones().get(index).map(|zone| std::cmp::Reverse(zone.kind)));
+        let has_them =
+            |index: usize| self.zones.get(index).is_some_and(|state| rules.has_for_bulk(index, pages, state));
+        zones.into_iter().find(|&index| has_them(index))
+    }
+
     /// Can a page block of this order come from a free block above the watermark, or from a per-CPU list?
     pub(crate) fn may_serve_pages(&self, model: &Model, order: u8, gfp: GfpFlags) -> bool {
         self.may_serve_pages_on(model, order, gfp, None)

@@ -1,6 +1,7 @@
 //! Tests of the page allocator as a whole, on small machines.
 
 mod blocks;
+mod bulk;
 mod calls;
 mod contig;
 mod corrupt;
@@ -10,6 +11,7 @@ mod policy;
 mod random;
 mod refs;
 mod requests;
+mod reserves;
 
 use super::PageAllocator;
 use crate::addr::Pfn;

@@ -1,13 +1,12 @@
 //! The calls: faults, misuse, exact sizes, many pages.
 
-use super::{Pages, exhaust, free_blocks, order, pfn, shaped};
+use super::{Pages, free_blocks, order, pfn, shaped};
 use crate::addr::{PAGE_SIZE, Pfn};
 use crate::buddy::OwnerClass;
 use crate::error::{AllocError, BlockKind, CacheId, FreeError};
 use crate::fault::FaultPoint;
 use crate::geometry::ZoneKind::{Dma, Normal};
 use crate::gfp::GfpFlags;
-use crate::order::Order;
 use crate::page::FrameKind;
 use crate::testing::page_allocator;
 
@@ -125,32 +124,4 @@ fn an_exact_free_frees_nothing_if_one_page_is_not_right() {
     pages.free_pages(block, order(1)).unwrap();
     assert_eq!(pages.free_pages_exact(first, 0), Ok(()));
     assert_eq!(pages.owned(OwnerClass::Pages), 4);
-}
-
-#[test]
-fn bulk_fills_empty_slots_only_and_counts_the_filled_prefix() {
-    let pages = machine();
-    let taken = pages.alloc_pages(order(0), GfpFlags::KERNEL).unwrap();
-    let mut slots = [None, Some(taken), None, None];
-    assert_eq!(pages.alloc_pages_bulk(GfpFlags::KERNEL, &mut slots), 4);
-    assert_eq!(slots[1], Some(taken));
-    assert_eq!(pages.owned(OwnerClass::Pages), 4);
-    assert_eq!(pages.alloc_pages_bulk(GfpFlags::KERNEL, &mut slots), 4);
-    assert_eq!(pages.owned(OwnerClass::Pages), 4, "nothing was missing");
-    assert_eq!(pages.alloc_pages_bulk(GfpFlags::KERNEL, &mut []), 0);
-
-    let mut stopped = [None, None, None, Some(taken)];
-    pages.base.platform.fail(FaultPoint::Page, 2);
-    assert_eq!(pages.alloc_pages_bulk(GfpFlags::KERNEL, &mut stopped), 2);
-    assert_eq!(stopped.map(|slot| slot.is_some()), [true, true, false, true]);
-    assert_eq!(pages.alloc_pages_bulk(GfpFlags::DMA | GfpFlags::DMA32, &mut [None]), 0);
-}
-
-#[test]
-fn bulk_takes_the_last_page_and_then_stops() {
-    let pages = machine();
-    let mut slots = [None; 300];
-    assert_eq!(pages.alloc_pages_bulk(GfpFlags::KERNEL, &mut slots), 248);
-    assert!(exhaust(&pages, Order::ZERO, GfpFlags::KERNEL).is_empty());
-    pages.check_invariants().unwrap();
 }
