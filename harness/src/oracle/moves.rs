@@ -176,7 +176,7 @@ mod tests {
     fn compaction_keeps_out_of_pageblocks_for_what_cannot_move() {
         let mut subject = FakeSubject::new(64);
         subject.special = vec![(16..32, MigrateType::Reclaimable)];
-        let mut moves = |subject: &mut FakeSubject, compacting| {
+        let moves = |subject: &mut FakeSubject, compacting| {
             let mut model = subject.model();
             let reply = Reply::Block { addr: subject.direct(4), usable: PAGE_SIZE };
             model.update(&step(Call::AllocPages { order: 0, gfp: GfpFlags::HIGHUSER_MOVABLE }, reply), subject);
