@@ -14,6 +14,12 @@ use std::rc::Rc;
 /// Pairs that warm up, and those measured: their difference is free of everything that happens once.
 const PAIRS: [u64; 2] = [1_000, 11_000];
 
+/// The largest block of a machine on which every area is made of single pages.
+const SHORT_BLOCKS: Order = match Order::new(2) {
+    Some(order) => order,
+    None => Order::ZERO,
+};
+
 #[derive(Args)]
 pub(super) struct BenchArgs {
     /// How long to measure.
@@ -46,6 +52,10 @@ enum HotPair {
     Page,
     /// A page, with statistics.
     PageCounted,
+    /// An area of 256 pages, from blocks that are as long.
+    AreaOfRuns,
+    /// The same where no block is longer than 4 pages: page by page.
+    AreaOfPages,
 }
 
 impl HotPair {
@@ -59,6 +69,8 @@ impl HotPair {
             Self::Kmalloc16 => "kmalloc(16) + kfree",
             Self::Page => "alloc_pages + free_pages, order 0",
             Self::PageCounted => "alloc_pages + free_pages, order 0, with statistics",
+            Self::AreaOfRuns => "vmalloc(1 MiB) + vfree + purge, from long blocks",
+            Self::AreaOfPages => "vmalloc(1 MiB) + vfree + purge, page by page",
         }
     }
 
@@ -108,6 +120,9 @@ fn hot_pairs(pair: HotPair, pairs: u64) -> Result<(), UserError> {
         HotPair::KmallocParanoid => Hardening::Paranoid,
         _ => Hardening::Checked,
     };
+    if pair == HotPair::AreaOfPages {
+        (geometry.max_order, geometry.pageblock_order) = (SHORT_BLOCKS, SHORT_BLOCKS);
+    }
     if matches!(pair, HotPair::KmallocCounted | HotPair::PageCounted) {
         execute(&boot::<true>(&geometry)?, pair, pairs)
     } else {
@@ -132,6 +147,7 @@ fn execute<P: Platform>(kmem: &Kmem<P>, pair: HotPair, pairs: u64) -> Result<(),
         HotPair::Kmalloc16 => kmalloc_pairs::<P, 16>(kmem, pairs),
         HotPair::KmallocAnySize => kmalloc_any_pairs(kmem, pairs, std::hint::black_box(64)),
         HotPair::Page | HotPair::PageCounted => page_pairs(kmem, pairs),
+        HotPair::AreaOfRuns | HotPair::AreaOfPages => area_pairs(kmem, pairs),
     };
     let after = counts(kmem, pair);
     let fast = (after.alloc_fastpath - before.alloc_fastpath).min(after.free_fastpath - before.free_fastpath);
@@ -182,8 +198,20 @@ fn page_pairs<P: Platform>(kmem: &Kmem<P>, pairs: u64) -> bool {
     true
 }
 
+#[inline(never)]
+fn area_pairs<P: Platform>(kmem: &Kmem<P>, pairs: u64) -> bool {
+    for _ in 0..pairs {
+        let Ok(addr) = kmem.vmalloc(1 << 20, GfpFlags::KERNEL) else { return false };
+        let Ok(()) = kmem.vfree(addr) else { return false };
+        kmem.vm_unmap_aliases();
+    }
+    true
+}
+
 fn instructions_per_pair(pair: HotPair) -> Result<f64, String> {
-    let [few, many] = PAIRS;
+    // One of an area takes as long as hundreds of the others.
+    let is_area = matches!(pair, HotPair::AreaOfRuns | HotPair::AreaOfPages);
+    let [few, many] = if is_area { PAIRS.map(|pairs| pairs / 50) } else { PAIRS };
     let difference = instructions(pair, many)?.saturating_sub(instructions(pair, few)?);
     Ok(difference as f64 / (many - few) as f64)
 }
