@@ -15,7 +15,10 @@ bitflags! {
         const HIGHMEM = 1 << 1;
         /// Pages from the DMA32 zone or below.
         const DMA32 = 1 << 2;
-        /// The pages may be moved: they go to movable pageblocks.
+        /// The pages may be moved: they go to movable pageblocks. Blocks of `alloc_pages` move by
+        /// [`Platform::migrate`](crate::Platform::migrate). Areas of `vmalloc` keep their addresses, and single pages of
+        /// them may get another frame whenever memory is compacted or a range of frames is wanted; meanwhile an access
+        /// faults, and [`Kmem::vmalloc_fault`](crate::Kmem::vmalloc_fault) tells when to repeat it.
         const MOVABLE = 1 << 3;
         /// The pages can be given back by a shrinker: they go to reclaimable pageblocks.
         const RECLAIMABLE = 1 << 4;

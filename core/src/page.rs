@@ -12,7 +12,7 @@
 //! | `Pages`, `PagesTail` | the caller of `alloc_pages` | first frame: order; tail: distance to it |
 //! | `LargeKmalloc`, `LargeTail` | the caller of `kmalloc` | the same |
 //! | `Slab(cache)` | slab | first frame: counts, links; every frame: distance to it |
-//! | `Vmalloc` | vmalloc | nothing: the page table knows |
+//! | `Vmalloc` | vmalloc | number of its page, and whether it may move; the page table knows the rest |
 //! | `Leaked` | nobody any more | nothing |
 //! | `PagesShared` | the caller of `alloc_pages` and others | as `Pages`, and the number of extra references |
 //! | `Guard` | nobody: between blocks that could run over | in the first frame: order |
@@ -163,6 +163,9 @@ impl FrameKind {
     }
 }
 
+/// In the descriptor of a frame behind a vmalloc area: its contents may move.
+const MAY_MOVE: u8 = 1;
+
 /// No frame: the end of a list.
 const NIL: u32 = u32::MAX;
 
@@ -182,7 +185,7 @@ pub(crate) struct Page {
     order: AtomicU8,
     migrate: AtomicU8,
     zone: AtomicU8,
-    /// Slab: which list the slab is on. Block of several pages: whether it is compound.
+    /// Slab: which list the slab is on. Block of several pages: whether it is compound. Vmalloc: whether it may move.
     list: AtomicU8,
     /// How many mappings show the frame.
     mappings: AtomicU32,
@@ -414,6 +417,16 @@ impl FrameTable {
             self.set_kind(tail, kind.tail());
             self.set_head_distance(tail, distance);
         }
+    }
+
+    /// Says whether what a frame behind a vmalloc area holds may be moved to another frame.
+    pub(crate) fn set_movable(&self, pfn: Pfn, movable: bool) {
+        self.set_list(pfn, if movable { MAY_MOVE } else { 0 });
+    }
+
+    /// Tells whether a frame is behind a vmalloc area whose pages may move, and nothing else shows it.
+    pub(crate) fn may_move(&self, pfn: Pfn) -> bool {
+        self.kind(pfn) == FrameKind::Vmalloc && self.list(pfn) == MAY_MOVE && self.mappings(pfn) == 0
     }
 
     /// How many mappings show a frame; 0 beyond the table.

@@ -187,6 +187,10 @@ events! {
     WarnVmallocFailed;
     /// Warned of an area of no bytes.
     WarnVmallocZero;
+    /// Warned of a `vrealloc` of something that is no area.
+    WarnVreallocAddress;
+    /// Warned of a `vrealloc` that asked for a larger alignment.
+    WarnVreallocAlign;
     /// Warned of too large a `kvmalloc`.
     WarnKvmallocTooLarge;
     /// Warned of a bad page found when it was freed.
@@ -375,6 +379,12 @@ events! {
     ReallocMoved;
     /// vrealloc returned tail pages.
     VreallocShrunk;
+    /// vrealloc grew into the addresses behind the area.
+    VreallocExtended;
+    /// vrealloc grew by mapping the same frames at other addresses.
+    VreallocRemapped;
+    /// vrealloc copied to a new area: another node, or huge entries.
+    VreallocCopied;
 
     "reclaim and refusal":
     /// Reclaim drained the per-CPU pages of all CPUs.
@@ -409,6 +419,10 @@ events! {
     BlockMoved;
     /// A block's owner refused to move it.
     BlockPinned;
+    /// A page of a movable area went to another frame.
+    VmallocPageMoved;
+    /// A page of a movable area could not be moved.
+    VmallocPagePinned;
     /// Compaction was not tried: too few free pages, or the shortage is not one of large blocks.
     CompactSkipped;
     /// Compaction was not tried: it failed a short while ago.
@@ -492,6 +506,12 @@ pub trait Platform {
     fn migrate(&self, from: Pfn, to: Pfn, order: Order) -> bool {
         let _ = (from, to, order);
         false
+    }
+
+    /// Hears that a page of the vmalloc window is behind another frame from now on, with the same contents: whoever keeps
+    /// physical addresses of areas that were asked for with `MOVABLE` follows. Locks are held.
+    fn page_moved(&self, page: Vpn, from: Pfn, to: Pfn) {
+        let _ = (page, from, to);
     }
 
     /// Lends a large free block to the host, which may drop its contents; touching it later takes it back. `false`: there is

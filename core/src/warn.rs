@@ -4,7 +4,7 @@
 //! [`Platform::warn`](crate::Platform::warn). Where Linux warns only the first time, so does this allocator, counted from
 //! when it was made; what `NOWARN` silences in Linux, it silences here.
 
-use crate::addr::Pfn;
+use crate::addr::{Pfn, VirtAddr};
 use crate::gfp::GfpFlags;
 use crate::order::Order;
 use crate::platform::Event;
@@ -97,6 +97,18 @@ pub enum Warning {
     },
     /// An area of no bytes was asked for. Once.
     VmallocZero,
+    /// `vrealloc` was asked about an address at which no area starts.
+    VreallocAddress {
+        /// The address.
+        addr: VirtAddr,
+    },
+    /// `vrealloc` was asked for an alignment that the area does not have.
+    VreallocAlign {
+        /// The area's address.
+        addr: VirtAddr,
+        /// The alignment in bytes.
+        align: usize,
+    },
     /// More than `INT_MAX` bytes were asked of `kvmalloc`. Once; not with `NOWARN`.
     KvmallocTooLarge {
         /// Bytes asked for.
@@ -137,6 +149,8 @@ impl Warning {
             Self::AllocFailed { .. } => Event::WarnAllocFailed,
             Self::VmallocFailed { .. } => Event::WarnVmallocFailed,
             Self::VmallocZero => Event::WarnVmallocZero,
+            Self::VreallocAddress { .. } => Event::WarnVreallocAddress,
+            Self::VreallocAlign { .. } => Event::WarnVreallocAlign,
             Self::KvmallocTooLarge { .. } => Event::WarnKvmallocTooLarge,
             Self::BadPage { found: Found::Freeing, .. } => Event::WarnBadPageFreed,
             Self::BadPage { found: Found::Allocating, .. } => Event::WarnBadPageAllocated,
@@ -189,6 +203,8 @@ impl fmt::Display for Warning {
             Self::AllocFailed { order, gfp } => write!(f, "page allocation failure: order {order}, {gfp:?}"),
             Self::VmallocFailed { bytes } => write!(f, "vmalloc: allocation failure of {bytes} bytes"),
             Self::VmallocZero => f.write_str("vmalloc of no bytes; check the size"),
+            Self::VreallocAddress { addr } => write!(f, "vrealloc of {addr}, at which no area starts"),
+            Self::VreallocAlign { addr, align } => write!(f, "vrealloc of {addr}, which is no multiple of {align}"),
             Self::KvmallocTooLarge { bytes } => write!(f, "kvmalloc of {bytes} bytes; check the size for overflow"),
             Self::BadPage { first, order, frame, reason, found } => {
                 write!(f, "bad page: frame {frame} of the block at {first}, order {order}: {reason:?}, {found:?}")

@@ -12,6 +12,20 @@ use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId};
 
+/// Where a reallocated block has to be, besides what its kind says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Near {
+    /// Its address is a multiple of so many bytes.
+    pub align: usize,
+    /// Its memory is of this node: a wish, or with `THISNODE` a condition.
+    pub node: Option<NodeId>,
+}
+
+impl Near {
+    /// Anywhere.
+    pub const ANY: Self = Self { align: 1, node: None };
+}
+
 /// One resolved call: picks have become addresses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the fields are the arguments of the call that the variant names")]
@@ -58,8 +72,8 @@ pub enum Call {
     Vmalloc { size: usize, gfp: GfpFlags },
     /// `vfree`.
     Vfree { addr: u64 },
-    /// `vrealloc`; address 0 is null.
-    Vrealloc { addr: u64, size: usize, gfp: GfpFlags },
+    /// `vrealloc_node_align`; address 0 is null.
+    Vrealloc { addr: u64, size: usize, gfp: GfpFlags, near: Near },
     /// `vmap` of these frames.
     Vmap { pfns: Vec<u32> },
     /// `vunmap`.
@@ -101,6 +115,10 @@ pub enum Call {
     Pin { addr: u64 },
     /// The program takes one pin back.
     Unpin { addr: u64 },
+    /// `pin_vmalloc_page`: answers [`Reply::Frame`].
+    PinArea { addr: u64 },
+    /// `unpin_vmalloc_page`.
+    UnpinArea { frame: u32 },
 
     /// Per-CPU pages of all CPUs go back to the buddy.
     DrainPages,
@@ -217,7 +235,8 @@ pub enum Reply {
     Unsupported,
 }
 
-/// A page block that moved during a call: its owner uses another address from then on.
+/// A page block that moved during a call, whose owner uses another address from then on; or the page of an area, which keeps
+/// its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Moved {
     /// Where it was.
@@ -226,6 +245,8 @@ pub struct Moved {
     pub to: u64,
     /// log2 of its pages.
     pub order: u8,
+    /// The address of the page, if it is one of an area; the other two are where it is in the direct map.
+    pub page: Option<u64>,
 }
 
 /// Why an access by the simulated processor failed.

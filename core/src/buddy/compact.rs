@@ -15,7 +15,7 @@
 
 use super::PageAllocator;
 use super::migrate::MigrateType;
-use super::relocate::{Occupant, Room};
+use super::relocate::{Mover, Occupant, Room, kind_of_room};
 use super::zone::{FreeAreas, LockedZone, Zone};
 use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
@@ -23,6 +23,7 @@ use crate::gfp::GfpFlags;
 use crate::inspect::Fill;
 use crate::numa::NodeId;
 use crate::order::{Order, PAGE_ALLOC_COSTLY_ORDER};
+use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
 
 /// How many blocks move before the walk looks whether it has done enough. Source: `COMPACT_CLUSTER_MAX`.
@@ -129,6 +130,7 @@ impl Goal {
 /// One walk over a zone.
 struct Scan<'z> {
     zone: &'z Zone,
+    mover: &'z dyn Mover,
     goal: Goal,
     priority: CompactPriority,
     /// The walk began at both ends of the zone.
@@ -151,6 +153,7 @@ impl<P: Platform> PageAllocator<P> {
         gfp: GfpFlags,
         node: Option<NodeId>,
         priority: CompactPriority,
+        mover: &dyn Mover,
     ) -> CompactResult {
         // Moving may need input and output: a request that must not start them cannot wait for it.
         let allowed = order > Order::ZERO && gfp.contains(GfpFlags::IO);
@@ -160,7 +163,7 @@ impl<P: Platform> PageAllocator<P> {
         };
         let mut best = CompactResult::Skipped;
         for zone in self.zonelists.zones(&request).filter_map(|index| self.zones.get(index)) {
-            best = best.max(self.compact_for(zone, &request, priority));
+            best = best.max(self.compact_for(zone, &request, priority, mover));
             if best == CompactResult::Success {
                 break;
             }
@@ -170,16 +173,22 @@ impl<P: Platform> PageAllocator<P> {
 
     /// Moves all movable blocks of every zone towards its end; returns how many moved. Hints and failures of the past do
     /// not count.
-    pub(crate) fn compact_everything(&self) -> u64 {
+    pub(crate) fn compact_everything(&self, mover: &dyn Mover) -> u64 {
         let walk = |zone: &Zone| {
-            let mut scan = self.begin_scan(zone, Goal::Everything, CompactPriority::SyncFull);
+            let mut scan = self.begin_scan(zone, Goal::Everything, CompactPriority::SyncFull, mover);
             let _result = self.walk(&mut scan);
             scan.moved
         };
         self.zones.iter().map(walk).sum()
     }
 
-    fn compact_for(&self, zone: &Zone, request: &Request, priority: CompactPriority) -> CompactResult {
+    fn compact_for(
+        &self,
+        zone: &Zone,
+        request: &Request,
+        priority: CompactPriority,
+        mover: &dyn Mover,
+    ) -> CompactResult {
         if priority > CompactPriority::SyncFull && zone.compaction.lock().defers(request.order) {
             self.base.event(Event::CompactDeferred);
             return CompactResult::Deferred;
@@ -193,7 +202,7 @@ impl<P: Platform> PageAllocator<P> {
             Suitability::Suitable => {}
         }
         let goal = Goal::Block(request.order, request.route.migrate());
-        let result = self.walk(&mut self.begin_scan(zone, goal, priority));
+        let result = self.walk(&mut self.begin_scan(zone, goal, priority, mover));
         let mut state = zone.compaction.lock();
         match result {
             CompactResult::Success => state.succeeded(request.order),
@@ -203,7 +212,7 @@ impl<P: Platform> PageAllocator<P> {
         result
     }
 
-    fn begin_scan<'z>(&self, zone: &'z Zone, goal: Goal, priority: CompactPriority) -> Scan<'z> {
+    fn begin_scan<'z>(&self, zone: &'z Zone, goal: Goal, priority: CompactPriority, mover: &'z dyn Mover) -> Scan<'z> {
         let (start, end) = (zone.start.as_u32(), zone.end() as u32);
         let mut state = zone.compaction.lock();
         if state.met && (zone.has_plenty() || state.is_patient()) {
@@ -216,7 +225,7 @@ impl<P: Platform> PageAllocator<P> {
         let migrate_at = resumed.migrate_at.filter(|_| !from_ends).unwrap_or(start);
         let free_end = resumed.free_end.filter(|_| !from_ends).unwrap_or(end);
         let whole = migrate_at == start && free_end == end;
-        Scan { zone, goal, priority, whole, migrate_at, free_end, free_at: None, taken: 0, moved: 0 }
+        Scan { zone, mover, goal, priority, whole, migrate_at, free_end, free_at: None, taken: 0, moved: 0 }
     }
 
     fn forget_hints(&self, zone: &Zone) {
@@ -290,11 +299,11 @@ impl<P: Platform> PageAllocator<P> {
             let next = first.as_u32().saturating_add(order.pages() as u32).max(scan.migrate_at + 1);
             if order < precious {
                 asked += 1;
-                let Some(room) = self.room_for(scan, order, &mut spare) else {
+                let Some(room) = self.room_for(scan, first, order, &mut spare) else {
                     self.base.event(Event::CompactNoRoom);
                     break;
                 };
-                match self.relocate(zone, first, room) {
+                match self.relocate(scan.mover, zone, first, room) {
                     Ok(()) => moved += 1,
                     Err(room) => spare = Some(room),
                 }
@@ -333,10 +342,12 @@ impl<P: Platform> PageAllocator<P> {
         hinted
     }
 
-    /// Room of this order: what is left from a refusal, or else what the free scanner finds. `None`: the scanners met.
-    fn room_for(&self, scan: &mut Scan<'_>, order: Order, spare: &mut Option<Room>) -> Option<Room> {
+    /// Room for the block at `from`: what is left from a refusal, or else what the free scanner finds. `None`: the scanners
+    /// met.
+    fn room_for(&self, scan: &mut Scan<'_>, from: Pfn, order: Order, spare: &mut Option<Room>) -> Option<Room> {
+        let kind = kind_of_room(&self.base, from);
         match spare.take() {
-            Some(room) if room.order == order => return Some(room),
+            Some(room) if room.suits(&self.base, from, order) => return Some(room),
             Some(room) => self.cancel_room(room),
             None => {}
         }
@@ -344,9 +355,10 @@ impl<P: Platform> PageAllocator<P> {
         while !self.have_met(scan) {
             let span = self.pageblock_span(scan.zone, Pfn::new(scan.free_end - 1));
             let first = Pfn::new(span.start);
-            let from = scan.free_at.unwrap_or(span.start);
+            let at = scan.free_at.unwrap_or(span.start);
             let usable = scan.free_at.is_some() || self.is_target(scan, first);
-            let room = if usable { self.take_room(scan.zone, from..span.end, order, precious) } else { None };
+            let wanted = (order, kind);
+            let room = if usable { self.take_room(scan.zone, at..span.end, wanted, precious) } else { None };
             if let Some(room) = room {
                 scan.free_at = Some(room.first.as_u32() + order.pages() as u32);
                 scan.taken += 1;
@@ -371,7 +383,13 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Takes room from the first free block of these frames that is large enough and not precious.
-    fn take_room(&self, zone: &Zone, frames: core::ops::Range<u32>, order: Order, precious: Order) -> Option<Room> {
+    fn take_room(
+        &self,
+        zone: &Zone,
+        frames: core::ops::Range<u32>,
+        (order, kind): (Order, FrameKind),
+        precious: Order,
+    ) -> Option<Room> {
         self.locked(zone, |locked| {
             let mut at = frames.start;
             while at < frames.end {
@@ -380,7 +398,7 @@ impl<P: Platform> PageAllocator<P> {
                         let migrate = MigrateType::from_byte(self.base.frames.migrate(first));
                         let block = locked.remove(first);
                         let block = locked.split(block, order, migrate);
-                        return Some(locked.make_room(block));
+                        return Some(locked.make_room(block, kind));
                     }
                     Occupant::Free(first, size) | Occupant::Movable(first, size) => {
                         first.as_u32().saturating_add(size.pages() as u32).max(at + 1)

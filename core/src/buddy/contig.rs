@@ -11,7 +11,7 @@
 
 use super::PageAllocator;
 use super::migrate::MigrateType;
-use super::relocate::{Occupant, Room};
+use super::relocate::{Mover, Occupant, Room, kind_of_room};
 use super::zone::{LockedZone, Zone};
 use super::zonelist::Pass;
 use crate::addr::{PageCount, Pfn};
@@ -56,11 +56,17 @@ impl<P: Platform> PageAllocator<P> {
     /// two; [`AllocError::OrderTooLarge`]; [`AllocError::BadFlags`]; [`AllocError::Busy`] names what cannot be moved;
     /// [`AllocError::NoPages`] if there is no room for what can; [`AllocError::Injected`].
     #[track_caller]
-    pub(crate) fn alloc_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
+    pub(crate) fn alloc_contig_range(
+        &self,
+        start: Pfn,
+        pages: PageCount,
+        gfp: GfpFlags,
+        mover: &dyn Mover,
+    ) -> Result<(), AllocError> {
         self.zone_of_range(start, pages)?;
         self.block_of_range(start, pages, gfp)?;
         self.ask_contig_fault(pages, gfp)?;
-        self.take_contig_range(start, pages, gfp)
+        self.take_contig_range(start, pages, gfp, mover)
     }
 
     /// Asks once for each call, however many places it tries, and before anything is changed.
@@ -71,14 +77,20 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     #[track_caller]
-    fn take_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
+    fn take_contig_range(
+        &self,
+        start: Pfn,
+        pages: PageCount,
+        gfp: GfpFlags,
+        mover: &dyn Mover,
+    ) -> Result<(), AllocError> {
         let zone = self.zone_of_range(start, pages)?;
         let block = self.block_of_range(start, pages, gfp)?;
         let frames = start.as_u32()..start.as_u32() + pages.get() as u32;
         let taken = match self.isolate(zone, &frames) {
             Ok(isolation) => {
                 self.drain_all_pages();
-                let taken = self.evacuate(zone, &frames).and_then(|()| self.take_range(zone, &frames, block));
+                let taken = self.evacuate(zone, &frames, mover).and_then(|()| self.take_range(zone, &frames, block));
                 self.end_isolation(zone, isolation);
                 taken
             }
@@ -111,6 +123,7 @@ impl<P: Platform> PageAllocator<P> {
         pages: PageCount,
         gfp: GfpFlags,
         node: Option<NodeId>,
+        mover: &dyn Mover,
     ) -> Result<Pfn, AllocError> {
         if pages == PageCount::ZERO {
             return Err(AllocError::ZeroSize);
@@ -128,7 +141,7 @@ impl<P: Platform> PageAllocator<P> {
         // Attempts that failed have moved blocks as well, and what they left may be a place.
         for effort in [Effort::FreeOnly, Effort::Moving, Effort::FreeOnly] {
             for zone in zones() {
-                match self.contig_in_zone(zone, pages, gfp, effort) {
+                match self.contig_in_zone(zone, pages, gfp, (effort, mover)) {
                     Ok(first) => return Ok(first),
                     Err(AllocError::NoPages { .. }) => {}
                     Err(error @ AllocError::Busy { .. }) => refusal = error,
@@ -140,7 +153,13 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// The lowest place of a zone at which that many frames can be had.
-    fn contig_in_zone(&self, zone: &Zone, pages: PageCount, gfp: GfpFlags, effort: Effort) -> Result<Pfn, AllocError> {
+    fn contig_in_zone(
+        &self,
+        zone: &Zone,
+        pages: PageCount,
+        gfp: GfpFlags,
+        (effort, mover): (Effort, &dyn Mover),
+    ) -> Result<Pfn, AllocError> {
         let step = if pages.get().is_power_of_two() { pages.get() } else { 1 };
         let mut refusal = AllocError::NoPages { order: Order::ZERO };
         let mut start = u64::from(zone.start.as_u32()).next_multiple_of(step);
@@ -151,7 +170,7 @@ impl<P: Platform> PageAllocator<P> {
                 Effort::FreeOnly => self.find_used(&frames).map_or(Ok(()), |frame| Err(AllocError::Busy { frame })),
                 Effort::Moving => Ok(()),
             };
-            match attempt.and_then(|()| self.take_contig_range(first, pages, gfp)) {
+            match attempt.and_then(|()| self.take_contig_range(first, pages, gfp, mover)) {
                 Ok(()) => return Ok(first),
                 // No place with this frame in it can be had.
                 Err(error @ AllocError::Busy { frame }) => {
@@ -213,19 +232,19 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Moves everything out of these isolated frames.
-    fn evacuate(&self, zone: &Zone, frames: &Range<u32>) -> Result<(), AllocError> {
+    fn evacuate(&self, zone: &Zone, frames: &Range<u32>, mover: &dyn Mover) -> Result<(), AllocError> {
         // What cannot be moved is found before anything is.
         self.for_each_block(zone, frames, |_, _| Ok(()))?;
         let mut spare: Option<Room> = None;
         let moved = self.for_each_block(zone, frames, |first, order| {
             let room = match spare.take() {
-                Some(room) if room.order == order => room,
+                Some(room) if room.suits(&self.base, first, order) => room,
                 other => {
                     other.into_iter().for_each(|room| self.cancel_room(room));
-                    self.room_outside(zone, order)?
+                    self.room_outside(zone, first, order)?
                 }
             };
-            self.relocate(zone, first, room).map_err(|room| {
+            self.relocate(mover, zone, first, room).map_err(|room| {
                 spare = Some(room);
                 AllocError::Busy { frame: first }
             })
@@ -257,8 +276,9 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Room for a block of this zone outside of what is isolated.
-    fn room_outside(&self, zone: &Zone, order: Order) -> Result<Room, AllocError> {
-        let take = |from: &Zone| self.locked(from, |locked| locked.take_room_above_min(zone, order));
+    fn room_outside(&self, zone: &Zone, block: Pfn, order: Order) -> Result<Room, AllocError> {
+        let kind = kind_of_room(&self.base, block);
+        let take = |from: &Zone| self.locked(from, |locked| locked.take_room_above_min(zone, order, kind));
         if let Some(room) = take(zone) {
             return Ok(room);
         }
@@ -282,7 +302,7 @@ impl<P: Platform> PageAllocator<P> {
 
 impl<P: Platform> LockedZone<'_, P> {
     /// Room that leaves the min watermark standing, for a block of `owner`, which is this zone or a higher one.
-    fn take_room_above_min(&mut self, owner: &Zone, order: Order) -> Option<Room> {
+    fn take_room_above_min(&mut self, owner: &Zone, order: Order, kind: FrameKind) -> Option<Room> {
         let reserve = self.zone.reserve.get(owner.kind as usize).copied().unwrap_or(0);
         let kept = self.zone.marks.min + reserve + self.isolated_pages() + order.pages();
         if self.zone.free_pages() < kept {
@@ -290,7 +310,7 @@ impl<P: Platform> LockedZone<'_, P> {
         }
         let movable = MigrateType::Movable.kept_apart(self.base.geometry.mobility);
         let block = self.take_ordinary(order, movable, Pass::MOVING)?;
-        Some(self.make_room(block))
+        Some(self.make_room(block, kind))
     }
 
     /// Takes a run of free frames out of their blocks, which may reach beyond it.

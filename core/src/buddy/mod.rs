@@ -74,6 +74,7 @@ pub use self::migrate::MigrateType;
 use self::migrate::PCP_TYPES;
 use self::migrate::Pageblocks;
 use self::pcp::{HotPages, PerCpuPages};
+pub(crate) use self::relocate::Mover;
 pub(crate) use self::request::Missed;
 use self::usage::OWNER_CLASSES;
 pub(crate) use self::usage::OwnerClass;

@@ -1,9 +1,9 @@
 //! Moving a block: what stands at a frame, room for what must go, and the question to its owner.
 //!
-//! A block may move if it came from `alloc_pages` with `MOVABLE`. Whoever wants it out of the way makes room elsewhere
-//! (a block that is handed out already, so that its new owner could free it at once) and asks
-//! [`Platform::migrate`] with no lock held. What was seen of the old block before may be out of date by then: it is the
-//! owner who knows, and a wrong guess is simply refused.
+//! A block may move if it came from `alloc_pages` with `MOVABLE`, and so may a page of an area that was asked for with it.
+//! Whoever wants it out of the way makes room elsewhere (a block that is handed out already, so that its new owner could
+//! free it at once) and asks [`Platform::migrate`], or for the page of an area the [`Mover`], with no lock held. What was
+//! seen of the old block before may be out of date by then: it is the owner who knows, and a wrong guess is simply refused.
 
 use super::PageAllocator;
 use super::migrate::MigrateType;
@@ -14,6 +14,21 @@ use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
 use core::ops::Range;
+
+/// Who moves the frames of a layer above, about which pages know no more than their kind.
+pub(crate) trait Mover {
+    /// Makes whoever uses the frame `from` use `to`, which has the same kind, with the same contents. `false`: it stays;
+    /// nothing has changed then. Called with no lock held.
+    fn migrate(&self, from: Pfn, to: Pfn) -> bool;
+}
+
+/// Nobody above has frames.
+#[cfg(test)]
+impl Mover for () {
+    fn migrate(&self, _: Pfn, _: Pfn) -> bool {
+        false
+    }
+}
 
 /// What stands at a frame, as far as moving goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +47,20 @@ pub(super) enum Occupant {
 pub(super) struct Room {
     pub(super) first: Pfn,
     pub(super) order: Order,
+    /// What it was handed out as: `Pages`, or `Vmalloc` for the page of an area.
+    pub(super) kind: FrameKind,
+}
+
+impl Room {
+    /// Tells whether the block at `from` fits.
+    pub(super) fn suits<P>(&self, base: &Base<P>, from: Pfn, order: Order) -> bool {
+        self.order == order && self.kind == kind_of_room(base, from)
+    }
+}
+
+/// What room for the block at `from` has to be.
+pub(super) fn kind_of_room<P>(base: &Base<P>, from: Pfn) -> FrameKind {
+    if base.frames.kind(from) == FrameKind::Vmalloc { FrameKind::Vmalloc } else { FrameKind::Pages }
 }
 
 impl<P: Platform> PageAllocator<P> {
@@ -59,24 +88,34 @@ impl<P: Platform> PageAllocator<P> {
                     _ => past(first, order),
                 }
             }
+            FrameKind::Vmalloc if frames.may_move(pfn) => Occupant::Movable(pfn, Order::ZERO),
             _ => Occupant::Fixed(pfn.as_u32() + 1),
         }
     }
 
     /// Asks the owner of the block at `from` to use `room` instead; gives the room back if he refuses.
-    pub(super) fn relocate(&self, zone: &Zone, from: Pfn, room: Room) -> Result<(), Room> {
+    pub(super) fn relocate(&self, mover: &dyn Mover, zone: &Zone, from: Pfn, room: Room) -> Result<(), Room> {
         self.check_room(&room);
-        if !self.base.platform.migrate(from, room.first, room.order) {
-            self.base.event(Event::BlockPinned);
+        let (moved, [done, refused]) = match room.kind {
+            FrameKind::Vmalloc => {
+                (mover.migrate(from, room.first), [Event::VmallocPageMoved, Event::VmallocPagePinned])
+            }
+            _ => {
+                let moved = self.base.platform.migrate(from, room.first, room.order);
+                (moved, [Event::BlockMoved, Event::BlockPinned])
+            }
+        };
+        if !moved {
+            self.base.event(refused);
             return Err(room);
         }
-        self.base.event(Event::BlockMoved);
+        self.base.event(done);
         self.owner_moved(from, room.first);
-        if !self.passes_free_checks(from, room.order, FrameKind::Pages) {
+        if !self.passes_free_checks(from, room.order, room.kind) {
             return Ok(());
         }
         self.locked(zone, |locked| {
-            zone.ledger.take_back(FrameKind::Pages, room.order.pages());
+            zone.ledger.take_back(room.kind, room.order.pages());
             locked.free(from, room.order);
         });
         Ok(())
@@ -86,7 +125,7 @@ impl<P: Platform> PageAllocator<P> {
     pub(super) fn cancel_room(&self, room: Room) {
         let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(room.first))) else { return };
         self.locked(zone, |locked| {
-            zone.ledger.take_back(FrameKind::Pages, room.order.pages());
+            zone.ledger.take_back(room.kind, room.order.pages());
             locked.free(room.first, room.order);
         });
     }
@@ -94,12 +133,12 @@ impl<P: Platform> PageAllocator<P> {
 
 impl<P: Platform> LockedZone<'_, P> {
     /// Hands a free block out as room for a movable one.
-    pub(super) fn make_room(&mut self, block: FreeBlock) -> Room {
+    pub(super) fn make_room(&mut self, block: FreeBlock, kind: FrameKind) -> Room {
         let FreeBlock { first, order } = block;
         self.base.frames.set_migrate(first, MigrateType::Movable as u8);
-        self.base.frames.claim_block(first, order, FrameKind::Pages);
-        self.zone.ledger.hand_out(FrameKind::Pages, order.pages());
-        Room { first, order }
+        self.base.frames.claim_block(first, order, kind);
+        self.zone.ledger.hand_out(kind, order.pages());
+        Room { first, order, kind }
     }
 
     /// The free block that a frame is part of.

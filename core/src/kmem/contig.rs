@@ -7,9 +7,10 @@ use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::order::Order;
 use crate::platform::Platform;
+use crate::vmalloc::VmallocMover;
 
 impl<P: Platform> Kmem<P> {
-    /// Allocates exactly these frames, moving movable blocks out of the way. With `COMP` they are one block, to be freed
+    /// Allocates exactly these frames, moving movable blocks and pages of movable areas out of the way. With `COMP` they are one block, to be freed
     /// with its order; otherwise each is a page of its own.
     ///
     /// If something is in the way and the caller may wait, everything that nobody holds is given back and the range tried
@@ -23,7 +24,7 @@ impl<P: Platform> Kmem<P> {
     /// [`AllocError::NoPages`] if there is no room elsewhere for a block that can; [`AllocError::Injected`] before anything
     /// has moved.
     pub fn alloc_contig_range(&self, start: Pfn, pages: PageCount, gfp: GfpFlags) -> Result<(), AllocError> {
-        self.with_way_cleared(gfp, || self.pages.alloc_contig_range(start, pages, gfp))
+        self.with_way_cleared(gfp, || self.pages.alloc_contig_range(start, pages, gfp, &self.mover()))
     }
 
     /// Allocates that many neighbouring frames, aligned to their number if that is a power of two, on this node (the
@@ -33,7 +34,7 @@ impl<P: Platform> Kmem<P> {
     ///
     /// As [`Self::alloc_contig_range`], about the last place that was tried.
     pub fn alloc_contig_pages(&self, pages: PageCount, gfp: GfpFlags, node: Option<NodeId>) -> Result<Pfn, AllocError> {
-        self.with_way_cleared(gfp, || self.pages.alloc_contig_pages(pages, gfp, node))
+        self.with_way_cleared(gfp, || self.pages.alloc_contig_pages(pages, gfp, node, &self.mover()))
     }
 
     /// Frees a range of [`Self::alloc_contig_range`], in whole or in part.
@@ -54,11 +55,11 @@ impl<P: Platform> Kmem<P> {
         self.pages.split_page(first, order)
     }
 
-    /// Moves all movable blocks towards the ends of their zones, as far as their owners let them go, so that large blocks
+    /// Moves all movable blocks and pages of movable areas towards the ends of their zones, as far as their owners let them go, so that large blocks
     /// are free at the beginnings; returns how many moved. What Linux does when `/proc/sys/vm/compact_memory` is written.
     pub fn compact_memory(&self) -> u64 {
         self.pages.drain_all_pages();
-        self.pages.compact_everything()
+        self.pages.compact_everything(&self.mover())
     }
 
     /// Allocates a zeroed block without waiting for any lock: in an interrupt of any kind, or inside of another call.
@@ -87,6 +88,11 @@ impl<P: Platform> Kmem<P> {
     /// the caller's timer.
     pub fn report_free_pages(&self) -> u64 {
         self.pages.report_free_pages()
+    }
+
+    /// Who moves the pages of areas.
+    pub(super) fn mover(&self) -> VmallocMover<'_, P> {
+        VmallocMover { pages: &self.pages, window: &self.vmalloc }
     }
 
     /// Runs one attempt and, if something was in the way and the caller may wait, another one after reclaim.

@@ -275,7 +275,7 @@ impl<P: Platform> Kmem<P> {
     }
 
     fn compact_for(&self, effort: &Effort, priority: CompactPriority) -> CompactResult {
-        self.pages.compact(effort.order, effort.gfp, effort.node, priority)
+        self.pages.compact(effort.order, effort.gfp, effort.node, priority, &self.mover())
     }
 
     /// Asks the platform to give memory back; returns how many pages it says it has.

@@ -115,14 +115,69 @@ impl<P: Platform> Kmem<P> {
     ///
     /// A null address is a plain [`Self::vmalloc`]; size 0 frees and gives [`VirtAddr::NULL`]. A smaller size gives
     /// whole tail pages back if the flags allow input, output and file systems; a size that still fits the mapped pages
-    /// stays in place; a larger one moves.
+    /// stays in place. A larger one stays too if the addresses behind the area are free; else the same pages appear at
+    /// other addresses, and the old ones are dead. Page contents are not copied.
     ///
     /// # Errors
     ///
     /// As [`Self::vmalloc`], and [`AllocError::BadAddress`] for anything but the start of a live area; the old area is
     /// untouched then.
     pub fn vrealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, |gfp| self.vmalloc.vrealloc(&self.pages, &self.slab, addr, size, gfp))
+        self.vrealloc_node_align(addr, size, 1, gfp, None)
+    }
+
+    /// [`Self::vrealloc`] with an alignment in bytes, which the area must have already, and a node: with `THISNODE`, an area
+    /// whose first page is on another node is copied to a new one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vrealloc`], and [`AllocError::BadAlign`] for an alignment that the area does not have; the old area is
+    /// untouched then.
+    pub fn vrealloc_node_align(
+        &self,
+        addr: VirtAddr,
+        size: usize,
+        align: usize,
+        gfp: GfpFlags,
+        node: Option<NodeId>,
+    ) -> Result<VirtAddr, AllocError> {
+        let answer = self.with_reclaim_on(gfp, node, |gfp| {
+            let args = VmallocArgs { align, node, ..VmallocArgs::new(size, gfp) };
+            self.vmalloc.vrealloc(&self.pages, &self.slab, addr, &args)
+        });
+        match answer {
+            Err(AllocError::BadAddress(_)) => self.pages.base.warn(gfp, Warning::VreallocAddress { addr }),
+            Err(AllocError::BadAlign(_)) if addr != VirtAddr::NULL => {
+                self.pages.base.warn(gfp, Warning::VreallocAlign { addr, align });
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// Tells the frame behind an address of a [`Self::vmalloc`] area, like [`Self::vmalloc_to_page`], and keeps the page
+    /// there: until [`Self::unpin_vmalloc_page`] it does not go to another frame, also if the area is movable. Pins are
+    /// counted. They do not keep the area alive: take them back before it is freed or resized.
+    pub fn pin_vmalloc_page(&self, addr: VirtAddr) -> Option<Pfn> {
+        self.vmalloc.pin_page(&self.pages, addr)
+    }
+
+    /// Takes one pin of [`Self::pin_vmalloc_page`] back.
+    ///
+    /// # Errors
+    ///
+    /// The frame is behind no area, or it has no pin; nothing is changed then.
+    pub fn unpin_vmalloc_page(&self, frame: Pfn) -> Result<(), FreeError> {
+        self.vmalloc.unpin_page(&self.pages, frame)
+    }
+
+    /// Answers a processor that found no translation for an address of the vmalloc window: is there one by now?
+    ///
+    /// While a page of a [`GfpFlags::MOVABLE`] area moves, an access to it faults for as long as its bytes take to be
+    /// copied. The platform's fault handler asks this, which waits for that, and has the access repeated if the answer is
+    /// `true`; `false` means that nothing is mapped there.
+    pub fn vmalloc_fault(&self, addr: VirtAddr) -> bool {
+        self.vmalloc.vmalloc_to_page(&self.pages, addr).is_some()
     }
 
     /// Flushes all lazily freed ranges; their addresses and frames can be used again.

@@ -44,7 +44,7 @@ pub(crate) use flush::{Detached, Flushed, TlbFlush, free_list};
 pub(crate) use huge::HUGE_ORDER;
 pub(crate) use range::VpnRange;
 
-use crate::addr::{Pfn, PhysAddr, Vpn};
+use crate::addr::{PAGE_SIZE, Pfn, PhysAddr, Vpn};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::error::AllocError;
@@ -209,8 +209,60 @@ impl PageTables {
     /// The frame behind a page that is mapped now.
     pub(crate) fn translate<P: Platform>(&self, pages: &PageAllocator<P>, page: Vpn) -> Option<Pfn> {
         let _lock = self.nr_tables.lock();
-        let entry = self.path(&pages.base.mem, page).entry(&pages.base.mem, page);
+        self.translate_held(&pages.base.mem, page)
+    }
+
+    fn translate_held(&self, mem: &PhysMem, page: Vpn) -> Option<Pfn> {
+        let entry = self.path(mem, page).entry(mem, page);
         if entry.is_present() { entry.frame() } else { None }
+    }
+
+    /// Puts the frame `to` behind a page that `from` is behind now, with the same contents, if `from` may move.
+    ///
+    /// Unmapped, flushed, copied, mapped: no processor can write the page while it is copied, so no write is lost. All of it
+    /// is under the lock, for which a processor waits that faults meanwhile.
+    pub(crate) fn replace<P: Platform>(&self, pages: &PageAllocator<P>, page: Vpn, from: Pfn, to: Pfn) -> bool {
+        let base = &pages.base;
+        let _lock = self.nr_tables.lock();
+        let Some(leaf) = self.path(&base.mem, page).leaf() else { return false };
+        let at = index(page, LEAF);
+        let entry = load(&base.mem, leaf, at);
+        if !entry.is_present() || entry.frame() != Some(from) || !base.frames.may_move(from) {
+            return false;
+        }
+        store(&base.mem, leaf, at, entry.unmapped());
+        let _flushed = TlbFlush::of(VpnRange::new(page, 1)).flush(&base.platform);
+        let copied = base.mem.copy(from.addr(), to.addr(), PAGE_SIZE);
+        debug_assert!(copied, "a frame is outside memory");
+        base.frames.set_private(to, page.as_u64() as u32);
+        base.frames.set_movable(to, true);
+        base.frames.set_movable(from, false);
+        store(&base.mem, leaf, at, Pte::page(to));
+        base.platform.page_moved(page, from, to);
+        true
+    }
+
+    /// Says of the frames behind the mapped pages of `range` whether they may move.
+    pub(crate) fn set_movable<P: Platform>(&self, pages: &PageAllocator<P>, range: VpnRange, movable: bool) {
+        let base = &pages.base;
+        for piece in range.by_table() {
+            let _lock = self.nr_tables.lock();
+            // Huge entries have no table of single ones below them: they stay where they are.
+            let Some(leaf) = self.path(&base.mem, piece.start()).leaf() else { continue };
+            for frame in piece.iter().filter_map(|page| load(&base.mem, leaf, index(page, LEAF)).frame()) {
+                base.frames.set_movable(frame, movable);
+            }
+        }
+    }
+
+    /// Lets `body` translate pages while their frames stay where they are.
+    pub(crate) fn hold<P: Platform, R>(
+        &self,
+        pages: &PageAllocator<P>,
+        body: impl FnOnce(&dyn Fn(Vpn) -> Option<Pfn>) -> R,
+    ) -> R {
+        let _lock = self.nr_tables.lock();
+        body(&|page| self.translate_held(&pages.base.mem, page))
     }
 
     /// Shows the entry of each page of `range`; pages without a table have an empty one.

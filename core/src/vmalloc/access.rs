@@ -1,16 +1,17 @@
-//! Copying and filling memory by virtual address: through the direct map, or page by page through the page tables.
+//! Copying and filling memory by virtual address: through the direct map, or page by page through the page tables, whose
+//! lock keeps a page that may move where it is while it is worked on.
 
 use super::Vmalloc;
 use crate::PAGE_SIZE;
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::{Pfn, PhysAddr, VirtAddr, Vpn};
 use crate::buddy::PageAllocator;
 use crate::platform::Platform;
 
 impl Vmalloc {
     /// The physical address behind a direct-map address or a mapped address of the window.
+    #[cfg(test)]
     pub(crate) fn phys_behind<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Option<PhysAddr> {
-        let direct = pages.base.phys(addr);
-        direct.or_else(|| self.vmalloc_to_page(pages, addr)?.addr().checked_add(addr.page_offset() as u64))
+        self.tables.hold(pages, |translate| place(pages, addr, 0, translate))
     }
 
     /// Copies `len` bytes between two blocks that do not overlap. `false` at the first page that is not mapped; what
@@ -20,8 +21,11 @@ impl Vmalloc {
         let mut done = 0;
         while done < len {
             let piece = (len - done).min(self.step(from, done)).min(self.step(to, done));
-            let copied = self.at(pages, from, done).zip(self.at(pages, to, done));
-            if !copied.is_some_and(|(from, to)| pages.base.mem.copy(from, to, piece)) {
+            let copied = self.tables.hold(pages, |translate| {
+                let both = place(pages, from, done, translate).zip(place(pages, to, done, translate));
+                both.is_some_and(|(from, to)| pages.base.mem.copy(from, to, piece))
+            });
+            if !copied {
                 return false;
             }
             done += piece;
@@ -51,7 +55,10 @@ impl Vmalloc {
         let mut done = 0;
         while done < len {
             let piece = (len - done).min(self.step(addr, done));
-            if !self.at(pages, addr, done).is_some_and(|phys| act(phys, piece)) {
+            let done_here = self
+                .tables
+                .hold(pages, |translate| place(pages, addr, done, translate).is_some_and(|phys| act(phys, piece)));
+            if !done_here {
                 return false;
             }
             done += piece;
@@ -63,8 +70,19 @@ impl Vmalloc {
     fn step(&self, addr: VirtAddr, done: usize) -> usize {
         PAGE_SIZE - addr.page_offset().wrapping_add(done) % PAGE_SIZE
     }
+}
 
-    fn at<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr, done: usize) -> Option<PhysAddr> {
-        self.phys_behind(pages, addr.checked_add(done as u64)?)
+/// The physical address behind `addr + done`: a direct-map address, or one of the window that is mapped.
+fn place<P: Platform>(
+    pages: &PageAllocator<P>,
+    addr: VirtAddr,
+    done: usize,
+    translate: &dyn Fn(Vpn) -> Option<Pfn>,
+) -> Option<PhysAddr> {
+    let addr = addr.checked_add(done as u64)?;
+    if let Some(direct) = pages.base.phys(addr) {
+        return Some(direct);
     }
+    let inside = pages.base.geometry.is_vmalloc_addr(addr);
+    translate(addr.vpn()).filter(|_| inside)?.addr().checked_add(addr.page_offset() as u64)
 }

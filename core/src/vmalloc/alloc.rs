@@ -41,10 +41,10 @@ const UNSUPPORTED: GfpFlags = GfpFlags::COMP.union(GfpFlags::RECLAIMABLE).union(
 
 /// An area that has its record and its addresses.
 #[derive(Clone, Copy)]
-struct Reservation {
-    at: Link,
+pub(super) struct Reservation {
+    pub(super) at: Link,
     /// The pages, without the guard.
-    range: VpnRange,
+    pub(super) range: VpnRange,
 }
 
 /// What addresses an area needs, and how they shall be mapped.
@@ -61,7 +61,7 @@ pub(super) struct Place {
 
 impl Place {
     /// Wherever there is room.
-    fn anywhere(pages: PageCount, flags: VmFlags) -> Self {
+    pub(super) fn anywhere(pages: PageCount, flags: VmFlags) -> Self {
         let want = Want { span: pages.get() + guard_pages(flags), align: 1, within: (0, u64::MAX) };
         Self { want, pages: pages.get(), flags, leaf: Order::ZERO, align: PAGE_SHIFT as u8 }
     }
@@ -77,7 +77,7 @@ impl Place {
     }
 
     /// Where the caller wants it.
-    fn of(args: &VmallocArgs, pages: PageCount) -> Result<Self, AllocError> {
+    pub(super) fn of(args: &VmallocArgs, pages: PageCount) -> Result<Self, AllocError> {
         if !args.align.is_power_of_two() {
             return Err(AllocError::BadAlign(args.align));
         }
@@ -122,8 +122,12 @@ impl Vmalloc {
         args: &VmallocArgs,
     ) -> Result<VirtAddr, AllocError> {
         let count = checked_pages(&pages.base, args.size)?;
-        let plain = Place::of(args, count)?;
-        if let Some(leaf) = huge_leaf(&pages.base, args) {
+        let movable = args.gfp.contains(GfpFlags::MOVABLE);
+        let mut flags = args.flags;
+        flags.set(VmFlags::MOVABLE, movable);
+        let plain = Place::of(&VmallocArgs { flags, ..*args }, count)?;
+        // Pages move one by one.
+        if let Some(leaf) = huge_leaf(&pages.base, args).filter(|_| !movable) {
             if let Ok(addr) = self.make_area(pages, slab, args, plain.huge(leaf)) {
                 pages.base.event(Event::HugeMapped);
                 return Ok(addr);
@@ -144,7 +148,11 @@ impl Vmalloc {
         let gfp = page_flags(&pages.base, args.gfp);
         let filled = frames::alloc_frames(pages, &place, gfp, args.node)
             .and_then(|frames| self.map_frames(pages, area.range, place.leaf, args.gfp, frames));
-        self.settle(pages, slab, area, State::Vmalloc { requested: args.size }, filled)
+        let addr = self.settle(pages, slab, area, State::Vmalloc { requested: args.size }, filled)?;
+        if place.flags.contains(VmFlags::MOVABLE) {
+            self.tables.set_movable(pages, area.range, true);
+        }
+        Ok(addr)
     }
 
     /// Maps frames of the caller side by side. They stay the caller's, who frees them after [`Self::vunmap`].
@@ -171,7 +179,7 @@ impl Vmalloc {
     }
 
     /// The first two stages: the record and the addresses, from a pool or the lowest that fit.
-    fn reserve<P: Platform>(
+    pub(super) fn reserve<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         slab: &SlabLayer,
@@ -224,7 +232,7 @@ impl Vmalloc {
     }
 
     /// Maps frames, which become the area's, 2^`leaf` by each entry. On refusal all of them go back to the page allocator.
-    fn map_frames<P: Platform>(
+    pub(super) fn map_frames<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         range: VpnRange,
@@ -237,6 +245,7 @@ impl Vmalloc {
         let mut next = || {
             let frame = frames.pop_head(descriptors)?;
             descriptors.set_private(frame, page as u32);
+            descriptors.set_movable(frame, false);
             page += 1;
             Some(frame)
         };
@@ -299,8 +308,13 @@ impl Vmalloc {
     }
 }
 
+/// What a record or a page table inherits of a request's flags.
+pub(super) fn effort(gfp: GfpFlags) -> GfpFlags {
+    gfp & EFFORT
+}
+
 /// Flags for the pages themselves: they may come from high memory, unless the caller named a zone.
-fn page_flags<P: Platform>(base: &Base<P>, gfp: GfpFlags) -> GfpFlags {
+pub(super) fn page_flags<P: Platform>(base: &Base<P>, gfp: GfpFlags) -> GfpFlags {
     let removed = gfp & UNSUPPORTED;
     if !removed.is_empty() {
         base.warn(gfp, Warning::FlagsRemoved { by: FlagsRemovedBy::Vmalloc, flags: removed });

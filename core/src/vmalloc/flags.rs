@@ -14,6 +14,9 @@ bitflags! {
         /// 2 MiB or more may be mapped by huge entries, 512 pages each, if the caller may block. Size and alignment grow to
         /// multiples of 2 MiB then; without the memory for it the area is made as if the flag were not there.
         const ALLOW_HUGE_VMAP = 0x400;
+        /// The area was asked for with [`GfpFlags::MOVABLE`]: its pages may go to other frames. Follows from that flag,
+        /// whatever is asked for here; Linux has no such areas.
+        const MOVABLE = 0x8000;
     }
 }
 

@@ -11,7 +11,8 @@
 //! | `frames` | the frames of an area: long runs first |
 //! | `runs` | how many runs and entries map an area |
 //! | `lazy` | `vfree`, `vunmap`, and the purge that flushes before anything is reused |
-//! | `realloc` | `vrealloc` |
+//! | `realloc` `resize` | `vrealloc`: in place, and growing by more addresses or by other ones |
+//! | `migrate` | pages of movable areas that go to other frames |
 //! | `access` | copying and filling through the page tables |
 //! | `check` | the recount |
 //!
@@ -65,11 +66,13 @@ mod check_nodes;
 mod flags;
 mod frames;
 mod lazy;
+mod migrate;
 mod nodes;
 mod pending;
 mod pool;
 mod realloc;
 mod record;
+mod resize;
 mod runs;
 #[cfg(test)]
 mod tests;
@@ -87,6 +90,7 @@ use crate::platform::Platform;
 use crate::slab::{CacheArgs, SlabFlags, SlabLayer};
 use crate::sync::{AtomicU64, SpinLock};
 pub use flags::{VmFlags, VmallocArgs};
+pub(crate) use migrate::VmallocMover;
 pub use runs::AreaMapping;
 
 pub(crate) use nodes::VmallocParts;

@@ -1,6 +1,7 @@
 //! Areas that were freed and wait for a grace period: they stay mapped, and nobody can free them again.
 
 use super::area::{Node, State};
+use super::flags::VmFlags;
 use super::{Vmalloc, misplaced, records};
 use crate::addr::VirtAddr;
 use crate::buddy::PageAllocator;
@@ -23,13 +24,18 @@ impl Vmalloc {
         if let Some(error) = misplaced(&pages.base, addr, BlockKind::Vmalloc) {
             return Err(error);
         }
-        self.with_live(&pages.base, addr, |_, _, node| {
+        let waiting = self.with_live(&pages.base, addr, |_, _, node| {
             let State::Vmalloc { requested } = node.state else {
                 return Err(FreeError::WrongKind { addr, expected: BlockKind::Vmalloc, found: BlockKind::Vmap });
             };
             node.state = State::Pending { requested, batch };
-            Ok(())
-        })
+            Ok(*node)
+        })?;
+        if waiting.flags.contains(VmFlags::MOVABLE) {
+            // Readers have no reason to expect a fault.
+            self.tables.set_movable(pages, waiting.mapped_range(), false);
+        }
+        Ok(())
     }
 
     /// Frees the areas of a batch.

@@ -270,6 +270,15 @@ impl SimMachine {
         moved
     }
 
+    /// Follows a page of an area to another frame, and leaves junk behind, which a stale entry would show.
+    fn page_moved(&self, page: Vpn, from: Pfn, to: Pfn) {
+        self.owners.page_moved(page.addr().as_u64(), from, to);
+        self.mark_dirty(from.addr(), PAGE_SIZE);
+        self.mark_dirty(to.addr(), PAGE_SIZE);
+        let filled = self.memory.fill(from.addr(), PAGE_SIZE, LEFT_BEHIND);
+        debug_assert!(filled, "the frame is in memory");
+    }
+
     /// How often something happened.
     pub fn event_count(&self, event: Event) -> u64 {
         self.events[event.index()].get()

@@ -26,7 +26,7 @@ struct Inner {
     pins: BTreeMap<u32, u32>,
     /// Pages of each mapping by `vmap`, by address.
     mappings: BTreeMap<u64, Vec<u32>>,
-    /// What moved since the last look.
+    /// What moved since the last look, with frames for addresses.
     moved: Vec<Moved>,
 }
 
@@ -93,7 +93,13 @@ impl Owners {
     pub fn take_moved(&self, direct_map: u64) -> Vec<Moved> {
         let address = |frame: u64| direct_map + frame * PAGE_SIZE as u64;
         let moved = std::mem::take(&mut self.inner.borrow_mut().moved);
-        moved.into_iter().map(|m| Moved { from: address(m.from), to: address(m.to), order: m.order }).collect()
+        moved.into_iter().map(|m| Moved { from: address(m.from), to: address(m.to), ..m }).collect()
+    }
+
+    /// Notes that a page of an area is behind another frame.
+    pub(super) fn page_moved(&self, page: u64, from: Pfn, to: Pfn) {
+        let (from, to) = (from.as_u32().into(), to.as_u32().into());
+        self.inner.borrow_mut().moved.push(Moved { from, to, order: 0, page: Some(page) });
     }
 
     /// Moves a block, if there is such a block and none of its frames is pinned.
@@ -109,7 +115,7 @@ impl Owners {
         inner.blocks.remove(&from.as_u32());
         inner.blocks.insert(to.as_u32(), order);
         let (from, to) = (from.as_u32().into(), to.as_u32().into());
-        inner.moved.push(Moved { from, to, order: order.get() });
+        inner.moved.push(Moved { from, to, order: order.get(), page: None });
         true
     }
 }
@@ -147,7 +153,7 @@ mod tests {
         assert!(!owners.migrate(&memory, from, to, order), "it is elsewhere now");
         assert_eq!(memory.read_u64(Pfn::new(5).addr()), Some(7));
         let page = PAGE_SIZE as u64;
-        assert_eq!(owners.take_moved(page), [Moved { from: 3 * page, to: 5 * page, order: 1 }]);
+        assert_eq!(owners.take_moved(page), [Moved { from: 3 * page, to: 5 * page, order: 1, page: None }]);
         assert_eq!(owners.take_moved(page), []);
     }
 

@@ -46,6 +46,10 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
         self.machine.migrate(from, to, order)
     }
 
+    fn page_moved(&self, page: Vpn, from: Pfn, to: Pfn) {
+        self.machine.page_moved(page, from, to);
+    }
+
     fn reclaim(&self, shortage: &Shortage) -> u64 {
         self.machine.reclaim(shortage)
     }

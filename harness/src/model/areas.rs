@@ -41,6 +41,7 @@ impl AreaWish {
         // The caller must be able to wait, 2 MiB must be asked for, and the machine must have such blocks.
         let may_be_huge = gfp.may_block()
             && size >= PAGE_SIZE << HUGE_ORDER
+            && !gfp.contains(GfpFlags::MOVABLE)
             && geometry.vmap_allow_huge
             && geometry.max_order.get() >= HUGE_ORDER;
         match *call {
@@ -154,6 +155,14 @@ impl Window {
         (from.checked_add(needed)? <= end).then_some(from)
     }
 
+    /// Tells whether the area that starts at `start` can have `span` pages, its guard counted, where it is. A pooled range
+    /// behind it stands in its way.
+    pub fn can_grow(&self, start: u64, span: u64) -> bool {
+        let others = self.spans.iter().chain(&self.pooled).map(|span| span.start);
+        let next = others.filter(|&other| other > start).min().unwrap_or(self.end);
+        start.checked_add(span).is_some_and(|end| end <= next)
+    }
+
     /// How many page tables do not exist yet for `pages` pages from `start` on, if the tables that exist are exactly
     /// those above a mapped page, and the root.
     pub fn new_tables(&self, start: u64, pages: u64) -> u64 {
@@ -228,6 +237,13 @@ mod tests {
         assert_eq!(at(&window(16, &[]), 15), Some(0));
         assert_eq!(at(&window(16, &[]), 16), None);
         assert_eq!(at(&window(16, &[]), u64::MAX), None);
+    }
+
+    #[test]
+    fn an_area_grows_up_to_the_next_one_or_the_end_of_the_window() {
+        let w = window(16, &[(0, 3), (8, 3)]);
+        assert!(w.can_grow(w.start, 8) && !w.can_grow(w.start, 9), "the next one is at page 8");
+        assert!(w.can_grow(w.start + 8, 8) && !w.can_grow(w.start + 8, 9) && !w.can_grow(w.start + 8, u64::MAX));
     }
 
     #[test]

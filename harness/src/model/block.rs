@@ -137,6 +137,8 @@ pub struct Block {
     pub guarded: bool,
     /// log2 of the pages that each page-table entry of the area maps.
     pub leaf: u8,
+    /// Whether its pages may go to other frames, for [`Tier::Vmalloc`]: it was allocated as movable.
+    pub movable: bool,
     /// How often the program has pinned it, for [`Tier::Pages`].
     pub pins: u32,
     /// The frames behind the pages that are mapped, for virtual tiers.

@@ -87,6 +87,8 @@ pub struct Model {
     pub(crate) debugged: Debugged,
     next_handle: u64,
     cpu: u16,
+    /// Frames behind areas that the program has pinned, once for each pin.
+    pinned_frames: Vec<u32>,
     /// Handles of the page blocks whose owners let the machine free them.
     evictable: std::collections::BTreeSet<u64>,
     /// Page counters after the last step; what a failed call must not change.
@@ -114,6 +116,7 @@ impl Model {
             debugged: Debugged::default(),
             next_handle: 0,
             cpu: 0,
+            pinned_frames: Vec::new(),
             evictable: std::collections::BTreeSet::new(),
             last_use: None,
             damage: damage::Damage::default(),
@@ -333,6 +336,7 @@ impl Model {
             (Call::SplitPage { addr, order }, Reply::Done) => self.split(*addr, *order),
             (Call::Pin { addr }, Reply::Done) => self.pin(*addr, 1),
             (Call::Unpin { addr }, Reply::Done) => self.pin(*addr, -1),
+            (call @ (Call::PinArea { .. } | Call::UnpinArea { .. }), reply) => self.pin_frame(call, reply),
             (Call::CacheCreate { .. } | Call::CacheDestroy { .. }, _) => self.follow_cache(step),
             (Call::Rcu(call), reply) => self.follow_rcu(call, reply),
             (Call::Objects(call), reply) => self.follow_objects(call, reply),
@@ -418,7 +422,11 @@ impl Model {
         }
         let Some((requested, gfp)) = self.promised(call) else { return };
         let mut block = match &old {
-            Some(old) if old.addr == addr => Block { requested, usable, gfp, ..old.clone() },
+            Some(old) if old.addr == addr => {
+                // An area that grows in place takes over the addresses behind it, and never gives any back.
+                let grown = if old.area_pages > 0 { requested.div_ceil(PAGE_SIZE) } else { 0 };
+                Block { requested, usable, gfp, area_pages: old.area_pages.max(grown), ..old.clone() }
+            }
             _ => self.new_block(self.tier_of(call, addr, requested), addr, requested, usable, gfp),
         };
         if let Some(old) = &old {
@@ -426,6 +434,9 @@ impl Model {
             block.generation = old.generation;
             block.written = old.written;
             block.zero_chain = old.zero_chain && gfp.wants_zero();
+            if old.tier == Tier::Vmalloc {
+                block.movable = old.movable;
+            }
         }
         if let Call::CacheAlloc { cache, .. } = call {
             block.cache = Some(*cache);
@@ -479,6 +490,7 @@ impl Model {
             area_pages,
             guarded: tier.is_virtual(),
             leaf: 0,
+            movable: tier == Tier::Vmalloc && gfp.contains(GfpFlags::MOVABLE),
             pins: 0,
             frames: Vec::new(),
             refs: 0,
@@ -548,12 +560,21 @@ impl Model {
 /// Learns the frames behind a fresh area, or drops those that a `vrealloc` in place gave back.
 fn map_frames(block: &mut Block, old: Option<&Block>, subject: &dyn Subject) {
     match old.filter(|old| old.addr == block.addr) {
-        Some(old) => block.frames.truncate(kept_pages(old, block.requested, block.gfp)),
-        None => {
-            let page = |i: usize| subject.translate(block.addr + (i * PAGE_SIZE) as u64);
-            block.frames = (0..block.area_pages).map_while(page).map(|p| (p / PAGE_SIZE as u64) as u32).collect();
+        Some(old) if block.requested <= old.frames.len() * PAGE_SIZE => {
+            block.frames.truncate(kept_pages(old, block.requested, block.gfp));
         }
+        Some(old) => {
+            let wanted = block.requested.div_ceil(PAGE_SIZE);
+            block.frames.extend(frames_behind(subject, block.addr, old.frames.len()..wanted));
+        }
+        None => block.frames = frames_behind(subject, block.addr, 0..block.area_pages).collect(),
     }
+}
+
+/// The frames behind pages of an area, up to the first that is not mapped.
+fn frames_behind(subject: &dyn Subject, addr: u64, pages: std::ops::Range<usize>) -> impl Iterator<Item = u32> {
+    let page = move |i: usize| subject.translate(addr + (i * PAGE_SIZE) as u64);
+    pages.map_while(page).map(|physical| (physical / PAGE_SIZE as u64) as u32)
 }
 
 /// Pages that stay mapped after `vrealloc` in place: a size below the last one returns whole tail pages, unless the flags
@@ -561,6 +582,13 @@ fn map_frames(block: &mut Block, old: Option<&Block>, subject: &dyn Subject) {
 pub fn kept_pages(old: &Block, size: usize, gfp: GfpFlags) -> usize {
     let returns = size <= old.requested && old.leaf == 0 && gfp.contains(GfpFlags::IO | GfpFlags::FS);
     if returns { size.div_ceil(PAGE_SIZE).min(old.frames.len()) } else { old.frames.len() }
+}
+
+/// Tells whether a `vrealloc` insists on a node other than that of the area's first page.
+pub fn is_elsewhere(model: &Model, call: &Call, old: &Block) -> bool {
+    let (Call::Vrealloc { gfp, near, .. }, Some(&first)) = (call, old.frames.first()) else { return false };
+    let wanted = near.node.filter(|_| gfp.contains(GfpFlags::THISNODE));
+    wanted.is_some_and(|node| model.node_of(first) != Some(node.get()))
 }
 
 /// Tells whether a call works on frames that the caller names.
@@ -651,6 +679,7 @@ pub(crate) mod tests {
             area_pages: if tier.is_virtual() { bytes.div_ceil(PAGE_SIZE) } else { 0 },
             guarded: tier.is_virtual(),
             leaf: 0,
+            movable: false,
             pins: 0,
             frames: Vec::new(),
             refs: 0,

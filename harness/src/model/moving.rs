@@ -1,7 +1,7 @@
 //! Blocks that move, split and are pinned.
 
 use super::{Block, Model, Tier, Tiers};
-use crate::subject::Moved;
+use crate::subject::{Call, Moved, Reply};
 use kmem::{GfpFlags, PAGE_SIZE};
 
 /// The flags that a request without a lock stands for: zeroed, and no way into any reserve.
@@ -26,8 +26,49 @@ impl Model {
             && !self.blocks(Tiers::VMAP).any(shows)
     }
 
-    /// Follows a block to its new address. Handle, contents and all else stay.
+    /// The area, and the number of its page, whose page is behind a frame and may go to another one: of a live movable area,
+    /// and not pinned.
+    pub fn movable_page(&self, frame: u32) -> Option<(&Block, usize)> {
+        let owner = self.vmalloc_owner(frame).filter(|_| !self.pinned_frames.contains(&frame))?;
+        let block = self.blocks(Tiers::VMALLOC).find(|block| block.handle == owner && block.movable)?;
+        let index = block.frames.iter().position(|&other| other == frame)?;
+        Some((block, index))
+    }
+
+    /// A frame behind a page of the block that the program has pinned.
+    pub fn pinned_frame(&self, block: &Block) -> Option<u32> {
+        let pinned = |frame: &&u32| block.tier == Tier::Vmalloc && self.pinned_frames.contains(frame);
+        block.frames.iter().find(pinned).copied().filter(|_| !self.pinned_frames.is_empty())
+    }
+
+    /// The program pins a page of an area, and so the frame behind it, or takes a pin back.
+    pub(super) fn pin_frame(&mut self, call: &Call, reply: &Reply) {
+        match (call, reply) {
+            (Call::PinArea { .. }, Reply::Frame(Some(frame))) => self.pinned_frames.push(*frame),
+            (Call::UnpinArea { frame }, Reply::Done) => {
+                if let Some(at) = self.pinned_frames.iter().position(|pinned| pinned == frame) {
+                    self.pinned_frames.swap_remove(at);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Follows a page of an area, if it is one that may move, to another frame.
+    fn replace_frame(&mut self, moved: &Moved) {
+        let frame = |addr| self.direct_frames(addr, PAGE_SIZE).start;
+        let (from, to) = (frame(moved.from), frame(moved.to));
+        let Some((addr, index)) = self.movable_page(from).map(|(block, index)| (block.addr, index)) else { return };
+        let Some(mut block) = self.remove(addr) else { return };
+        block.frames[index] = to;
+        self.insert(block);
+    }
+
+    /// Follows a block to its new address, or a page to its new frame. Handle, contents and all else stay.
     pub fn relocate(&mut self, moved: &Moved) {
+        if moved.page.is_some() {
+            return self.replace_frame(moved);
+        }
         let let_go = self.block(moved.from).is_some_and(|block| self.evictable.contains(&block.handle));
         let Some(block) = self.remove(moved.from) else { return };
         if let_go {
@@ -72,7 +113,7 @@ mod tests {
         model.update(&step(Call::Pin { addr: from }, Reply::Done), &subject);
         assert!(!model.is_movable(model.block(from).unwrap()));
         model.update(&step(Call::Unpin { addr: from }, Reply::Done), &subject);
-        model.relocate(&Moved { from, to, order: 2 });
+        model.relocate(&Moved { from, to, order: 2, page: None });
         assert_eq!(model.block(to), Some(&Block { addr: to, ..before }));
         assert!(model.block(from).is_none() && model.used_directly(8) && !model.used_directly(4));
         model.update(&step(Call::SplitPage { addr: to, order: 2 }, Reply::Done), &subject);

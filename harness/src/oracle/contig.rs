@@ -105,6 +105,9 @@ fn judge_busy(
         FrameKind::Pages | FrameKind::PagesTail if block.is_none_or(|block| model.is_movable(block)) => {
             Err(format!("frame {frame:#x} can be moved: {:?}", block.map(|block| block.describe())))
         }
+        FrameKind::Vmalloc if model.movable_page(frame).is_some() => {
+            Err(format!("frame {frame:#x} is behind a page of a movable area"))
+        }
         kind if gfp.may_block() && !pins.is_pinned(frame) => {
             Err(format!("reclaim gives frame {frame:#x}, {kind:?}, back"))
         }
@@ -119,7 +122,8 @@ fn judge_no_room(model: &Model, inside: &dyn WhiteBox, range: &Range<u32>, order
             && touches(model.direct_frames(block.addr, block.usable))
             && model.looks_movable(block)
     };
-    if !model.blocks(crate::model::Tiers::PAGES).any(in_the_way) {
+    let page_in_the_way = order == Order::ZERO && range.clone().any(|frame| model.movable_page(frame).is_some());
+    if !page_in_the_way && !model.blocks(crate::model::Tiers::PAGES).any(in_the_way) {
         return Err(format!("no movable block of order {order} is in the way of {range:x?}"));
     }
     let geometry = model.geometry();

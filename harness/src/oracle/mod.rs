@@ -99,7 +99,9 @@ pub(crate) struct Notes {
     pub(crate) freed: Option<Call>,
     /// Blocks lent to the host by the calls before this one, as long as these did nothing else.
     pub(crate) lent: Vec<(u64, u8)>,
-    /// Blocks that moved, and pages that were lent, during the call that is being judged.
+    /// Pages of areas, by address, that went to other frames during the call that is being judged.
+    pub(crate) moved_pages: Vec<u64>,
+    /// Blocks and pages of areas that moved, and pages that were lent, during the call that is being judged.
     pub(crate) moved: usize,
     /// Whether the call that is being judged does nothing but compact.
     pub(crate) compacting: bool,
@@ -348,6 +350,7 @@ const AT_END: &[&dyn Oracle] = &[&o22_grace::GracePeriods, &o08_audit::Audit, &o
 pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
     (cx.model.notes.moved, cx.model.notes.lent_pages) = (0, 0);
     cx.model.notes.nolock = matches!(call, Call::Objects(ObjectsCall::KmallocNolock { .. }));
+    cx.model.notes.moved_pages.clear();
     if !matches!(call, Call::ReportFree { .. }) {
         cx.model.notes.lent.clear();
     }

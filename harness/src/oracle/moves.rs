@@ -16,7 +16,7 @@ use kmem::{FrameKind, MigrateType, Mobility, PAGE_SIZE, ZoneSpec};
 /// The violation found.
 pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
     check_right(cx, moved)?;
-    let Moved { from, to, order } = *moved;
+    let Moved { from, to, order, page } = *moved;
     let bytes = PAGE_SIZE << order;
     let fail = |id, handle: &[u64], what: String| Err(cx.violation(id, handle, format!("{moved:x?}: {what}")));
     if let Some(other) = cx.model.overlapping(to, to.saturating_add(bytes as u64), None) {
@@ -43,6 +43,7 @@ pub fn on_move(cx: &mut Context<'_>, moved: &Moved) -> Result<(), Violation> {
     match (zone_of(old.start, 1), zone_of(frames.start, 1 << order)) {
         (Some(old), Some(new)) if old.node == new.node && new.kind <= old.kind && !frames.is_empty() => {
             cx.model.notes.moved += 1;
+            cx.model.notes.moved_pages.extend(page);
             Ok(())
         }
         (old, new) => fail(OracleId::O3Bounds, &[], format!("from zone {old:?} to zone {new:?}")),
@@ -55,6 +56,25 @@ fn spoilt_by_compaction(cx: &Context<'_>, frame: u32) -> Option<MigrateType> {
     let judged = cx.model.notes.compacting && cx.model.geometry().mobility != Mobility::Mixed;
     let migrate = cx.subject.white_box().filter(|_| judged)?.pageblock_type(frame)?;
     (!matches!(migrate, MigrateType::Movable | MigrateType::Cma)).then_some(migrate)
+}
+
+/// Looks at the pages that went to other frames during a call: no TLB leads elsewhere than the page tables, and they lead
+/// to the frame that the page went to.
+pub(super) fn check_moved_pages(cx: &Context<'_>) -> Result<(), Violation> {
+    let frame_of = |physical: u64| (physical / PAGE_SIZE as u64) as u32;
+    for &page in &cx.model.notes.moved_pages {
+        let Some(block) = cx.model.overlapping(page, page + 1, None).filter(|block| block.movable) else { continue };
+        let expected = block.frames.get((page - block.addr) as usize / PAGE_SIZE).copied();
+        let walked = cx.subject.translate(page).map(frame_of);
+        let remembered = cx.subject.remembered(page).into_iter().chain(cx.subject.tlb_lookup(page));
+        let reached = remembered.map(frame_of).find(|&reached| Some(reached) != expected);
+        if walked != expected || reached.is_some() {
+            let message =
+                format!("{page:#x} went to frame {expected:x?}; the tables say {walked:x?}, the TLB {reached:x?}");
+            return Err(cx.violation(OracleId::O15Translation, &[block.handle], message));
+        }
+    }
+    Ok(())
 }
 
 /// Looks at a free block that was lent to the host: it is a whole free block, large enough to be worth it, no live block is
@@ -105,8 +125,20 @@ pub(super) fn check_numbers(cx: &Context<'_>, call: &Call, answer: usize) -> Res
     if answer == seen { Ok(()) } else { Err(format!("{call:?} answered {answer}, but it were {seen}")) }
 }
 
-/// Only a live block that is movable and not pinned moves, as a whole.
+/// Only a live block that is movable and not pinned moves, as a whole; and only a page of a movable area that nobody else
+/// shows.
 fn check_right(cx: &Context<'_>, moved: &Moved) -> Result<(), Violation> {
+    if let Some(page) = moved.page {
+        let from = cx.model.direct_frames(moved.from, PAGE_SIZE).start;
+        let of_area = cx.model.movable_page(from);
+        return match of_area.filter(|(block, index)| block.addr + (index * PAGE_SIZE) as u64 == page) {
+            Some(_) => Ok(()),
+            None => {
+                let message = format!("{moved:x?}: that is no page of a movable area, or somebody else shows it");
+                Err(cx.violation(OracleId::O10RightTier, &[], message))
+            }
+        };
+    }
     let wrong = match cx.model.block(moved.from) {
         None => Some((Vec::new(), "no live block was there".to_owned())),
         Some(block) if block.order != moved.order || !cx.model.is_movable(block) => {
@@ -135,7 +167,7 @@ mod tests {
             let reply = Reply::Block { addr: subject.direct(frame), usable: 2 * PAGE_SIZE };
             model.update(&step(Call::AllocPages { order: 1, gfp }, reply), &subject);
         }
-        let moved = Moved { from: subject.direct(from), to: subject.direct(to), order };
+        let moved = Moved { from: subject.direct(from), to: subject.direct(to), order, page: None };
         on_move(&mut context(&mut model, &mut subject), &moved).map_err(|violation| violation.oracle)
     }
 

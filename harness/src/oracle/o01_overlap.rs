@@ -7,7 +7,7 @@
 
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::areas::AreaWish;
-use crate::model::{Block, old_address};
+use crate::model::{Block, old_address, request};
 use crate::subject::{Call, Reply};
 use kmem::PAGE_SIZE;
 
@@ -40,8 +40,9 @@ fn check_block(
     in_place: Option<u64>,
 ) -> Result<(), Violation> {
     let is_area = cx.model.is_tight() && cx.model.in_vmalloc_window(addr);
+    let size = request(call).map_or(usable, |(n, _)| n);
     let bytes = match in_place.and_then(|old| cx.model.block(old)) {
-        Some(block) => block.span(),
+        Some(block) => block.span().max(if is_area { size.next_multiple_of(PAGE_SIZE) } else { 0 }),
         None if is_area => super::area_bytes(cx, call, addr).unwrap_or(usable),
         None => usable,
     };
@@ -52,8 +53,7 @@ fn check_block(
     check_guards(cx, call, addr, bytes, in_place)?;
     match call {
         Call::Vmap { .. } => Ok(()),
-        _ if in_place.is_some() => Ok(()),
-        _ => check_area_frames(cx, addr, bytes / PAGE_SIZE),
+        _ => check_area_frames(cx, addr, bytes / PAGE_SIZE, old_address(call)),
     }
 }
 
@@ -99,13 +99,15 @@ fn check_direct_frames(cx: &Context<'_>, addr: u64, usable: usize) -> Result<(),
     }
 }
 
-fn check_area_frames(cx: &Context<'_>, addr: u64, pages: usize) -> Result<(), Violation> {
+/// The frames are nobody else's: an area that was resized may have kept its own.
+fn check_area_frames(cx: &Context<'_>, addr: u64, pages: usize, old: Option<u64>) -> Result<(), Violation> {
+    let own = old.and_then(|old| cx.model.block(old)).map(|block| block.handle);
     let page = |i: usize| addr + (i * PAGE_SIZE) as u64;
     let mut frames: Vec<u32> = Vec::with_capacity(pages);
     // A page that is not mapped is the business of the translation oracle.
     for physical in (0..pages).filter_map(|i| cx.subject.translate(page(i))) {
         let frame = (physical / PAGE_SIZE as u64) as u32;
-        if let Some(handle) = cx.model.vmalloc_owner(frame) {
+        if let Some(handle) = cx.model.vmalloc_owner(frame).filter(|&handle| Some(handle) != own) {
             let message = format!("frame {frame:#x} behind {addr:#x} is also behind the vmalloc block {handle}");
             return Err(cx.violation(OracleId::O1Overlap, &[handle], message));
         }

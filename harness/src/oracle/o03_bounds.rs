@@ -8,8 +8,8 @@
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::areas::AreaWish;
 use crate::model::classes::{KMALLOC_MAX_CACHE, kmalloc_usable, size_roundup};
-use crate::model::old_address;
 use crate::model::zones::{highest_zone, large_page_flags};
+use crate::model::{old_address, request};
 use crate::subject::{Call, Reply};
 use kmem::{GfpFlags, PAGE_SIZE, ZoneKind, ZoneSpec};
 
@@ -49,8 +49,9 @@ fn check_block(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Resul
 
 /// An area and its guard page end inside the window; what is usable is mapped.
 fn check_area(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Result<(), Violation> {
+    let requested = request(call).map_or(0, |(n, _)| n.next_multiple_of(PAGE_SIZE));
     let (mapped, guard) = match cx.model.block(addr).filter(|_| old_address(call) == Some(addr)) {
-        Some(old) => (old.frames.len() * PAGE_SIZE, usize::from(old.guarded)),
+        Some(old) => ((old.frames.len() * PAGE_SIZE).max(requested), usize::from(old.guarded)),
         None => {
             let guard = AreaWish::of(cx.model.geometry(), call).map_or(1, |wish| wish.guard as usize);
             (super::area_bytes(cx, call, addr).unwrap_or(0), guard)

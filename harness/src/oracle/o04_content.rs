@@ -40,6 +40,12 @@ impl Oracle for Content {
 
     fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        for page in cx.model.notes.moved_pages.clone() {
+            // What the call gave or resized is written anew below.
+            let written = |addr: &u64| !matches!(step.reply, Reply::Block { addr: fresh, .. } if fresh == *addr);
+            let area = cx.model.overlapping(page, page + 1, None).map(|block| block.addr);
+            area.filter(written).map_or(Ok(()), |addr| read_block(cx, addr))?;
+        }
         if let (Call::SplitPage { addr, order }, Reply::Done) = (&step.call, &step.reply) {
             let mut pages = (0..1 << order).map(|n| addr + n * kmem::PAGE_SIZE as u64);
             return pages.try_for_each(|page| write_block(cx, page));

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | kmalloc | in place, this call with `ZERO` | from the new size to the usable end |
 //! | vmalloc | in place and smaller, this call with `ZERO` | from the new size to the old, as far as mapped |
-//! | vmalloc | moved by `vrealloc`, this call with `ZERO` | from the old size to the new |
+//! | vmalloc | larger than what was mapped, there or elsewhere, this call with `ZERO` | from the old size to the new |
 //! | any | every call of the chain with `ZERO` | from the old size to the new |
 //!
 //! Precision: of ranges above 16 KiB the first and last 128 bytes of each page are read.
@@ -63,6 +63,7 @@ fn promised_ranges(
     let chained = if old.zero_chain { grown.clone() } else { 0..0 };
     match old.tier {
         _ if !cx.model.is_tight() => [chained, 0..0],
+        Tier::Vmalloc if old.addr == addr && requested > old.frames.len() * PAGE_SIZE => [grown, 0..0],
         Tier::Vmalloc if old.addr == addr => [chained, shrunk(old, requested, gfp)],
         Tier::Vmalloc => [grown, 0..0],
         // Where the size is kept, the bytes up to it are zeroed and those behind it guarded.
@@ -117,7 +118,7 @@ fn parts(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 mod tests {
     use super::*;
     use crate::oracle::fake::{FakeSubject, ask, step};
-    use crate::subject::Subject;
+    use crate::subject::{Near, Subject};
 
     const ZERO: GfpFlags = GfpFlags::KERNEL.union(GfpFlags::ZERO);
 
@@ -171,7 +172,8 @@ mod tests {
         let vmalloc = step(Call::Vmalloc { size: 4000, gfp: GfpFlags::KERNEL }, Reply::Block { addr, usable: 4000 });
         ask(&Zero, &mut model, &mut subject, &vmalloc).unwrap();
         subject.write(addr + 3999, &[1]).unwrap();
-        let shrink = step(Call::Vrealloc { addr, size: 100, gfp: ZERO }, Reply::Block { addr, usable: 100 });
+        let shrink =
+            step(Call::Vrealloc { addr, size: 100, gfp: ZERO, near: Near::ANY }, Reply::Block { addr, usable: 100 });
         assert!(ask(&Zero, &mut model, &mut subject, &shrink).is_err());
         subject.write(addr + 3999, &[0]).unwrap();
         assert_eq!(ask(&Zero, &mut model, &mut subject, &shrink), Ok(()));

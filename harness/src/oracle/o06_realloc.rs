@@ -2,12 +2,12 @@
 //!
 //! Contract: I4, I13, 1.4 and 2.4. The first `min(old, new)` bytes equal what was written into the old block. A `krealloc`
 //! that fits the block, and a `vrealloc` that fits its mapped pages, answer the same address. Size 0 frees: `krealloc`
-//! answers the zero-size address, `vrealloc` null. Whether a failure left the counters alone is asked by O11. Precision: as
+//! answers the zero-size address, `vrealloc` null. A `vrealloc` that grows keeps the frames: nothing is copied. Whether a failure left the counters alone is asked by O11. Precision: as
 //! the pattern of O4.
 
 use super::pattern;
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::{Block, Tier, old_address, request};
+use crate::model::{Block, Tier, is_elsewhere, old_address, request};
 use crate::subject::{Call, Reply};
 use kmem::{PAGE_SIZE, VirtAddr};
 
@@ -26,7 +26,8 @@ impl Oracle for Realloc {
         match &step.reply {
             Reply::Block { addr, .. } if size == 0 => check_freed(cx, &step.call, &old, *addr),
             Reply::Block { addr, .. } => {
-                check_place(cx, &old, *addr, size)?;
+                check_place(cx, &step.call, &old, *addr, size)?;
+                check_frames(cx, &step.call, &old, *addr, size)?;
                 check_prefix(cx, &old, *addr, size.min(old.requested))
             }
             Reply::Refused(_) => check_prefix(cx, &old, old.addr, old.requested),
@@ -47,13 +48,34 @@ fn check_freed(cx: &Context<'_>, call: &Call, old: &Block, addr: u64) -> Result<
     fail(cx, old, format!("size 0 answered {addr:#x}, not {expected}"))
 }
 
-/// A block into which the new size fits stays where it is.
-fn check_place(cx: &Context<'_>, old: &Block, addr: u64, size: usize) -> Result<(), Violation> {
+/// A block into which the new size fits stays where it is, unless the caller insists on a node on which it is not; then
+/// it does not stay.
+fn check_place(cx: &Context<'_>, call: &Call, old: &Block, addr: u64, size: usize) -> Result<(), Violation> {
     let room = if old.tier == Tier::Vmalloc { old.frames.len() * PAGE_SIZE } else { old.usable };
-    if !cx.model.is_tight() || addr == old.addr || size > room {
+    let (stays, elsewhere) = (addr == old.addr, is_elsewhere(cx.model, call, old));
+    if cx.model.is_tight() && stays && elsewhere {
+        return fail(cx, old, format!("{call:?} insists on a node, and the first page is on another"));
+    }
+    if !cx.model.is_tight() || stays || elsewhere || size > room {
         return Ok(());
     }
     fail(cx, old, format!("{size} bytes fit the {room} there are, but the block moved to {addr:#x}"))
+}
+
+/// An area that grows keeps its frames, wherever it grows, but for one of huge entries or that goes to another node.
+fn check_frames(cx: &Context<'_>, call: &Call, old: &Block, addr: u64, size: usize) -> Result<(), Violation> {
+    let is_area = cx.model.is_tight() && old.tier == Tier::Vmalloc && old.leaf == 0;
+    if !is_area || size <= old.frames.len() * PAGE_SIZE || is_elsewhere(cx.model, call, old) {
+        return Ok(());
+    }
+    let page = |index: usize| addr + (index * PAGE_SIZE) as u64;
+    let behind = |index: usize| cx.subject.translate(page(index)).map(|physical| (physical / PAGE_SIZE as u64) as u32);
+    match old.frames.iter().enumerate().find(|&(index, &frame)| behind(index) != Some(frame)) {
+        Some((index, frame)) => {
+            fail(cx, old, format!("page {index} was in frame {frame:#x} and is now in {:x?}", behind(index)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_prefix(cx: &mut Context<'_>, old: &Block, addr: u64, kept: usize) -> Result<(), Violation> {

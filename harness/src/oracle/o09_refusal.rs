@@ -25,7 +25,7 @@ use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
 use crate::model::areas::AreaWish;
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
 use crate::model::zones::{bad_mobility, highest_zone, watermarks};
-use crate::model::{Block, Model, Tier, Tiers, old_address};
+use crate::model::{Block, Model, Tier, Tiers, is_elsewhere, old_address};
 use crate::subject::{Call, Reply};
 use kmem::{AllocError, CacheId, GfpFlags, NodeId, PAGE_SIZE, ZoneKind};
 
@@ -156,7 +156,18 @@ fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
             true => kvmalloc_reasons(model, Some(size), gfp),
             false => vec![ALIGN],
         },
-        Call::Vrealloc { size, gfp, .. } => realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons),
+        Call::Vrealloc { size, gfp, near, .. } => {
+            let mut reasons = realloc_reasons(model, call, Tiers::VMALLOC, size, gfp, vmalloc_reasons);
+            if let Some(block) = old_block(model, call).filter(|_| size > 0) {
+                if !near.align.is_power_of_two() || !block.addr.is_multiple_of(near.align as u64) {
+                    reasons.push(ALIGN);
+                }
+                if is_elsewhere(model, call, block) {
+                    reasons.extend(vmalloc_reasons(model, Some(size), gfp));
+                }
+            }
+            reasons
+        }
         Call::Vmap { ref pfns } => vmap_reasons(model, pfns),
         Call::AllocContigRange { start, pages, gfp } => contig::reasons(model, Some(start), pages, gfp),
         Call::AllocContigPages { pages, gfp } => contig::reasons(model, None, pages, gfp),
@@ -345,7 +356,8 @@ fn judge_exhaustion(cx: &Context<'_>, step: &Step, error: &AllocError) -> Result
     let (Some(inside), Some((size, gfp))) = (cx.subject.white_box(), cx.model.promised(&step.call)) else {
         return Ok(());
     };
-    if old_block(cx.model, &step.call).is_some_and(|block| size <= room(block)) {
+    let fits = |block: &&Block| size <= room(block) && !is_elsewhere(cx.model, &step.call, block);
+    if old_block(cx.model, &step.call).filter(fits).is_some() {
         return Err(format!("{:?} fits the block as it is, but was refused with \"{error}\"", step.call));
     }
     // Who must not fail may use the reserve in the end.
@@ -392,9 +404,16 @@ fn served_by(
             let stride = model.cache(*cache)?.stride;
             found.serves_object(model, *cache, stride, gfp).then_some(object)
         }
-        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } => area(true),
+        Call::Vmalloc { .. } | Call::VmallocRange(_) => area(true),
+        // What a node must serve is not asked here.
+        Call::Vrealloc { near, .. } if near.node.is_some() => None,
+        Call::Vrealloc { .. } | Call::Kvrealloc { .. }
+            if old_block(model, call).is_some_and(|block| block.tier == Tier::Vmalloc) =>
+        {
+            old_block(model, call).zip(wish).and_then(|(block, wish)| growth_served(found, model, block, &wish, error))
+        }
+        Call::Vrealloc { .. } => area(true),
         Call::Vmap { .. } => area(false),
-        Call::Kvrealloc { .. } if old_block(model, call).is_some_and(|b| b.tier == Tier::Vmalloc) => area(true),
         Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. }
             if size > PAGE_SIZE =>
         {
@@ -417,6 +436,21 @@ fn contiguous_served(cx: &Context<'_>, found: &Snapshot, size: usize, gfp: GfpFl
     let reclaims = gfp.may_block() && gfp.contains(GfpFlags::RETRY_MAYFAIL);
     cx.model.notes.contiguous == Some(Contiguous::Must)
         || (reclaims && found.serves_kmalloc_near(cx.model, size, gfp, node))
+}
+
+/// An area that grows needs the pages that it lacks, and the addresses behind it or a gap for all of it.
+fn growth_served(
+    found: &Snapshot,
+    model: &Model,
+    block: &Block,
+    wish: &AreaWish,
+    error: &AllocError,
+) -> Option<&'static str> {
+    let verdict = found.serves_growth(model, block, wish);
+    match error {
+        AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("the area can grow there, or elsewhere"),
+        _ => verdict.has_memory.then_some("there is memory for the pages that the area lacks"),
+    }
 }
 
 fn area_served(

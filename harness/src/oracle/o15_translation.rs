@@ -12,7 +12,7 @@
 
 use super::{Context, Oracle, OracleId, Violation};
 use crate::machine::Remembered;
-use crate::model::{Block, Tiers, freed_address, old_address};
+use crate::model::{Block, Tiers, freed_address, old_address, request};
 use crate::subject::{AccessFault, Call, Reply};
 use kmem::{FrameKind, PAGE_SIZE};
 use std::collections::BTreeMap;
@@ -31,12 +31,16 @@ impl Oracle for Translation {
             return fail(cx, &[], early);
         }
         match (&step.call, &step.reply) {
-            (Call::VmallocToPage { addr }, Reply::Frame(found)) => check_page(cx, *addr, *found),
+            (Call::VmallocToPage { addr } | Call::PinArea { addr }, Reply::Frame(found)) => {
+                check_page(cx, *addr, *found)
+            }
             (call, Reply::Done) => freed_address(call).map_or(Ok(()), |addr| check_unmapped(cx, addr, 0)),
             (call, Reply::Block { addr, .. }) => match old_address(call) {
-                Some(old) if old == *addr => Ok(()),
+                Some(old) if old == *addr && !grows(cx, call, old) => Ok(()),
+                Some(old) if old == *addr => check_fresh(cx, call, *addr),
                 old => {
                     old.map_or(Ok(()), |old| check_unmapped(cx, old, 0))?;
+                    old.map_or(Ok(()), |old| check_forgotten(cx, old, *addr))?;
                     check_fresh(cx, call, *addr)
                 }
             },
@@ -46,6 +50,7 @@ impl Oracle for Translation {
 
     fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step.filter(|_| cx.model.is_tight()) else { return Ok(()) };
+        super::moves::check_moved_pages(cx)?;
         let Reply::Block { addr, .. } = step.reply else { return Ok(()) };
         let Some(block) = cx.model.block(addr).filter(|b| b.tier.is_virtual()) else { return Ok(()) };
         check_guard(cx, block)?;
@@ -100,6 +105,28 @@ fn check_fresh(cx: &mut Context<'_>, call: &Call, addr: u64) -> Result<(), Viola
         }
     }
     cx.subject.speculate(addr, pages);
+    Ok(())
+}
+
+/// Tells whether a reallocation asks for more pages than the area has.
+fn grows(cx: &Context<'_>, call: &Call, old: u64) -> bool {
+    let pages = request(call).map_or(0, |(size, _)| size.div_ceil(PAGE_SIZE));
+    cx.model.block(old).is_some_and(|block| block.tier.is_virtual() && pages > block.frames.len())
+}
+
+/// The old addresses of an area whose frames live on at other ones are in no TLB any more: a stale entry would let a use
+/// after free reach them.
+fn check_forgotten(cx: &Context<'_>, old: u64, new: u64) -> Result<(), Violation> {
+    let Some(block) = cx.model.block(old).filter(|block| block.tier.is_virtual()) else { return Ok(()) };
+    for (index, &frame) in block.frames.iter().enumerate() {
+        let lives_on = cx.subject.translate(page(new, index)).map(frame_of) == Some(frame);
+        let at = page(old, index);
+        let stale = cx.subject.remembered(at).into_iter().chain(cx.subject.tlb_lookup(at)).next();
+        if let Some(stale) = stale.map(frame_of).filter(|_| lives_on) {
+            let message = format!("the TLB still leads {:#x} to frame {stale:#x}, now at {new:#x}", page(old, index));
+            return fail(cx, &[block.handle], message);
+        }
+    }
     Ok(())
 }
 

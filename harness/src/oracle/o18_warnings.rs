@@ -81,6 +81,10 @@ fn check_given(cx: &mut Context<'_>, step: &Step, gfp: GfpFlags, warning: &Warni
         Warning::AllocFailed { .. } => !silent && (lacks_pages(step) || tries_twice(&step.call)),
         Warning::VmallocFailed { .. } => !silent && (lacks_room(step) || may_lack_room(step)),
         Warning::VmallocZero => is_vmalloc(&step.call) && is_empty(step),
+        Warning::VreallocAddress { .. } => {
+            is_no_area(step) || (matches!(step.call, Call::Kvrealloc { .. }) && refused_as(step, is_address))
+        }
+        Warning::VreallocAlign { .. } => is_misaligned(step),
         Warning::NofailOrder { order } => gfp.contains(GfpFlags::NOFAIL) && order.get() > 1,
         Warning::NofailCannotWait => gfp.contains(GfpFlags::NOFAIL) && !gfp.contains(GfpFlags::DIRECT_RECLAIM),
         Warning::FlagsRemoved { by, flags } => {
@@ -103,6 +107,8 @@ fn check_owed(step: &Step, gfp: GfpFlags, given: &[Warning], warned: u32) -> Res
     let known = !tries_twice(&step.call) && step.call.is_ordinary_allocation();
     let nofail = gfp.contains(GfpFlags::NOFAIL) && refused_as(step, |e| matches!(e, AllocError::NoPages { .. }));
     let large = refused_as(step, |e| matches!(e, AllocError::NoPages { order } if order.get() > 1));
+    let bad_area = |w: &&Warning| matches!(w, Warning::VreallocAddress { .. } | Warning::VreallocAlign { .. });
+    let areas = given.iter().filter(bad_area).count();
     let room = given.iter().filter(|w| matches!(w, Warning::VmallocFailed { .. })).count();
     let rows = [
         (
@@ -111,6 +117,8 @@ fn check_owed(step: &Step, gfp: GfpFlags, given: &[Warning], warned: u32) -> Res
             failures == 1,
         ),
         ("VmallocFailed", known && !silent && lacks_room(step), room == 1),
+        ("VreallocAddress", is_no_area(step), areas == 1),
+        ("VreallocAlign", is_misaligned(step), areas == 1),
         ("TooLarge", !silent && must_be_too_large(step), warned & 1 != 0),
         ("KvmallocTooLarge", !silent && is_kvmalloc(&step.call) && beyond_int_max(step), warned & 8 != 0),
         ("NofailOrder", known && nofail && large, warned & 2 != 0),
@@ -192,6 +200,20 @@ fn may_lack_room(step: &Step) -> bool {
 /// Whether the refusal for size came from `vmalloc`: `vrealloc` of a live area refuses without a word.
 fn in_vmalloc(step: &Step) -> bool {
     !matches!(step.call, Call::Vrealloc { .. } | Call::Kvrealloc { .. })
+}
+
+/// A `vrealloc` of an address at which no area starts.
+fn is_no_area(step: &Step) -> bool {
+    matches!(step.call, Call::Vrealloc { .. }) && refused_as(step, is_address)
+}
+
+fn is_address(error: &AllocError) -> bool {
+    matches!(error, AllocError::BadAddress(_))
+}
+
+/// A `vrealloc` of an area that does not have the alignment.
+fn is_misaligned(step: &Step) -> bool {
+    matches!(step.call, Call::Vrealloc { .. }) && refused_as(step, |e| matches!(e, AllocError::BadAlign(_)))
 }
 
 fn removes_exact(step: &Step, gfp: GfpFlags) -> bool {

@@ -22,7 +22,7 @@ use crate::model::classes::{class_of, get_order, slab_order};
 use crate::model::zones::{
     Class, ZoneRules, ZoneState, bad_mobility, fallback_order, large_page_flags, slab_page_flags,
 };
-use crate::model::{Model, Tiers};
+use crate::model::{Block, Model, Tiers};
 use crate::subject::WhiteBox;
 use kmem::{
     AreaKind, CacheId, CacheInfo, FrameKind, Geometry, GfpFlags, NR_PAGE_ORDERS, NodeId, PAGE_SIZE, VmallocEntry,
@@ -300,6 +300,18 @@ impl Snapshot {
             None => descriptor,
         };
         AreaVerdict { has_gap: tables.is_some(), has_memory: self.single_pages(model, gfp, wish.node) >= needed }
+    }
+
+    /// Must an area be served that grows to what is wished for? One of huge entries is copied to a new area.
+    pub(crate) fn serves_growth(&self, model: &Model, block: &Block, wish: &AreaWish) -> AreaVerdict {
+        let (start, mapped) = (block.addr / PAGE_SIZE as u64, block.frames.len() as u64);
+        let guard = u64::from(block.guarded);
+        if block.leaf > 0 || !self.window.can_grow(start, wish.pages + guard) {
+            return self.serves_area(model, &AreaWish { guard, ..*wish }, true);
+        }
+        let own = wish.pages.saturating_sub(mapped);
+        let needed = own + self.window.new_tables(start + mapped, own) + stranded(model, wish.gfp);
+        AreaVerdict { has_gap: true, has_memory: self.single_pages(model, wish.gfp, None) >= needed }
     }
 
     /// How many single pages a sequence of requests must get, whatever it makes of zone flags.

@@ -4,7 +4,7 @@ use super::heap_map;
 use super::table::table;
 use crate::oracle::Step;
 use crate::run::{RunOptions, RunReport, Runner, StepRecord};
-use crate::subject::{AreaCall, Call, Reply, Subject};
+use crate::subject::{AreaCall, Call, Near, Reply, Subject};
 use crate::subjects::{Spare, SubjectKind};
 use crate::trace::{CacheFlags, Gfp, Op, OpGroup, Trace};
 use comfy_table::ContentArrangement;
@@ -272,7 +272,12 @@ pub fn call_text(call: &Call) -> String {
             format!("kvmalloc_node_align({size}, {align}, {}, {node})", flags(*gfp))
         }
         Call::Vfree { addr } => format!("vfree({addr:#x})"),
-        Call::Vrealloc { addr, size, gfp } => format!("vrealloc({addr:#x}, {size}, {})", flags(*gfp)),
+        Call::PinArea { addr } => format!("pin_vmalloc_page({addr:#x})"),
+        Call::UnpinArea { frame } => format!("unpin_vmalloc_page({frame:#x})"),
+        Call::Vrealloc { addr, size, gfp, near: Near::ANY } => format!("vrealloc({addr:#x}, {size}, {})", flags(*gfp)),
+        Call::Vrealloc { addr, size, gfp, near: Near { align, node } } => {
+            format!("vrealloc_node_align({addr:#x}, {size}, {align}, {}, {node:?})", flags(*gfp))
+        }
         Call::Vmap { pfns } => format!("vmap({} frames)", pfns.len()),
         Call::Vunmap { addr } => format!("vunmap({addr:#x})"),
         Call::VmallocToPage { addr } => format!("vmalloc_to_page({addr:#x})"),

@@ -26,6 +26,7 @@ impl Session {
             }
             Op::Steer { percent, size } => self.steer(u64::from(percent.min(100)), size.max(1) as usize),
             Op::Checkerboard { order, spare } => self.checkerboard(order, u64::from(spare)),
+            Op::AreaBoard { step, phase } => self.area_board(usize::from(step).max(1), usize::from(phase)),
             Op::MovableBoard { step, phase } => self.movable_board(usize::from(step).max(1), usize::from(phase)),
             _ => Ok(()),
         }
@@ -90,6 +91,21 @@ impl Session {
         let mut addresses: Vec<u64> = squares.map(|block| block.addr).collect();
         addresses.sort_unstable();
         addresses.into_iter().skip(1).step_by(2).try_for_each(|addr| self.free_at(addr))
+    }
+
+    /// The same with movable areas of one page each.
+    fn area_board(&mut self, step: usize, phase: usize) -> Verdict {
+        let call = Call::Vmalloc { size: PAGE_SIZE, gfp: GfpFlags::HIGHUSER_MOVABLE };
+        for _ in 0..MAX_SQUARES {
+            if !self.call(call.clone())? {
+                break;
+            }
+        }
+        let squares = self.model.blocks(Tiers::VMALLOC).filter(|block| block.movable && block.frames.len() == 1);
+        let mut squares: Vec<(u32, u64)> = squares.map(|block| (block.frames[0], block.addr)).collect();
+        squares.sort_unstable();
+        let addresses = squares.into_iter().map(|(_, addr)| addr);
+        addresses.skip(phase % step).step_by(step).try_for_each(|addr| self.free_at(addr))
     }
 
     /// Fills memory with movable pages and frees every `step`-th by address: large blocks are gone until pages move.

@@ -4,7 +4,7 @@
 use super::resolve::free_call;
 use super::session::{Session, Verdict};
 use crate::model::{Block, Tier, Tiers, Why};
-use crate::subject::{Call, ObjectsCall};
+use crate::subject::{Call, Near, ObjectsCall};
 use crate::trace::Misuse;
 use kmem::{CacheId, GfpFlags, Hardening, PAGE_SIZE};
 
@@ -113,7 +113,7 @@ fn inside(block: &Block, call: impl Fn(&Block) -> Call) -> Option<Call> {
 fn realloc(block: &Block) -> Call {
     let (addr, size, gfp) = (block.addr, 64, GfpFlags::KERNEL);
     match block.tier {
-        Tier::Vmalloc | Tier::Vmap => Call::Vrealloc { addr, size, gfp },
+        Tier::Vmalloc | Tier::Vmap => Call::Vrealloc { addr, size, gfp, near: Near::ANY },
         Tier::Kmalloc | Tier::LargeKmalloc => Call::Krealloc { addr, size, gfp },
         _ => Call::Kvrealloc { addr, size, gfp },
     }

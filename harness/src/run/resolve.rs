@@ -3,11 +3,11 @@
 use super::session::{Session, Verdict};
 use crate::model::caches::{CacheNaming, CacheSpec};
 use crate::model::debug::Checks;
-use crate::model::{Block, RcuCall, Tier, Tiers};
+use crate::model::{Block, RcuCall, Tier, Tiers, freed_address, old_address};
 use crate::oracle;
-use crate::subject::{AreaCall, Call};
+use crate::subject::{AreaCall, Call, Near};
 use crate::trace::Op;
-use kmem::{GfpFlags, PAGE_SIZE};
+use kmem::{GfpFlags, NodeId, PAGE_SIZE};
 
 /// Bytes of the head that a free which waits for readers needs.
 const RCU_HEAD_BYTES: usize = 16;
@@ -46,7 +46,8 @@ impl Session {
             | Op::RcuFreeEvery { .. }
             | Op::Steer { .. }
             | Op::Checkerboard { .. }
-            | Op::MovableBoard { .. } => self.execute_macro(op),
+            | Op::MovableBoard { .. }
+            | Op::AreaBoard { .. } => self.execute_macro(op),
             Op::Free { pick } => self.free_picked(Tiers::ALL, pick, free_call),
             Op::FreePages { pick } => self.free_picked(Tiers::PAGE_BLOCKS, pick, free_call),
             Op::FreeContigRange { pick } => self.free_picked(Tiers::CONTIG, pick, free_call),
@@ -86,9 +87,19 @@ impl Session {
                 Ok(())
             }
             _ => match self.resolve(op) {
-                Some(call) => self.call(call).map(drop),
+                Some(call) => self.call_alone(call),
                 None => Ok(()),
             },
+        }
+    }
+
+    /// Makes a call; the user of an area takes his pins of its pages back before he frees or resizes it.
+    fn call_alone(&mut self, call: Call) -> Verdict {
+        let waits = if let Call::Rcu(call) = &call { call.block().map(|(addr, _)| addr) } else { None };
+        let area = freed_address(&call).or(old_address(&call)).or(waits);
+        match area.filter(|&addr| self.block(addr).is_some_and(|block| block.tier == Tier::Vmalloc)) {
+            Some(addr) => self.free(addr, call),
+            None => self.call(call).map(drop),
         }
     }
 
@@ -109,8 +120,13 @@ impl Session {
         self.free(addr, call)
     }
 
-    /// Frees a block; a caller removes his own mappings of its pages before.
+    /// Frees a block; a caller removes his own mappings and pins of its pages before.
     pub(super) fn free(&mut self, addr: u64, call: Call) -> Verdict {
+        while let Some(frame) = self.block(addr).and_then(|block| self.model.pinned_frame(block)) {
+            if !self.call(Call::UnpinArea { frame })? {
+                return Ok(());
+            }
+        }
         while let Some(alias) = self.alias_of(addr) {
             if !self.call(Call::Vunmap { addr: alias })? {
                 return Ok(());
@@ -294,12 +310,26 @@ impl Session {
             Op::Vfree { pick } => Call::Vfree { addr: addr(Tiers::VMALLOC, pick)? },
             Op::Vunmap { pick } => Call::Vunmap { addr: addr(Tiers::VMAP, pick)? },
             Op::Vrealloc { pick, size, gfp } => {
-                Call::Vrealloc { addr: addr(Tiers::VMALLOC, pick)?, size: size as usize, gfp: gfp.to_flags() }
+                let (addr, size, gfp) = (addr(Tiers::VMALLOC, pick)?, size as usize, gfp.to_flags());
+                Call::Vrealloc { addr, size, gfp, near: Near::ANY }
+            }
+            Op::VreallocNear { pick, size, align, gfp, node } => {
+                let near = Near { align: usize::from(align), node: NodeId::new(node % (kmem::MAX_NODES as u8 + 1)) };
+                let (addr, size, gfp) = (addr(Tiers::VMALLOC, pick)?, size as usize, gfp.to_flags());
+                Call::Vrealloc { addr, size, gfp, near }
             }
             Op::VmallocToPage { pick, page } => {
                 let area = self.picked(Tiers::GUARDED, pick)?;
                 let page = u64::from(page) % (area.area_pages as u64).max(1);
                 Call::VmallocToPage { addr: area.addr + page * PAGE_SIZE as u64 }
+            }
+            Op::PinArea { pick, page } => {
+                let area = self.picked(Tiers::VMALLOC, pick)?;
+                let page = page as usize % area.frames.len().max(1);
+                Call::PinArea { addr: area.addr + (page * PAGE_SIZE) as u64 }
+            }
+            Op::UnpinArea { pick } => {
+                Call::UnpinArea { frame: self.model.pinned_frame(self.picked(Tiers::VMALLOC, pick)?)? }
             }
             Op::SplitPage { pick } => {
                 let block = self.picked(Tiers::PAGES, pick).filter(|block| block.refs == 0)?;

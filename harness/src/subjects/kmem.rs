@@ -8,7 +8,7 @@ use crate::machine::{Evicted, Nested, Remembered, RememberedTable, SimMachine, S
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
-use crate::subject::{AccessFault, AreaCall, Call, Moved, Reply, Strength, Subject, WhiteBox};
+use crate::subject::{AccessFault, AreaCall, Call, Moved, Near, Reply, Strength, Subject, WhiteBox};
 use kmem::{
     AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FailCaches, FailPageAlloc,
     FailSlab, FaultAttr, FrameKind, FreeError, Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, PageOwner, Pfn,
@@ -193,7 +193,12 @@ impl KmemSubject {
             &Call::Vmalloc { size, gfp } => self.block(kmem.vmalloc(size, gfp)),
             Call::VmallocRange(call) => self.block(kmem.vmalloc_node_range(&area_args(call))),
             &Call::Vfree { addr } => done(kmem.vfree(VirtAddr::new(addr))),
-            &Call::Vrealloc { addr, size, gfp } => self.block(kmem.vrealloc(VirtAddr::new(addr), size, gfp)),
+            &Call::Vrealloc { addr, size, gfp, near: Near::ANY } => {
+                self.block(kmem.vrealloc(VirtAddr::new(addr), size, gfp))
+            }
+            &Call::Vrealloc { addr, size, gfp, near } => {
+                self.block(kmem.vrealloc_node_align(VirtAddr::new(addr), size, near.align, gfp, near.node))
+            }
             Call::Vmap { pfns } => self.vmap(pfns),
             &Call::Vunmap { addr } => done(kmem.vunmap(VirtAddr::new(addr))),
             &Call::VmallocToPage { addr } => Reply::Frame(kmem.vmalloc_to_page(VirtAddr::new(addr)).map(Pfn::as_u32)),

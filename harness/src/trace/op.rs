@@ -314,6 +314,15 @@ operations! {
     };
     /// `kvmalloc_node_align`.
     KvmallocNode in VmallocRange { size: u64 as Size, align: u8 as Shift, gfp: Gfp as Gfp, node: u8 as Node };
+    // Areas that grow and move.
+    /// Fills memory with movable areas of a page each and frees every `step`-th of them.
+    AreaBoard in Fragment { step: u8 as Step, phase: u8 as Phase };
+    /// `pin_vmalloc_page`: until it is unpinned, resized or freed, the page stays in its frame.
+    PinArea in Vmalloc { pick: u16 as Pick, page: u32 as Page };
+    /// `unpin_vmalloc_page`; the pick names an area.
+    UnpinArea in Vmalloc { pick: u16 as Pick };
+    /// `vrealloc_node_align`.
+    VreallocNear in Vrealloc { pick: u16 as Pick, size: u64 as Size, align: u16 as Align, gfp: Gfp as Gfp, node: u8 as Node };
 }
 
 impl Op {

@@ -19,7 +19,7 @@ fn flat(frames: u32) -> Pages {
 }
 
 fn range(pages: &Pages, start: u32, count: u64, gfp: GfpFlags) -> Result<(), AllocError> {
-    let answer = pages.alloc_contig_range(pfn(start), PageCount::new(count), gfp);
+    let answer = pages.alloc_contig_range(pfn(start), PageCount::new(count), gfp, &());
     pages.check_invariants().unwrap();
     answer
 }
@@ -230,18 +230,18 @@ fn a_block_of_several_pageblocks_is_freed_in_parts_while_one_of_them_is_isolated
 fn pages_are_found_where_they_are_free_and_else_where_moving_helps() {
     let pages = flat(128);
     let (count, kernel) = (PageCount::new(48), KERNEL);
-    assert_eq!(pages.alloc_contig_pages(PageCount::new(0), kernel, None), Err(AllocError::ZeroSize));
+    assert_eq!(pages.alloc_contig_pages(PageCount::new(0), kernel, None, &()), Err(AllocError::ZeroSize));
     let block = movable(&pages, 0);
-    let first = pages.alloc_contig_pages(count, kernel, None).unwrap();
+    let first = pages.alloc_contig_pages(count, kernel, None, &()).unwrap();
     assert_eq!(pages.base.platform.count(Event::BlockMoved), 0);
     assert!(!(first.as_u32()..first.as_u32() + 48).contains(&block.as_u32()));
     pages.free_contig_range(first, count).unwrap();
     pages.drain_all_pages();
     let fixed = pages.alloc_pages(Order::ZERO, kernel).unwrap();
-    let most = pages.alloc_contig_pages(PageCount::new(64), kernel, None).unwrap();
+    let most = pages.alloc_contig_pages(PageCount::new(64), kernel, None, &()).unwrap();
     assert!(pages.base.platform.count(Event::BlockMoved) > 0 || fixed.as_u32() / 64 == block.as_u32() / 64);
     assert!(most.as_u32().is_multiple_of(64), "aligned to its length");
-    let busy = pages.alloc_contig_pages(PageCount::new(128), kernel, None);
+    let busy = pages.alloc_contig_pages(PageCount::new(128), kernel, None, &());
     assert!(matches!(busy, Err(AllocError::Busy { .. })));
     pages.check_invariants().unwrap();
 }
@@ -277,7 +277,7 @@ fn any_mix_of_ranges_blocks_and_pins_keeps_the_invariants() {
                 3 => fixed.extend(pages.alloc_pages(order(0), KERNEL).ok().map(|first| (first, order(0)))),
                 4 => {
                     let (start, count) = (pfn(rng.below(256) as u32), PageCount::new(1 + rng.below(40) as u64));
-                    if pages.alloc_contig_range(start, count, KERNEL).is_ok() {
+                    if pages.alloc_contig_range(start, count, KERNEL, &()).is_ok() {
                         ranges.push((start, count));
                     }
                 }
@@ -285,7 +285,7 @@ fn any_mix_of_ranges_blocks_and_pins_keeps_the_invariants() {
                     let (start, count) = ranges.swap_remove(rng.below(ranges.len()));
                     pages.free_contig_range(start, count).unwrap();
                 }
-                6 => drop(pages.compact_everything()),
+                6 => drop(pages.compact_everything(&())),
                 _ => {
                     let mut live = pages.base.platform.movable.borrow_mut();
                     let picked = live.keys().nth(rng.below(live.len())).copied();

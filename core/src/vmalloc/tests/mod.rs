@@ -5,13 +5,14 @@ mod alloc;
 mod check;
 mod huge;
 mod lazy;
+mod migrate;
 mod nodes;
 mod place;
 mod random;
 mod realloc;
 
 use super::*;
-use crate::buddy::{OwnerClass, PageParts};
+use crate::buddy::{Mover, OwnerClass, PageParts};
 use crate::error::{Invariant, Violation};
 use crate::fault::FaultPoint;
 use crate::geometry::Geometry;
@@ -80,7 +81,7 @@ impl Machine {
     }
 
     fn vrealloc(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.window.vrealloc(&self.pages, &self.slab, addr, size, gfp)
+        self.window.vrealloc(&self.pages, &self.slab, addr, &VmallocArgs::new(size, gfp))
     }
 
     fn purge(&self) -> u64 {

@@ -74,27 +74,93 @@ fn a_chain_of_zeroing_calls_always_shows_zeroes_in_what_it_gains() {
 }
 
 #[test]
-fn vrealloc_to_more_pages_moves_and_frees_the_old_block() {
+fn vrealloc_to_more_pages_stays_where_the_addresses_behind_are_free() {
     let m = Machine::new(512);
     let addr = patterned(&m, PAGE_SIZE + 5, KERNEL);
+    let before = m.frames_behind(addr, 2);
+    assert_eq!(m.vrealloc(addr, 3 * PAGE_SIZE, KERNEL), Ok(addr));
+    assert_kept(&m, addr, PAGE_SIZE + 5);
+    assert_eq!(m.frames_behind(addr, 2), before);
+    assert!(m.frames_behind(addr, 4)[2].is_some() && m.frames_behind(addr, 4)[3].is_none());
+    assert_eq!((m.platform().count(Event::VreallocExtended), m.platform().flushes.borrow().len()), (1, 0));
+    m.check().unwrap();
+    let next = m.vmalloc(1, KERNEL).unwrap();
+    assert_eq!(next, page(addr, 4), "after the guard, which has moved");
+    // What a shrink gave back is still the area's own address space.
+    assert_eq!(m.vrealloc(addr, 1, KERNEL), Ok(addr));
+    assert_eq!(m.vrealloc(addr, 3 * PAGE_SIZE, KERNEL), Ok(addr));
+    assert_eq!(m.platform().count(Event::VreallocExtended), 2);
+    m.check().unwrap();
+}
+
+/// Two areas side by side: the first cannot grow where it is.
+fn blocked(m: &Machine, size: usize) -> (VirtAddr, VirtAddr) {
+    (patterned(m, size, KERNEL), m.vmalloc(1, KERNEL).unwrap())
+}
+
+#[test]
+fn vrealloc_elsewhere_keeps_the_frames_and_flushes_the_old_addresses() {
+    let m = Machine::new(512);
+    let (addr, _) = blocked(&m, PAGE_SIZE + 5);
+    let before = m.frames_behind(addr, 2);
     let moved = m.vrealloc(addr, 3 * PAGE_SIZE, KERNEL).unwrap();
     assert_ne!(moved, addr);
     assert_kept(&m, moved, PAGE_SIZE + 5);
-    assert_eq!(m.vfree(addr), Err(FreeError::DoubleFree(addr)));
-    assert_eq!(m.platform().count(Event::ReallocMoved), 1);
+    assert_eq!(m.frames_behind(moved, 2), before);
+    assert_eq!(m.frames_behind(addr, 2), [None, None]);
+    assert_eq!(*m.platform().flushes.borrow(), [(addr.vpn(), 2)]);
+    assert_eq!(m.platform().count(Event::VreallocRemapped), 1);
+    m.check().unwrap();
+    assert_eq!(m.vfree(addr), Err(FreeError::Foreign(addr)));
+    assert_eq!(m.vmalloc(PAGE_SIZE, KERNEL), Ok(addr), "the addresses are free, for they were flushed");
+    m.vfree(moved).unwrap();
+    m.purge();
     m.check().unwrap();
 }
 
 #[test]
-fn a_refused_vrealloc_leaves_the_old_block_intact() {
-    for point in [FaultPoint::Descriptor, FaultPoint::VirtualSpace, FaultPoint::VmallocPages] {
-        let m = Machine::new(64);
+fn what_a_growth_gains_is_zero_with_the_flag_wherever_it_grows() {
+    for has_neighbour in [false, true] {
+        let m = Machine::new(512);
         let addr = patterned(&m, PAGE_SIZE, KERNEL);
-        let entries = m.entries();
+        let _neighbour = has_neighbour.then(|| m.vmalloc(1, KERNEL).unwrap());
+        assert_eq!(m.vrealloc(addr, 100, GfpFlags::NOIO), Ok(addr));
+        let grown = m.vrealloc(addr, 2 * PAGE_SIZE, ZERO).unwrap();
+        assert_eq!(grown != addr, has_neighbour);
+        assert_kept(&m, grown, 100);
+        assert!((100..2 * PAGE_SIZE).all(|n| m.read(grown, n) == 0));
+    }
+}
+
+#[test]
+fn an_alignment_that_the_area_lacks_is_refused() {
+    let m = Machine::new(512);
+    let first = m.vmalloc(2 * PAGE_SIZE, KERNEL).unwrap();
+    let addr = [first, m.vmalloc(1, KERNEL).unwrap()].into_iter().find(|a| a.as_u64() % 8192 != 0).unwrap();
+    let ask = |align, size| {
+        let args = VmallocArgs { align, ..VmallocArgs::new(size, KERNEL) };
+        m.window.vrealloc(&m.pages, &m.slab, addr, &args)
+    };
+    for align in [0, 3, 8192] {
+        assert_eq!(ask(align, 8), Err(AllocError::BadAlign(align)));
+    }
+    assert_eq!(ask(4096, 8), Ok(addr));
+    assert_eq!(ask(8192, 0), Ok(VirtAddr::NULL), "size 0 frees before the address is looked at");
+}
+
+#[test]
+fn a_refused_vrealloc_leaves_the_old_block_intact() {
+    let of_move = [FaultPoint::Descriptor, FaultPoint::VirtualSpace, FaultPoint::VmallocPages, FaultPoint::PageTable];
+    for (point, has_neighbour) in of_move.map(|p| (p, true)).into_iter().chain([(FaultPoint::VmallocPages, false)]) {
+        // So many pages that the new ones need a table of their own.
+        let m = Machine::windowed(2048, 4096);
+        let addr = patterned(&m, PAGE_SIZE, KERNEL);
+        let _neighbour = has_neighbour.then(|| m.vmalloc(500 * PAGE_SIZE, KERNEL).unwrap());
+        let (entries, owned) = (m.entries(), m.ownership());
         m.platform().fail(point, 0);
-        assert_eq!(m.vrealloc(addr, 2 * PAGE_SIZE, KERNEL), Err(AllocError::Injected(point)));
+        assert_eq!(m.vrealloc(addr, 32 * PAGE_SIZE, KERNEL), Err(AllocError::Injected(point)));
         assert_kept(&m, addr, PAGE_SIZE);
-        assert_eq!(m.entries(), entries);
+        assert_eq!((m.entries(), m.ownership()), (entries, owned));
         m.check().unwrap();
     }
     let m = Machine::new(64);

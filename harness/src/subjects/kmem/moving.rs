@@ -35,6 +35,11 @@ impl KmemSubject {
                 Reply::Size(self.kmem.report_free_pages() as usize)
             }
             Call::Pin { .. } | Call::Unpin { .. } => Reply::Done,
+            Call::PinArea { addr } => Reply::Frame(self.kmem.pin_vmalloc_page(VirtAddr::new(addr)).map(Pfn::as_u32)),
+            Call::UnpinArea { frame } => match self.kmem.unpin_vmalloc_page(Pfn::new(frame)) {
+                Ok(()) => Reply::Done,
+                Err(error) => Reply::Rejected(error),
+            },
             _ => return None,
         })
     }

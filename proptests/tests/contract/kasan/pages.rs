@@ -2,7 +2,7 @@
 
 use super::{G, KERNEL, Kasan};
 use kmem::{PageDebug, PoisonDamage, VirtAddr, Warning};
-use kmem_harness::subject::{Call, Reply, Subject};
+use kmem_harness::subject::{Call, Near, Reply, Subject};
 
 #[test]
 fn page_alloc_oob_right() {
@@ -40,10 +40,10 @@ fn vmalloc_oob() {
     let addr = k.block(Call::Vmalloc { size, gfp: KERNEL });
     k.oob_right(addr, size, &[0, G]);
     let less = size - G - 1;
-    assert_eq!(k.block(Call::Vrealloc { addr, size: less, gfp: KERNEL }), addr);
+    assert_eq!(k.block(Call::Vrealloc { addr, size: less, gfp: KERNEL, near: Near::ANY }), addr);
     k.oob_right(addr, less, &[0, G]);
     let more = less + 2 * G + 2;
-    assert_eq!(k.block(Call::Vrealloc { addr, size: more, gfp: KERNEL }), addr);
+    assert_eq!(k.block(Call::Vrealloc { addr, size: more, gfp: KERNEL, near: Near::ANY }), addr);
     k.oob_right(addr, more, &[0, G]);
     let frame = k.subject.kmem().vmalloc_to_page(VirtAddr::new(addr)).unwrap();
     let page = k.subject.kmem().page_address(frame).as_u64();
