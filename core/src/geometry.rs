@@ -133,6 +133,9 @@ pub struct Geometry {
     /// Blocks below this order that are left over when a block is cut become guards, nobody's until the block is free
     /// again; 0: none do. None is as large as a pageblock. At most half the largest order (Linux: `debug_guardpage_minorder`).
     pub guardpage_minorder: Order,
+    /// Whether `kmalloc` above the largest class gives the pages back that its power of two has too many; Linux does not. A
+    /// block of five pages then is one of five, and not of eight, for `ksize` and `krealloc` too.
+    pub trim_large: bool,
 }
 
 /// Why a [`Geometry`] cannot be used.
@@ -242,6 +245,7 @@ impl Geometry {
             slab_merge: SlabMerge::Similar,
             page_debug: PageDebug::empty(),
             guardpage_minorder: Order::ZERO,
+            trim_large: false,
         }
     }
 

@@ -377,6 +377,8 @@ events! {
     ReallocInPlace;
     /// A reallocation moved.
     ReallocMoved;
+    /// A large block of kmalloc gave back the pages that its order has too many.
+    LargeTrimmed;
     /// vrealloc returned tail pages.
     VreallocShrunk;
     /// vrealloc grew into the addresses behind the area.

@@ -12,6 +12,7 @@
 //! | `isolate` `contig` | taking pageblocks out of circulation; runs of frames of any length |
 //! | `nolock` `report` | calls that wait for no lock; free blocks lent to the host |
 //! | `refs` | blocks with extra references, and those that are mapped |
+//! | `trim` | large blocks of `kmalloc` without the pages that nobody asked for |
 //! | `debug` | bad pages, poison, owners: checks that cost |
 //! | `request` `bulk` | the calls: one block, exact sizes, misuse; many pages at once |
 //! | `usage` `check` | who has how many pages; the auditor |
@@ -61,6 +62,7 @@ mod request;
 mod runs;
 #[cfg(test)]
 mod tests;
+mod trim;
 mod usage;
 mod watermark;
 mod zone;

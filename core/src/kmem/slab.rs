@@ -159,7 +159,7 @@ impl<P: Platform> Kmem<P> {
 
     /// Returns how many bytes [`Self::kmalloc`] would really give for `size`; sizes that it refuses are unchanged.
     pub fn kmalloc_size_roundup(&self, size: usize) -> usize {
-        self.slab.size_roundup(size)
+        self.slab.size_roundup(size, self.geometry().trim_large)
     }
 
     /// Makes a cache of objects of one size.

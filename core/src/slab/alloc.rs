@@ -3,7 +3,7 @@
 use super::classes::{self, Class, KmallocType};
 use super::debug::Site;
 use super::{SlabLayer, cache_id};
-use crate::addr::{Pfn, PhysAddr, VirtAddr};
+use crate::addr::{PageCount, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, CacheId};
 use crate::fault::{FaultPoint, FaultSite};
@@ -125,6 +125,7 @@ impl SlabLayer {
         }
         let gfp = super::grow::supported(pages, gfp) | GfpFlags::COMP;
         let first: Pfn = pages.alloc_block_on(order, gfp, node, FrameKind::LargeKmalloc)?;
+        pages.keep_pages(first, order, if pages.base.geometry.trim_large { pages_of(size) } else { order.pages() });
         Ok(pages.base.virt(first.addr()))
     }
 
@@ -231,6 +232,11 @@ impl SlabLayer {
         let zeroed = pages.base.mem.fill(object, size, 0);
         debug_assert!(zeroed, "object {object} is outside memory");
     }
+}
+
+/// How many pages hold `size` bytes.
+pub(super) fn pages_of(size: usize) -> u64 {
+    PageCount::from_bytes_up(size).get()
 }
 
 /// The question that the fault plan is asked for one object.

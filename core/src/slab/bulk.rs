@@ -315,7 +315,7 @@ fn owner<P: Platform>(pages: &PageAllocator<P>, addr: VirtAddr) -> Option<usize>
 /// Gives a verified large block back.
 fn free_large<P: Platform>(pages: &PageAllocator<P>, addr: VirtAddr) {
     if let Some(first) = pages.base.phys(addr).and_then(PhysAddr::pfn) {
-        pages.free_block(first, pages.base.frames.order(first));
+        pages.free_large(first);
     }
 }
 

@@ -7,7 +7,6 @@ use super::sheaf::CpuCell;
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{BlockKind, CacheId, FreeError};
-use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::Platform;
 
@@ -16,8 +15,8 @@ use crate::platform::Platform;
 pub(super) enum KmallocBlock {
     /// A live object of this cache.
     Object { object: PhysAddr, id: usize },
-    /// A block of the page allocator.
-    Large { first: Pfn, order: Order },
+    /// Pages of the page allocator.
+    Large { first: Pfn, pages: u64 },
 }
 
 impl SlabLayer {
@@ -112,8 +111,8 @@ impl SlabLayer {
         }
         match self.find_to_free(pages, addr)? {
             KmallocBlock::Object { object, id } => self.free_slow(pages, id, object),
-            KmallocBlock::Large { first, order } => {
-                pages.free_block(first, order);
+            KmallocBlock::Large { first, .. } => {
+                pages.free_large(first);
                 Ok(())
             }
         }
@@ -210,7 +209,7 @@ fn large_block<P: Platform>(pages: &PageAllocator<P>, addr: VirtAddr, frame: Pfn
     if addr != start {
         return Err(FreeError::Interior { addr, start });
     }
-    Ok(KmallocBlock::Large { first, order: pages.base.frames.order(first) })
+    Ok(KmallocBlock::Large { first, pages: pages.kept_pages(first) })
 }
 
 /// What an address that is not in the direct map is.

@@ -31,7 +31,7 @@ use super::live::LiveMode;
 use super::node::Slabs;
 use super::sheaf::{SheafId, SheafPool};
 use super::{SlabFlags, SlabLayer};
-use crate::addr::{Pfn, PhysAddr, VirtAddr};
+use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::FreeError;
 use crate::page::{FrameKind, FrameTable, PageList};
@@ -194,8 +194,8 @@ impl SlabLayer {
         head: Option<usize>,
     ) -> Result<PutOff, FreeError> {
         match self.find_block(pages, addr)? {
-            KmallocBlock::Large { first, order } => {
-                check_head(addr, head, order.bytes())?;
+            KmallocBlock::Large { first, pages: kept } => {
+                check_head(addr, head, (kept as usize) << PAGE_SHIFT)?;
                 pages.base.frames.set_kind(first, FrameKind::LargePending);
                 self.rcu.queue.lock().collecting.large.push_tail(&pages.base.frames, first);
                 pages.base.event(Event::RcuLarge);
@@ -348,7 +348,7 @@ impl SlabLayer {
         let frames = &pages.base.frames;
         while let Some(first) = large.pop_head(frames) {
             frames.set_kind(first, FrameKind::LargeKmalloc);
-            pages.free_block(first, frames.order(first));
+            pages.free_large(first);
         }
         while let Some(head) = slabs.pop_head(frames) {
             pages.free_block(head, frames.order(head));

@@ -3,7 +3,7 @@
 use super::SlabLayer;
 use super::classes;
 use super::free::KmallocBlock;
-use crate::addr::{PhysAddr, VirtAddr};
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, FreeError};
 use crate::gfp::GfpFlags;
@@ -121,14 +121,15 @@ impl SlabLayer {
         self.find_block(pages, addr).map(|block| self.usable(block))
     }
 
-    /// Tells how many bytes `kmalloc(size)` would give: the class, the block, or `size` itself where it would refuse.
-    pub(crate) fn size_roundup(&self, size: usize) -> usize {
+    /// Tells how many bytes `kmalloc(size)` would give: the class, the block (or, if blocks are trimmed, its pages), or `size` itself where it would refuse.
+    pub(crate) fn size_roundup(&self, size: usize, trimmed: bool) -> usize {
         if size > self.kmalloc_max {
             return size;
         }
         match classes::class_size(size) {
             Some(bytes) => bytes,
             None if size == 0 => 0,
+            None if trimmed => size.next_multiple_of(PAGE_SIZE),
             None => Order::for_bytes(size).map_or(size, Order::bytes),
         }
     }
@@ -137,7 +138,7 @@ impl SlabLayer {
     fn usable(&self, block: KmallocBlock) -> usize {
         match block {
             KmallocBlock::Object { id, .. } => self.shape(id).map_or(0, |shape| shape.usable()),
-            KmallocBlock::Large { order, .. } => order.bytes(),
+            KmallocBlock::Large { pages, .. } => (pages as usize) << PAGE_SHIFT,
         }
     }
 
@@ -145,7 +146,7 @@ impl SlabLayer {
     fn room(&self, block: KmallocBlock) -> usize {
         match block {
             KmallocBlock::Object { id, .. } => self.shapes.get(id).map_or(0, |record| record.object_size()),
-            KmallocBlock::Large { order, .. } => order.bytes(),
+            KmallocBlock::Large { pages, .. } => (pages as usize) << PAGE_SHIFT,
         }
     }
 }

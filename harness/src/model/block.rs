@@ -169,7 +169,8 @@ impl Block {
     /// Pages that the block keeps from everybody else, tails that were given back not counted.
     pub fn pages(&self) -> u64 {
         match self.tier {
-            Tier::Pages | Tier::LargeKmalloc => 1 << self.order,
+            Tier::Pages => 1 << self.order,
+            Tier::LargeKmalloc => self.usable.div_ceil(PAGE_SIZE) as u64,
             Tier::PagesExact | Tier::Contig => self.requested.div_ceil(PAGE_SIZE) as u64,
             Tier::Vmalloc => self.frames.len() as u64,
             Tier::Kmalloc | Tier::Cache | Tier::Vmap => 0,

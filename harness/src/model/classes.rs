@@ -35,9 +35,15 @@ pub fn kmalloc_usable(size: usize) -> usize {
     class_of(size).unwrap_or_else(|| PAGE_SIZE << get_order(size))
 }
 
+/// The same on a machine that, if it is `trimmed`, keeps no more pages of a large block than were asked for.
+pub fn usable_on(trimmed: bool, size: usize) -> usize {
+    let large = trimmed && size > KMALLOC_MAX_CACHE;
+    if large { size.next_multiple_of(PAGE_SIZE) } else { kmalloc_usable(size) }
+}
+
 /// What `kmalloc_size_roundup` answers.
-pub fn size_roundup(size: usize, max_order: u8) -> usize {
-    if size == 0 || size > kmalloc_max(max_order) { size } else { kmalloc_usable(size) }
+pub fn size_roundup(size: usize, max_order: u8, trimmed: bool) -> usize {
+    if size == 0 || size > kmalloc_max(max_order) { size } else { usable_on(trimmed, size) }
 }
 
 /// The alignment of a `kmalloc` block of this class or of these pages: the largest power of two that divides its size.
@@ -101,7 +107,8 @@ mod tests {
         for (size, class) in golden.into_iter().chain([(4097, 8192), (8192, 8192), (8193, 16384), (4 << 20, 4 << 20)]) {
             assert_eq!(kmalloc_usable(size), class, "{size}");
         }
-        assert_eq!((size_roundup(0, 10), size_roundup((4 << 20) + 1, 10)), (0, (4 << 20) + 1));
+        assert_eq!((size_roundup(0, 10, false), size_roundup((4 << 20) + 1, 10, true)), (0, (4 << 20) + 1));
+        assert_eq!([8192, 8193, 16384, 16385].map(|size| usable_on(true, size)), [8192, 12288, 16384, 20480]);
     }
 
     #[test]

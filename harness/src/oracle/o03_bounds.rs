@@ -7,7 +7,7 @@
 
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::areas::AreaWish;
-use crate::model::classes::{KMALLOC_MAX_CACHE, kmalloc_usable, size_roundup};
+use crate::model::classes::{KMALLOC_MAX_CACHE, size_roundup, usable_on};
 use crate::model::zones::{highest_zone, large_page_flags};
 use crate::model::{old_address, request};
 use crate::subject::{Call, Reply};
@@ -86,7 +86,10 @@ fn check_usable(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usab
             let class = cx.model.nolock_class(requested).unwrap_or(requested);
             (class, class)
         }
-        _ => (kmalloc_usable(requested), kmalloc_usable(requested)),
+        _ => {
+            let usable = usable_on(cx.model.geometry().trim_large, requested);
+            (usable, usable)
+        }
     };
     if (least..=most).contains(&usable) {
         return Ok(());
@@ -156,7 +159,7 @@ fn check_size(cx: &Context<'_>, step: &Step, size: usize) -> Result<(), Violatio
             None => return Ok(()),
         },
         Call::KmallocSizeRoundup { size } if cx.model.is_tight() => {
-            size_roundup(size, cx.model.geometry().max_order.get())
+            size_roundup(size, cx.model.geometry().max_order.get(), cx.model.geometry().trim_large)
         }
         _ => return Ok(()),
     };

@@ -61,7 +61,7 @@ fn nodes(geometry: &Geometry) -> usize {
 }
 
 /// The kinds of machine that change what happens.
-pub(super) const MACHINES: [Special; 18] = [
+pub(super) const MACHINES: [Special; 19] = [
     ("one CPU", |g| g.cpus == 1),
     ("16 CPUs or more", |g| g.cpus >= 16),
     ("one node", |g| nodes(g) == 1),
@@ -80,6 +80,7 @@ pub(super) const MACHINES: [Special; 18] = [
     ("debugged kmalloc", |g| !g.slub_debug.is_empty()),
     ("huge mappings possible", |g| g.vmap_allow_huge && g.max_order.get() >= 9 && g.managed().get() >= 1024),
     ("huge mappings switched off", |g| !g.vmap_allow_huge),
+    ("trimmed large blocks", |g| g.trim_large),
 ];
 
 /// Things that have a counter and cannot be reached by a trace: family, name, reason.

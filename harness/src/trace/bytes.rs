@@ -133,6 +133,7 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
             _ => Hardening::Off,
         },
         slub_debug: byte_at(bytes, 32) >> 3,
+        trim_large: byte_at(bytes, 32) & TRIMMED != 0,
         page_debug: byte_at(bytes, 34) & 7,
         huge: byte_at(bytes, 34) & NO_HUGE == 0,
         guard_order: byte_at(bytes, 34) >> 4,
@@ -141,6 +142,8 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
 
 /// Beside the checks of pages: no huge mappings.
 const NO_HUGE: u8 = 8;
+/// In the byte of the hardening: large blocks are trimmed.
+const TRIMMED: u8 = 1 << 2;
 
 fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     let g = trace.geometry.normalized();
@@ -163,7 +166,9 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
         Hardening::Paranoid => 2,
     };
     let no_huge = if g.huge { 0 } else { NO_HUGE };
-    put(&mut out, 32, &[hardening | g.slub_debug << 3, nr_faults, g.guard_order << 4 | no_huge | g.page_debug]);
+    let trimmed = if g.trim_large { TRIMMED } else { 0 };
+    let frees = hardening | trimmed | g.slub_debug << 3;
+    put(&mut out, 32, &[frees, nr_faults, g.guard_order << 4 | no_huge | g.page_debug]);
     out
 }
 

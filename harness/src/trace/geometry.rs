@@ -63,6 +63,8 @@ pub struct GeometrySpec {
     pub guard_order: u8,
     /// What the kmalloc caches check: F 1, Z 2, P 4, U 8, T 16.
     pub slub_debug: u8,
+    /// Whether large blocks of `kmalloc` keep only the pages that were asked for.
+    pub trim_large: bool,
 }
 
 /// How serde sees `kmem`'s hardening levels: by their names.
@@ -105,6 +107,7 @@ impl Default for GeometrySpec {
             page_debug: 0,
             guard_order: 0,
             slub_debug: 0,
+            trim_large: false,
         }
     }
 }
@@ -144,6 +147,7 @@ impl GeometrySpec {
             page_debug: self.page_debug & PageDebug::all().bits(),
             guard_order: self.guard_order.min(kmem::MAX_PAGE_ORDER / 2),
             slub_debug: self.slub_debug & SlubDebug::all().bits(),
+            trim_large: self.trim_large,
         }
     }
 
@@ -196,8 +200,8 @@ impl GeometrySpec {
                 mobility: Mobility::Defrag,
                 ..default
             },
-            // A CPU whose node has no memory, and types that may mix.
-            8 => Self { cpus: 4, cpu_nodes: 3, nodes: 2, mobility: Mobility::Mixed, ..default },
+            // A CPU whose node has no memory, types that may mix, and large blocks without the pages that nobody asked for.
+            8 => Self { cpus: 4, cpu_nodes: 3, nodes: 2, mobility: Mobility::Mixed, trim_large: true, ..default },
             // A large CMA area, a DMA32 zone, and room for the HIGHATOMIC reserve.
             9 => Self { frames: 1536, dma32_frames: 128, pageblock_order: 3, cma_blocks: 64, cpus: 3, ..default },
             // Linux's orders: a block of the largest order cannot exist.
@@ -237,6 +241,7 @@ impl GeometrySpec {
         geometry.cma[0] = spec.cma_area(&zones);
         geometry.page_debug = PageDebug::from_bits_truncate(spec.page_debug);
         geometry.guardpage_minorder = Order::new(spec.guard_order).unwrap_or(Order::ZERO);
+        geometry.trim_large = spec.trim_large;
         geometry.slub_debug = SlubDebug::from_bits_truncate(spec.slub_debug);
         geometry.track_sites = if geometry.slub_debug.contains(SlubDebug::STORE_USER) { 8 } else { 0 };
         geometry
@@ -301,6 +306,7 @@ mod tests {
             page_debug: n(8) as u8,
             guard_order: n(9) as u8,
             slub_debug: n(8) as u8,
+            trim_large: seed & 4 != 0,
             hardening: [Hardening::Off, Hardening::Checked, Hardening::Paranoid][seed as usize % 3],
         }
     }

@@ -84,7 +84,7 @@ fn the_whole_memory_can_be_used_and_is_given_back() {
     let before = m.use_of_pages();
     for size in [8, 64, 96, 700, 4096] {
         let objects: Vec<VirtAddr> = std::iter::from_fn(|| m.try_kmalloc(size).ok()).collect();
-        let class = m.slab.size_roundup(size);
+        let class = m.slab.size_roundup(size, false);
         assert!(objects.len() >= 63 * (4096 / class), "{size} bytes: {} objects", objects.len());
         m.check();
         objects.into_iter().for_each(|addr| m.kfree(addr).unwrap());

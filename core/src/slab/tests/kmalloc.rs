@@ -46,6 +46,29 @@ fn large_requests_get_whole_blocks_up_to_the_largest_order() {
 }
 
 #[test]
+fn a_trimmed_block_has_the_pages_that_were_asked_for() {
+    let mut geometry = testing::flat(4096);
+    geometry.trim_large = true;
+    let m = Machine::new(&geometry);
+    let owned = || m.pages.owned(OwnerClass::LargeKmalloc);
+    for pages in [3, 4, 5, 7, 9, 100, 512] {
+        let addr = m.kmalloc(pages * PAGE_SIZE - 1);
+        let size = pages * PAGE_SIZE;
+        assert_eq!((m.slab.ksize(&m.pages, addr), owned()), (Ok(size), pages as u64));
+        assert_eq!(m.slab.size_roundup(size - 1, true), size);
+        assert!(addr.as_u64().is_multiple_of((size.next_power_of_two()) as u64), "aligned as the whole block");
+        assert_eq!(m.slab.krealloc(&m.pages, addr, size, GfpFlags::KERNEL), Ok(addr));
+        let moved = m.slab.krealloc(&m.pages, addr, size + 1, GfpFlags::KERNEL).unwrap();
+        assert_ne!(moved, addr, "the next page is somebody else's");
+        m.check();
+        m.kfree(moved).unwrap();
+        assert!(m.kfree(moved).is_err());
+        assert_eq!(owned(), 0);
+        m.check();
+    }
+}
+
+#[test]
 fn a_machine_with_small_blocks_refuses_what_fits_none() {
     let mut geometry = testing::flat(64);
     (geometry.max_order, geometry.pageblock_order) = (Order::ZERO, Order::ZERO);
@@ -53,7 +76,7 @@ fn a_machine_with_small_blocks_refuses_what_fits_none() {
     assert!(m.try_kmalloc(4096).is_ok());
     for requested in [4097, 8192, 8193] {
         assert_eq!(m.try_kmalloc(requested), Err(AllocError::TooLarge { requested, limit: 4096 }));
-        assert_eq!(m.slab.size_roundup(requested), requested);
+        assert_eq!(m.slab.size_roundup(requested, false), requested);
     }
 }
 
@@ -72,7 +95,7 @@ fn sizes_are_rounded_up_as_linux_does() {
     let m = Machine::with_cpus(1);
     let rows = [(0, 0), (1, 8), (65, 96), (193, 256), (8192, 8192), (8193, 16384), (4 << 20, 4 << 20)];
     for (size, rounded) in rows.into_iter().chain([((4 << 20) + 1, (4 << 20) + 1), (usize::MAX, usize::MAX)]) {
-        assert_eq!(m.slab.size_roundup(size), rounded, "{size} bytes");
+        assert_eq!(m.slab.size_roundup(size, false), rounded, "{size} bytes");
     }
 }
 

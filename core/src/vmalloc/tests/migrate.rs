@@ -79,7 +79,9 @@ fn a_movable_area_stays_movable_when_it_grows_and_a_fixed_one_fixed() {
 
 #[test]
 fn pages_of_areas_make_way_for_a_range_and_for_a_large_block() {
-    let m = Machine::new(512);
+    let mut geometry = flat(512);
+    geometry.pageblock_order = Order::new(4).unwrap();
+    let m = Machine::with(&geometry);
     let areas: Vec<VirtAddr> =
         (0..200).map(|n| patterned(&m, PAGE_SIZE, if n == 150 { KERNEL } else { MOVABLE })).collect();
     let frames: Vec<Pfn> = areas.iter().map(|&a| m.window.vmalloc_to_page(&m.pages, a).unwrap()).collect();
