@@ -1,5 +1,6 @@
 //! `hammer bench`: how fast one core executes and judges; how many instructions the hot pairs take.
 
+use super::bench_moving::{self, Growth};
 use super::ui::Ui;
 use super::{UserError, Verdict};
 use clap::{Args, ValueEnum};
@@ -20,8 +21,26 @@ const SHORT_BLOCKS: Order = match Order::new(2) {
     None => Order::ZERO,
 };
 
+/// A table of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Table {
+    /// Areas that grow: their pages mapped elsewhere, or copied.
+    Realloc,
+    /// Large blocks out of a checkerboard of areas, whose pages may move or not.
+    Moving,
+}
+
 #[derive(Args)]
 pub(super) struct BenchArgs {
+    /// Only this table.
+    #[arg(value_enum)]
+    table: Option<Table>,
+    /// Only grows areas: what runs below callgrind.
+    #[arg(long, value_enum, hide = true)]
+    grow: Option<Growth>,
+    /// How large these are.
+    #[arg(long, hide = true, default_value_t = 1 << 20)]
+    bytes: usize,
     /// How long to measure.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -81,6 +100,14 @@ impl HotPair {
 }
 
 pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
+    match (args.table, args.grow) {
+        (Some(Table::Realloc), _) => return bench_moving::realloc_table(ui),
+        (Some(Table::Moving), _) => return bench_moving::moving_table(ui),
+        (None, Some(growth)) => {
+            return bench_moving::grow(growth, args.bytes, args.pairs.unwrap_or(1)).map(|_| Verdict::Fine);
+        }
+        (None, None) => {}
+    }
     if let Some(pairs) = args.pairs {
         hot_pairs(args.pair, pairs)?;
         return Ok(Verdict::Fine);
@@ -130,7 +157,7 @@ fn hot_pairs(pair: HotPair, pairs: u64) -> Result<(), UserError> {
     }
 }
 
-fn boot<const STATISTICS: bool>(geometry: &Geometry) -> Result<Kmem<SimPlatform<STATISTICS>>, UserError> {
+pub(super) fn boot<const STATISTICS: bool>(geometry: &Geometry) -> Result<Kmem<SimPlatform<STATISTICS>>, UserError> {
     let failed = |e: kmem::GeometryError| UserError(format!("the machine cannot be made: {e}"));
     let bytes = Kmem::<SimPlatform<STATISTICS>>::metadata_bytes(geometry).map_err(failed)?;
     let platform = SimPlatform::new(Rc::new(SimMachine::new(geometry)));
@@ -218,10 +245,15 @@ fn instructions_per_pair(pair: HotPair) -> Result<f64, String> {
 
 /// Instructions of this program when it does nothing but pairs.
 fn instructions(pair: HotPair, pairs: u64) -> Result<u64, String> {
+    instructions_of(&["--pairs", &pairs.to_string(), "--pair", &pair.name()])
+}
+
+/// Instructions of this program's `bench` with these arguments.
+pub(super) fn instructions_of(args: &[&str]) -> Result<u64, String> {
     let program = std::env::current_exe().map_err(|e| format!("this program's path is unknown: {e}"))?;
     let mut command = Command::new("valgrind");
     command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-    command.args(["bench", "--pairs", &pairs.to_string(), "--pair", &pair.name()]).stdout(Stdio::null());
+    command.arg("bench").args(args).stdout(Stdio::null());
     let output = command.output().map_err(|e| format!("valgrind could not be started: {e}"))?;
     let text = String::from_utf8_lossy(&output.stderr);
     let collected = text.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());

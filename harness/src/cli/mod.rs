@@ -1,6 +1,7 @@
 //! The commands: one file each.
 
 mod bench;
+mod bench_moving;
 mod bugs;
 mod corpus;
 mod fuzz;

@@ -60,7 +60,7 @@ fn where_types_are_not_kept_apart_pages_move_all_the_same() {
     geometry.mobility = crate::mobility::Mobility::Mixed;
     let pages = crate::testing::page_allocator(&geometry);
     checkerboard(&pages, 2);
-    assert_eq!(pages.compact(order(4), GfpFlags::KERNEL, None, SyncLight), CompactResult::Success);
+    assert_eq!(pages.compact(order(4), GfpFlags::KERNEL, None, SyncLight, &()), CompactResult::Success);
     pages.check_invariants().unwrap();
     free_all(&pages);
     assert_eq!(free_blocks(&pages)[0][6], 4);

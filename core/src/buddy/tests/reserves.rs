@@ -141,7 +141,7 @@ fn what_is_set_aside_can_be_had_as_one_range_whatever_moved_in() {
     }
     fixed.iter().take(4).for_each(|&block| pages.free_pages(block, order(4)).unwrap());
     let aside = PageCount::new(64);
-    pages.alloc_contig_range(pfn(192), aside, GfpFlags::KERNEL).unwrap();
+    pages.alloc_contig_range(pfn(192), aside, GfpFlags::KERNEL, &()).unwrap();
     pages.check_invariants().unwrap();
     assert!(pages.base.platform.movable.borrow().keys().all(|&page| page < pfn(192)));
     pages.free_contig_range(pfn(192), aside).unwrap();
