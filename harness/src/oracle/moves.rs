@@ -213,7 +213,7 @@ mod tests {
             let reply = Reply::Block { addr: subject.direct(4), usable: PAGE_SIZE };
             model.update(&step(Call::AllocPages { order: 0, gfp: GfpFlags::HIGHUSER_MOVABLE }, reply), subject);
             model.notes.compacting = compacting;
-            let moved = Moved { from: subject.direct(4), to: subject.direct(20), order: 0 };
+            let moved = Moved { from: subject.direct(4), to: subject.direct(20), order: 0, page: None };
             on_move(&mut context(&mut model, subject), &moved).map_err(|violation| violation.oracle)
         };
         assert_eq!(moves(&mut subject, true), Err(OracleId::O10RightTier));

@@ -9,7 +9,7 @@
 
 use super::o18_warnings::flags;
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::{freed_address, request};
+use crate::model::{Tier, freed_address, old_address, request};
 use crate::subject::{Call, ObjectsCall};
 use kmem::{FaultPoint, FaultSite, GfpFlags};
 
@@ -37,13 +37,14 @@ impl Oracle for Nested {
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
         let nested = inside.nested();
-        let judge: &dyn Fn(&FaultSite) -> Result<(), String> = match asks(&step.call) {
+        let asked = asks(&step.call).map(|gfp| for_pages_of(cx, &step.call, gfp));
+        let judge: &dyn Fn(&FaultSite) -> Result<(), String> = match asked {
             Some(gfp) => &move |site| judge_site(gfp, site),
             None if freed_address(&step.call).is_some() => &judge_free,
             None => return Ok(()),
         };
         let of_sites = nested.sites.iter().try_for_each(judge);
-        let of_shortages = nested.shortages.iter().try_for_each(|shortage| match asks(&step.call) {
+        let of_shortages = nested.shortages.iter().try_for_each(|shortage| match asked {
             Some(gfp) if !gfp.may_block() => Err("memory was reclaimed for a caller who may not wait".to_owned()),
             Some(gfp) => judge_flags(gfp, shortage.gfp, "the request to give memory back"),
             None => Ok(()),
@@ -60,6 +61,16 @@ fn asks(call: &Call) -> Option<GfpFlags> {
     }
     let is_array = matches!(call, Call::KmallocArray { .. } | Call::KvmallocArray { .. });
     (is_array || request(call).is_some()).then(|| flags(call))
+}
+
+/// An area that grows stays movable if it is, and fixed if it is, whatever the call says.
+fn for_pages_of(cx: &Context<'_>, call: &Call, gfp: GfpFlags) -> GfpFlags {
+    let area = old_address(call).and_then(|old| cx.model.block(old)).filter(|block| block.tier == Tier::Vmalloc);
+    match area {
+        Some(area) if area.movable => gfp | GfpFlags::MOVABLE,
+        Some(_) => gfp.difference(GfpFlags::MOVABLE),
+        None => gfp,
+    }
 }
 
 fn judge_site(gfp: GfpFlags, site: &FaultSite) -> Result<(), String> {
