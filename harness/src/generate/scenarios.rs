@@ -58,6 +58,7 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
     if let Some(scene) = scenes.get(rng.random_range(0..scenes.len())) {
         let start = ops.len();
         scene(rng, geometry, ops);
+        *geometry = geometry.normalized();
         let own = ops.split_off(start);
         ops.extend(own.into_iter().filter(|op| target.uses(op.kind().group())));
     }
