@@ -314,7 +314,7 @@ impl Session {
                 Call::Vrealloc { addr, size, gfp, near: Near::ANY }
             }
             Op::VreallocNear { pick, size, align, gfp, node } => {
-                let near = Near { align: usize::from(align), node: NodeId::new(node % (kmem::MAX_NODES as u8 + 1)) };
+                let near = Near { align: alignment(align), node: NodeId::new(node % (kmem::MAX_NODES as u8 + 1)) };
                 let (addr, size, gfp) = (addr(Tiers::VMALLOC, pick)?, size as usize, gfp.to_flags());
                 Call::Vrealloc { addr, size, gfp, near }
             }

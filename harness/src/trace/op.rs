@@ -322,7 +322,7 @@ operations! {
     /// `unpin_vmalloc_page`; the pick names an area.
     UnpinArea in Vmalloc { pick: u16 as Pick };
     /// `vrealloc_node_align`.
-    VreallocNear in Vrealloc { pick: u16 as Pick, size: u64 as Size, align: u16 as Align, gfp: Gfp as Gfp, node: u8 as Node };
+    VreallocNear in Vrealloc { pick: u16 as Pick, size: u64 as Size, align: u8 as Shift, gfp: Gfp as Gfp, node: u8 as Node };
 }
 
 impl Op {
