@@ -95,8 +95,8 @@ fn huge_areas(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>
             Op::VmallocRange {
                 size,
                 align: rng.random_range(0..=22),
-                at: rng.random_range(0..=1024),
-                length: interesting::pick(&[0, 0, 1, 512, 1024], rng.next_u64()),
+                at: interesting::pick(&[0, 512, 1024, 1536, rng.random_range(0..=1024)], rng.next_u64()),
+                length: interesting::pick(&[0, 0, 1, 2, 3, 512, 1024], rng.next_u64()),
                 gfp: interesting::usual_gfp(rng.next_u64()),
                 node: rng.random_range(0..5),
                 unguarded: rng.random_ratio(1, 2),

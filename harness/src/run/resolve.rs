@@ -265,9 +265,9 @@ impl Session {
         let Op::VmallocRange { size, align, at, length, gfp, node, unguarded, huge } = *op else { return None };
         let (geometry, guard) = (self.model.geometry(), !unguarded);
         let first = geometry.vmalloc_start.vpn().as_u64() + u64::from(at) % geometry.vmalloc_pages.get().max(1);
-        let needed = size.div_ceil(PAGE_SIZE as u64).saturating_add(u64::from(guard));
+        let pages = size.div_ceil(PAGE_SIZE as u64);
         let within =
-            |spare: u16| (first, first.saturating_add(needed).saturating_add(u64::from(spare)).min((1 << 52) - 1));
+            |spare: u16| (first, first.saturating_add(pages).saturating_add(u64::from(spare)).min((1 << 52) - 1));
         Some(AreaCall {
             size: size as usize,
             align: alignment(align),

@@ -301,7 +301,7 @@ operations! {
 
     // Areas with a say about place and pages.
     /// `__vmalloc_node_range`: anywhere if `length` is 0, else in a range that begins `at` pages into the window, modulo its
-    /// size, and is longer than the area with its guard by `length` - 1 pages. The alignment is 2^`align` bytes.
+    /// size, and is longer than the area without its guard by `length` - 1 pages. The alignment is 2^`align` bytes.
     VmallocRange in VmallocRange {
         size: u64 as Size,
         align: u8 as Shift,
