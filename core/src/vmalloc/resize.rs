@@ -134,7 +134,9 @@ impl Vmalloc {
         count: PageCount,
         args: &VmallocArgs,
     ) -> Result<Reservation, AllocError> {
-        let place = Place::of(&VmallocArgs { flags: old.node.flags, ..*args }, count)?;
+        // As any new area it is followed by a guard, also if the old one was not.
+        let flags = old.node.flags - VmFlags::NO_GUARD;
+        let place = Place::of(&VmallocArgs { flags, ..*args }, count)?;
         let area = self.reserve(pages, slab, place, args.gfp)?;
         let mapped = self
             .frames_to_grow(pages, count.get() - old.node.mapped, args)
