@@ -15,4 +15,5 @@ pub mod run;
 pub mod shrink;
 pub mod subject;
 pub mod subjects;
+pub mod suites;
 pub mod trace;

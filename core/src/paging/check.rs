@@ -59,7 +59,7 @@ fn count_below<P>(base: &Base<P>, table: Pfn, level: usize) -> Result<TableCount
 /// Checks the run of frames that a huge entry names.
 fn huge<P>(base: &Base<P>, table: Pfn, at: u64, entry: Pte) -> Result<TableCount, Violation> {
     let frames = u64::from(base.frames.frames());
-    let fits = |first: Pfn| first.index() as u64 % ENTRIES == 0 && first.index() as u64 + ENTRIES <= frames;
+    let fits = |first: Pfn| (first.index() as u64).is_multiple_of(ENTRIES) && first.index() as u64 + ENTRIES <= frames;
     if entry.frame().is_some_and(fits) {
         return Ok(TableCount { tables: 0, pages: ENTRIES });
     }

@@ -2,7 +2,7 @@
 
 use super::bench_moving::{self, Growth};
 use super::ui::Ui;
-use super::{UserError, Verdict};
+use super::{UserError, Verdict, bench_vmalloc};
 use clap::{Args, ValueEnum};
 use kmem::{CpuId, Geometry, GfpFlags, Hardening, Kmem, MetaRegion, Order, PathCounts, Platform};
 use kmem_harness::machine::{SimMachine, SimPlatform};
@@ -28,6 +28,8 @@ enum Table {
     Realloc,
     /// Large blocks out of a checkerboard of areas, whose pages may move or not.
     Moving,
+    /// Linux's test_vmalloc, all thirteen cases.
+    Vmalloc,
 }
 
 #[derive(Args)]
@@ -50,6 +52,9 @@ pub(super) struct BenchArgs {
     /// Which pair that is.
     #[arg(long, value_enum, default_value_t = HotPair::Kmalloc, hide = true)]
     pair: HotPair,
+    /// Only executes a case of test_vmalloc, by its bit: what runs below callgrind. `--pairs` says how often.
+    #[arg(long, value_name = "BIT", hide = true)]
+    case: Option<usize>,
 }
 
 /// An allocation and its free by the fast paths, over and over, on the simulated platform without any oracle.
@@ -103,10 +108,14 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
     match (args.table, args.grow) {
         (Some(Table::Realloc), _) => return bench_moving::realloc_table(ui),
         (Some(Table::Moving), _) => return bench_moving::moving_table(ui),
+        (Some(Table::Vmalloc), _) => return bench_vmalloc::table_of_cases(ui),
         (None, Some(growth)) => {
             return bench_moving::grow(growth, args.bytes, args.pairs.unwrap_or(1)).map(|_| Verdict::Fine);
         }
         (None, None) => {}
+    }
+    if let (Some(bit), Some(loops)) = (args.case, args.pairs) {
+        return bench_vmalloc::only(bit, loops);
     }
     if let Some(pairs) = args.pairs {
         hot_pairs(args.pair, pairs)?;

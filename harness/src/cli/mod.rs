@@ -2,6 +2,7 @@
 
 mod bench;
 mod bench_moving;
+mod bench_vmalloc;
 mod bugs;
 mod corpus;
 mod fuzz;

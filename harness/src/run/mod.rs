@@ -17,6 +17,7 @@ mod macros;
 mod misuse;
 mod objects;
 mod panics;
+mod program;
 mod resolve;
 mod score;
 mod session;
@@ -31,8 +32,9 @@ pub use throughput::{Throughput, throughput};
 
 use crate::oracle::{OracleId, Step, Violation};
 use crate::subjects::{Spare, SubjectKind};
+use crate::suites::{Kernel, Stop};
 use crate::trace::Trace;
-use kmem::GeometryError;
+use kmem::{Geometry, GeometryError};
 use session::Session;
 
 /// How a trace is run.
@@ -113,15 +115,39 @@ impl Runner {
     ///
     /// A panic of the subject is a violation too: [`OracleId::Panic`].
     pub fn run(&mut self, trace: &Trace, kind: SubjectKind, options: &RunOptions) -> RunReport {
-        let geometry = trace.geometry.to_geometry();
+        self.run_with(&trace.geometry.to_geometry(), kind, options, |session| session.run(trace))
+    }
+
+    /// Runs a program on a new `kmem` of this shape, as [`Self::run`] does with a trace. The program's own answer is `None`
+    /// if the machine could not be made, or if it panicked.
+    pub fn run_program<T>(
+        &mut self,
+        geometry: &Geometry,
+        options: &RunOptions,
+        program: impl FnOnce(&mut dyn Kernel) -> Result<T, Stop>,
+    ) -> (RunReport, Option<Result<T, Stop>>) {
+        let mut answer = None;
+        let report = self.run_with(geometry, SubjectKind::KMEM, options, |session| {
+            answer = Some(session.run_program(program));
+        });
+        (report, answer)
+    }
+
+    fn run_with(
+        &mut self,
+        geometry: &Geometry,
+        kind: SubjectKind,
+        options: &RunOptions,
+        act: impl FnOnce(&mut Session),
+    ) -> RunReport {
         let spare = std::mem::take(&mut self.spare);
-        let guest = match panics::catch(|| kind.build(&geometry, spare)) {
+        let guest = match panics::catch(|| kind.build(geometry, spare)) {
             Ok(Ok(guest)) => guest,
             Ok(Err(error)) => return RunReport { unbootable: Some(error), ..RunReport::default() },
             Err(message) => return panicked(RunReport::default(), message),
         };
-        let mut session = Session::new(guest, &geometry, *options);
-        match panics::catch(|| session.run(trace)) {
+        let mut session = Session::new(guest, geometry, *options);
+        match panics::catch(|| act(&mut session)) {
             Ok(()) => {
                 let (guest, report) = session.finish();
                 self.spare = guest.into_spare();

@@ -7,6 +7,7 @@ use crate::model::{Block, Model};
 use crate::oracle::{self, Context, Step, Violation};
 use crate::subject::{Call, Reply, Subject};
 use crate::subjects::Guest;
+use crate::suites::{Kernel, Stop};
 use crate::trace::{Op, Trace};
 use kmem::{Event, Geometry};
 use std::hash::{Hash, Hasher};
@@ -73,6 +74,23 @@ impl Session {
     /// Runs the trace and frees everything; the first violation stops it and is kept.
     pub(super) fn run(&mut self, trace: &Trace) {
         self.violation = self.run_to_the_end(trace).err();
+    }
+
+    /// Runs a program and frees everything; the first violation stops it and is kept.
+    pub(super) fn run_program<T>(
+        &mut self,
+        program: impl FnOnce(&mut dyn Kernel) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let answer = program(self);
+        if self.violation.is_none() {
+            self.violation = self.free_everything().err();
+        }
+        answer
+    }
+
+    /// Keeps the violation that ends the run.
+    pub(super) fn set_violation(&mut self, violation: Violation) {
+        self.violation = Some(violation);
     }
 
     fn run_to_the_end(&mut self, trace: &Trace) -> Verdict {
@@ -159,6 +177,12 @@ impl Session {
     }
 
     fn make(&mut self, call: Call) -> Result<bool, Violation> {
+        let reply = self.answer(call)?;
+        Ok(!matches!(reply, Reply::Refused(_) | Reply::Rejected(_) | Reply::CacheRefused(_) | Reply::Unsupported))
+    }
+
+    /// Makes a call on the CPU that is current, puts the answer to every oracle, and hands it on.
+    pub(super) fn answer(&mut self, call: Call) -> Result<Reply, Violation> {
         let events_before = self.options.keep_log.then(|| events(&*self.guest));
         let struck_before = faults_struck(&*self.guest);
         oracle::before_call(&mut self.context(), &call)?;
@@ -170,18 +194,18 @@ impl Session {
         let reply = self.guest.call(&call);
         self.follow_moves()?;
         if reply == Reply::Unsupported {
-            return Ok(false);
+            return Ok(reply);
         }
         let fault_struck = faults_struck(&*self.guest) != struck_before;
         let step = Step { op: self.op, call, reply, fault_struck };
         self.note(&step);
         let verdict = self.judge(&step);
         self.peak_live = self.peak_live.max(self.model.len());
-        let granted = !matches!(step.reply, Reply::Refused(_) | Reply::Rejected(_) | Reply::CacheRefused(_));
+        let reply = step.reply.clone();
         if let Some(before) = events_before {
             self.record(step, &before);
         }
-        verdict.map(|()| granted)
+        verdict.map(|()| reply)
     }
 
     /// Follows the blocks that moved during a call; what they hold and who may free them stays the same.

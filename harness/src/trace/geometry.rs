@@ -301,7 +301,7 @@ mod tests {
             max_order: n(4) as u8,
             pageblock_order: n(5) as u8,
             vmalloc_pages: n(6),
-            huge: seed % 2 == 0,
+            huge: seed.is_multiple_of(2),
             min_free: n(7),
             page_debug: n(8) as u8,
             guard_order: n(9) as u8,

@@ -12,3 +12,4 @@ mod properties;
 mod replay;
 mod slub_kunit;
 mod story;
+mod test_vmalloc;
