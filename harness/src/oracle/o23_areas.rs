@@ -10,7 +10,7 @@
 //!   wait, and wants 2 MiB or more; the machine has such blocks). If the nearest node had the blocks, and one to spare, above its low
 //!   marks before the call, and there was room: in all of it.
 //! * Node: with `THISNODE` each page is of the node. Else no page comes from farther away if the nearest node had enough
-//!   for all above its low marks. Leans to "justified" by what records, tables and per-CPU lists can take.
+//!   for all above its low marks. The pages that an area keeps when it grows are not asked. Leans to "justified" by what records, tables and per-CPU lists can take.
 
 use super::scene::{Snapshot, windows};
 use super::{Context, Oracle, OracleId, Step, Violation};
@@ -75,7 +75,7 @@ fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
     let inside = cx.subject.white_box().filter(|_| cx.model.is_tight())?;
     let wish = AreaWish::of(cx.model.geometry(), call)?;
     // What fits a page is no area for `kvmalloc`, and what fits the old block is no new one.
-    let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages as usize * PAGE_SIZE <= old.usable);
+    let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages <= (old.usable / PAGE_SIZE) as u64);
     let is_small = wish.pages <= 1 && !matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vmap { .. });
     if is_small || old_address(call).is_some_and(stays) {
         return None;
@@ -148,10 +148,12 @@ fn judge_nodes(cx: &Context<'_>, step: &Step, before: &Before, area: &AreaWish, 
     if matches!(step.call, Call::Vmap { .. }) {
         return Ok(());
     }
-    for at in (0..area.pages).map(|n| addr + n * PAGE_SIZE as u64) {
+    // What grows by other addresses keeps the frames that it has, wherever these are.
+    let old = old_address(&step.call).and_then(|old| cx.model.block(old)).map_or(&[][..], |old| &old.frames);
+    for (n, at) in (0..area.pages).map(|n| (n as usize, addr + n * PAGE_SIZE as u64)) {
         let frame = cx.subject.translate(at).map(|physical| (physical / PAGE_SIZE as u64) as u32);
         let found = frame.and_then(|frame| cx.model.node_of(frame));
-        if frame.is_some() && found != Some(wanted.get()) {
+        if frame.is_some() && frame != old.get(n).copied() && found != Some(wanted.get()) {
             return Err(format!("{at:#x} has frame {frame:x?} of node {found:?}, but node {wanted} was to give it"));
         }
     }

@@ -6,7 +6,9 @@ use kmem_harness::suites::test_vmalloc::{Case, Passed, Plan, run};
 
 /// 32 MiB and a window of 64 MiB, so that large alignments are refused.
 fn machine(cpus: u16) -> Geometry {
-    Geometry { cpus, vmalloc_pages: PageCount::new(1 << 14), ..Geometry::flat(8192) }
+    let mut geometry = Geometry::flat(8192);
+    (geometry.cpus, geometry.vmalloc_pages) = (cpus, PageCount::new(1 << 14));
+    geometry
 }
 
 fn judged(case: Case, plan: &Plan) -> Passed {
