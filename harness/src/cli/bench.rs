@@ -4,11 +4,11 @@ use super::bench_moving::{self, Growth};
 use super::ui::Ui;
 use super::{UserError, Verdict, bench_vmalloc};
 use clap::{Args, ValueEnum};
-use kmem::{CpuId, Geometry, GfpFlags, Hardening, Kmem, MetaRegion, Order, PathCounts, Platform};
+use kmem::{CpuId, Geometry, GfpFlags, Hardening, Kmem, MetaRegion, Order, PAGE_SIZE, PathCounts, Platform};
 use kmem_harness::machine::{SimMachine, SimPlatform};
 use kmem_harness::report::table::grouped;
 use kmem_harness::run::throughput;
-use kmem_harness::trace::GeometrySpec;
+use kmem_harness::trace::{GeometrySpec, MAX_FRAMES, MAX_VMALLOC_PAGES};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
@@ -80,6 +80,14 @@ enum HotPair {
     AreaOfRuns,
     /// The same where no block is longer than 4 pages: page by page.
     AreaOfPages,
+    /// An area of one page, with 15 live areas, from a pool.
+    Vmalloc15,
+    /// The same with 15,000 live areas.
+    Vmalloc15000,
+    /// The same on one CPU, where there are no pools, with 15 live areas.
+    VmallocSearched15,
+    /// The same with 15,000 live areas.
+    VmallocSearched15000,
 }
 
 impl HotPair {
@@ -95,7 +103,40 @@ impl HotPair {
             Self::PageCounted => "alloc_pages + free_pages, order 0, with statistics",
             Self::AreaOfRuns => "vmalloc(1 MiB) + vfree + purge, from long blocks",
             Self::AreaOfPages => "vmalloc(1 MiB) + vfree + purge, page by page",
+            Self::Vmalloc15 => "vmalloc(4096) + vfree, purges included, 15 live areas",
+            Self::Vmalloc15000 => "vmalloc(4096) + vfree, purges included, 15,000 live areas",
+            Self::VmallocSearched15 => "vmalloc(4096) + vfree without pools, purges included, 15 live areas",
+            Self::VmallocSearched15000 => "vmalloc(4096) + vfree without pools, purges included, 15,000 live areas",
         }
+    }
+
+    /// Live areas of one page while a vmalloc pair is executed; 0 for other pairs.
+    const fn live_areas(self) -> u32 {
+        match self {
+            Self::Vmalloc15 | Self::VmallocSearched15 => 15,
+            Self::Vmalloc15000 | Self::VmallocSearched15000 => 15_000,
+            _ => 0,
+        }
+    }
+
+    /// The machine that the pair is executed on.
+    fn geometry(self) -> Geometry {
+        let default = GeometrySpec::default();
+        let vmalloc = GeometrySpec { frames: MAX_FRAMES, vmalloc_pages: MAX_VMALLOC_PAGES, ..default };
+        let mut geometry = match self {
+            Self::Vmalloc15 | Self::Vmalloc15000 => vmalloc.to_geometry(),
+            Self::VmallocSearched15 | Self::VmallocSearched15000 => GeometrySpec { cpus: 1, ..vmalloc }.to_geometry(),
+            _ => default.to_geometry(),
+        };
+        geometry.hardening = match self {
+            Self::KmallocOff => Hardening::Off,
+            Self::KmallocParanoid => Hardening::Paranoid,
+            _ => Hardening::Checked,
+        };
+        if self == Self::AreaOfPages {
+            (geometry.max_order, geometry.pageblock_order) = (SHORT_BLOCKS, SHORT_BLOCKS);
+        }
+        geometry
     }
 
     /// The name on the command line and in the JSON answer.
@@ -133,10 +174,11 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let lines: Vec<String> = counts.iter().map(|(pair, n)| line(*pair, n)).collect();
     let text = format!(
         "{} judged calls a second on one core ({} operations of traces), every oracle asked, full audit every 64 operations\n\
-         instructions of hot pairs, the loop around them included (callgrind, simulated platform):\n{}",
+         instructions of hot pairs, the loop around them included (callgrind, simulated platform):\n{}\n{}",
         grouped(measured.calls_per_second() as u64),
         grouped(measured.ops_per_second() as u64),
         lines.join("\n"),
+        area_ratios(&counts),
     );
     ui.result(&value, text);
     Ok(Verdict::Fine)
@@ -144,21 +186,13 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
 
 fn line(pair: HotPair, count: &Result<f64, String>) -> String {
     match count {
-        Ok(n) => format!("  {n:6.1}  {}", pair.label()),
+        Ok(n) => format!("  {n:7.1}  {}", pair.label()),
         Err(why) => format!("  not counted: {why}  {}", pair.label()),
     }
 }
 
 fn hot_pairs(pair: HotPair, pairs: u64) -> Result<(), UserError> {
-    let mut geometry = GeometrySpec::default().to_geometry();
-    geometry.hardening = match pair {
-        HotPair::KmallocOff => Hardening::Off,
-        HotPair::KmallocParanoid => Hardening::Paranoid,
-        _ => Hardening::Checked,
-    };
-    if pair == HotPair::AreaOfPages {
-        (geometry.max_order, geometry.pageblock_order) = (SHORT_BLOCKS, SHORT_BLOCKS);
-    }
+    let geometry = pair.geometry();
     if matches!(pair, HotPair::KmallocCounted | HotPair::PageCounted) {
         execute(&boot::<true>(&geometry)?, pair, pairs)
     } else {
@@ -184,6 +218,10 @@ fn execute<P: Platform>(kmem: &Kmem<P>, pair: HotPair, pairs: u64) -> Result<(),
         HotPair::KmallocAnySize => kmalloc_any_pairs(kmem, pairs, std::hint::black_box(64)),
         HotPair::Page | HotPair::PageCounted => page_pairs(kmem, pairs),
         HotPair::AreaOfRuns | HotPair::AreaOfPages => area_pairs(kmem, pairs),
+        HotPair::Vmalloc15 | HotPair::Vmalloc15000 | HotPair::VmallocSearched15 | HotPair::VmallocSearched15000 => {
+            (0..pair.live_areas()).all(|_| kmem.vmalloc(PAGE_SIZE, GfpFlags::KERNEL).is_ok())
+                && vmalloc_pairs(kmem, pairs)
+        }
     };
     let after = counts(kmem, pair);
     let fast = (after.alloc_fastpath - before.alloc_fastpath).min(after.free_fastpath - before.free_fastpath);
@@ -242,6 +280,29 @@ fn area_pairs<P: Platform>(kmem: &Kmem<P>, pairs: u64) -> bool {
         kmem.vm_unmap_aliases();
     }
     true
+}
+
+#[inline(never)]
+fn vmalloc_pairs<P: Platform>(kmem: &Kmem<P>, pairs: u64) -> bool {
+    for _ in 0..pairs {
+        let Ok(addr) = kmem.vmalloc(PAGE_SIZE, GfpFlags::KERNEL) else { return false };
+        let Ok(()) = kmem.vfree(addr) else { return false };
+    }
+    true
+}
+
+/// What the number of live areas costs: each pair of rows of which the second has a thousand times as many.
+fn area_ratios(counts: &[(HotPair, Result<f64, String>)]) -> String {
+    let of = |wanted| counts.iter().find(|(pair, _)| *pair == wanted).and_then(|(_, n)| n.as_ref().ok());
+    let ratio = |few, many| match (of(few), of(many)) {
+        (Some(few), Some(many)) => format!("{:.2}", many / few),
+        _ => "-".to_owned(),
+    };
+    format!(
+        "15,000 live areas cost {} times what 15 cost, without pools {} times",
+        ratio(HotPair::Vmalloc15, HotPair::Vmalloc15000),
+        ratio(HotPair::VmallocSearched15, HotPair::VmallocSearched15000),
+    )
 }
 
 fn instructions_per_pair(pair: HotPair) -> Result<f64, String> {

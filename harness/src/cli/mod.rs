@@ -14,6 +14,7 @@ mod replay;
 mod run;
 mod show;
 mod shrink;
+mod soak;
 mod ui;
 
 use clap::{Args, Parser, Subcommand};
@@ -76,6 +77,9 @@ enum Command {
     /// Records the heap of a real program as a trace (needs valgrind, unless a log is given).
     #[command(after_help = "Example: hammer record --to corpus/recorded/ls.ron -- ls /")]
     Record(record::RecordArgs),
+    /// Runs traces of all kinds on one small machine for a long time.
+    #[command(after_help = "Example: hammer soak --ops 100000000 --frames 16 --window 64 --cpus 4 --seed 1")]
+    Soak(soak::SoakArgs),
     /// Measures how fast one core executes and judges operations.
     #[command(after_help = "Example: hammer bench --seconds 10")]
     Bench(bench::BenchArgs),
@@ -116,6 +120,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Shrink(args)) => shrink::run(&args, &ui),
         Some(Command::Show(args)) => show::run(&args, &ui),
         Some(Command::Record(args)) => record::run(&args, &ui),
+        Some(Command::Soak(args)) => soak::run(&args, &ui),
         Some(Command::Bench(args)) => bench::run(&args, &ui),
     };
     conclude(verdict, &ui)

@@ -13,11 +13,12 @@ type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);
 
 /// Appends one of the scenes that the target can use; it may change the machine to fit.
 pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
-    const ALL: [Scene; 17] = [
+    const ALL: [Scene; 18] = [
         urgent,
         checkerboard,
         exhaust,
         narrow_window,
+        common_sizes,
         many_caches,
         cross_cpu,
         realloc_ladder,
@@ -53,7 +54,7 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
             shortage::waiting_frees,
             shortage::troubled_caches,
         ],
-        Target::Vmalloc => &[narrow_window, checkerboard, fault_at_each_stage, huge_areas],
+        Target::Vmalloc => &[narrow_window, common_sizes, checkerboard, fault_at_each_stage, huge_areas],
     };
     if let Some(scene) = scenes.get(rng.random_range(0..scenes.len())) {
         let start = ops.len();
@@ -157,6 +158,26 @@ fn narrow_window(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<
         Op::Vmalloc { size: 4096, gfp: Gfp::KERNEL },
         Op::TouchGuard { pick: 0 },
     ]);
+}
+
+/// Areas of one or two sizes come and go on several CPUs, so that purged ranges serve again; then something needs them all.
+fn common_sizes(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
+    geometry.cpus = geometry.cpus.max(rng.random_range(2..=8));
+    geometry.vmalloc_pages = interesting::pick(&[64, 256, geometry.vmalloc_pages], rng.next_u64());
+    let sizes = [4096, 4096 * rng.random_range(1..=15)];
+    for turn in 0..rng.random_range(4..=16u16) {
+        let (count, size) = (rng.random_range(4..=24), interesting::pick(&sizes, rng.next_u64()));
+        ops.extend([
+            Op::SetCpu { cpu: turn },
+            Op::Burst { count, tier: BurstTier::Vmalloc, size, gfp: Gfp::KERNEL },
+            Op::FreeEvery { step: rng.random_range(1..=3), phase: 0 },
+        ]);
+        if rng.random() {
+            ops.push(Op::Purge);
+        }
+    }
+    let most = u64::from(geometry.vmalloc_pages / 2) * 4096;
+    ops.extend([Op::Vmalloc { size: most, gfp: Gfp::NOWAIT }, Op::Vmalloc { size: most, gfp: Gfp::KERNEL }]);
 }
 
 /// Caches of many shapes, each with live objects, some shrunk or destroyed under load.

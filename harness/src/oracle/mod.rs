@@ -25,6 +25,7 @@ mod o11_atomic;
 mod o12_quiescence;
 mod o15_translation;
 mod o16_misuse;
+mod o17_areas;
 mod o17_statistics;
 mod o18_warnings;
 mod o19_pages;

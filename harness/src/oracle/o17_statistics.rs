@@ -3,9 +3,9 @@
 //! Contract: I17 and section 3.9. At each audit the pageblocks of each zone are counted by type, guards and bad pages by
 //! frame, and the texts of `pagetypeinfo` and `zoneinfo` are read back: the blocks by order are those of `buddyinfo` and add
 //! up to the free pages, the pageblocks are those that were counted, and the marks are those of the zone. The fragmentation
-//! indices are computed again, from the formulas. Exact: no machine has as many blocks as the text stops counting at.
+//! indices are computed again, from the formulas. `vmallocinfo` is read back in `o17_areas`. Exact: no machine has as many blocks as the text stops counting at.
 
-use super::{Context, Oracle, OracleId, Violation};
+use super::{Context, Oracle, OracleId, Violation, o17_areas};
 use crate::subject::WhiteBox;
 use kmem::{FrameKind, MIGRATE_TYPES, NR_PAGE_ORDERS, Order, ZoneInfo, ZoneSpec};
 
@@ -20,7 +20,8 @@ impl Oracle for Statistics {
     fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(inside) = cx.subject.white_box() else { return Ok(()) };
         let text = inside.pagetypeinfo();
-        let verdict = check_zones(inside, &text).and_then(|()| check_owners(inside));
+        let verdict =
+            check_zones(inside, &text).and_then(|()| check_owners(inside)).and_then(|()| o17_areas::check(cx));
         verdict.map_err(|message| cx.violation(OracleId::O17Statistics, &[], message))
     }
 }

@@ -7,10 +7,10 @@ use kmem::{
 use serde::{Deserialize, Serialize};
 
 /// The fewest frames: enough for the allocator's own first frames and something to allocate.
-pub const MIN_FRAMES: u32 = 64;
+pub const MIN_FRAMES: u32 = 16;
 /// The most frames, 256 MiB: a machine must be quick to make.
 pub const MAX_FRAMES: u32 = 1 << 16;
-/// The fewest frames of a Normal zone.
+/// The fewest frames of a Normal zone, if memory has as many.
 const MIN_NORMAL: u32 = 48;
 /// The most CPUs.
 pub const MAX_TRACE_CPUS: u16 = 64;
@@ -117,13 +117,14 @@ impl GeometrySpec {
     #[must_use]
     pub fn normalized(&self) -> Self {
         let frames = self.frames.clamp(MIN_FRAMES, MAX_FRAMES);
-        let dma_frames = self.dma_frames.min(frames - MIN_NORMAL);
-        let dma32_frames = self.dma32_frames.min(frames - MIN_NORMAL - dma_frames);
+        let normal = MIN_NORMAL.min(frames);
+        let dma_frames = self.dma_frames.min(frames - normal);
+        let dma32_frames = self.dma32_frames.min(frames - normal - dma_frames);
         let above = frames - dma_frames - dma32_frames;
-        let movable_frames = self.movable_frames.min(above - MIN_NORMAL);
+        let movable_frames = self.movable_frames.min(above - normal);
         let max_order = self.max_order.min(kmem::MAX_PAGE_ORDER);
         let pageblock_order = self.pageblock_order.min(max_order);
-        let most_nodes = ((above - movable_frames) / MIN_NORMAL).clamp(1, MAX_NODES as u32) as u8;
+        let most_nodes = ((above - movable_frames) / normal).clamp(1, MAX_NODES as u32) as u8;
         let nodes = self.nodes.clamp(1, most_nodes);
         let first_normal = (above - movable_frames) / u32::from(nodes);
         Self {
