@@ -185,6 +185,7 @@ impl Nursery<'_> {
 
     /// Brings the copy up to date. Only files that differ are written, so that the compiler does not start from nothing.
     fn copy_sources(&self, patched: &[(PathBuf, String)]) -> Result<(), String> {
+        fs::create_dir_all(&self.copy).map_err(|e| format!("{}: {e}", self.copy.display()))?;
         for name in SOURCES {
             copy(&self.root, &self.copy, Path::new(name), patched)?;
         }

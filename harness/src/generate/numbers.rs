@@ -209,6 +209,8 @@ fn usual_size(rng: &mut TraceRng, kind: OpKind) -> u64 {
         OpKind::Kvmalloc | OpKind::Kvrealloc | OpKind::KvmallocArray | OpKind::KvmallocNode if n.is_multiple_of(4) => {
             interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n >> 2)
         }
+        // Objects smaller than a word have their free pointer elsewhere.
+        OpKind::DebugCache if n.is_multiple_of(4) => 1 + (n >> 8) % 8,
         OpKind::CacheCreate | OpKind::DebugCache => interesting::log_uniform(n, 11),
         // Few sizes, so that caches are alike.
         OpKind::CacheCreateWith | OpKind::NamedCache => interesting::pick(&[64, 61, 60, 40, 192, 200, 512, 1000], n),

@@ -11,13 +11,15 @@
 //! | vmalloc | larger than what was mapped, there or elsewhere, this call with `ZERO` | from the old size to the new |
 //! | any | every call of the chain with `ZERO` | from the old size to the new |
 //!
+//! What a sensitive free wipes, a block of kmalloc that nobody paints over when it is free, reads zero after the call.
+//!
 //! Precision: of ranges above 16 KiB the first and last 128 bytes of each page are read.
 
 use super::pattern::{ZEROED, verify_bytes};
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::{Block, Tier, kept_pages, old_address};
 use crate::subject::{Call, Reply};
-use kmem::{GfpFlags, PAGE_SIZE};
+use kmem::{GfpFlags, PAGE_SIZE, PageDebug};
 use std::ops::Range;
 
 /// Ranges up to this size are read whole.
@@ -35,6 +37,9 @@ impl Oracle for Zero {
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        if step.reply == Reply::Done {
+            return check_wiped(cx, &step.call);
+        }
         let wanted = cx.model.promised(&step.call).filter(|(_, gfp)| gfp.wants_zero());
         let Some((requested, gfp)) = wanted else { return Ok(()) };
         match &step.reply {
@@ -45,6 +50,20 @@ impl Oracle for Zero {
             _ => Ok(()),
         }
     }
+}
+
+/// Looks at what a sensitive free leaves behind.
+fn check_wiped(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
+    let (addr, len) = match *call {
+        Call::KfreeSensitive { addr } => (addr, usize::MAX),
+        Call::KvfreeSensitive { addr, len } => (addr, len),
+        _ => return Ok(()),
+    };
+    let painted = |block: &&Block| cx.model.debug_layout(block).is_some() || cx.model.checks(PageDebug::POISON);
+    let in_slabs = |block: &&Block| matches!(block.tier, Tier::Kmalloc | Tier::LargeKmalloc);
+    let block = cx.model.block(addr).filter(in_slabs).filter(|block| !painted(block) && cx.model.is_tight());
+    let wiped = block.map_or(0, |block| len.min(block.usable));
+    check(cx, addr, 0..wiped)
 }
 
 /// The ranges that must read zero after the call.
@@ -137,6 +156,20 @@ mod tests {
         subject.flip(addr + 63);
         assert!(ask(&Zero, &mut subject.model(), &mut subject, &kmalloc(ZERO)).is_err());
         assert_eq!(ask(&Zero, &mut subject.model(), &mut subject, &kmalloc(GfpFlags::KERNEL)), Ok(()));
+    }
+
+    #[test]
+    fn a_byte_that_a_sensitive_free_leaves_is_found() {
+        for (len, is_left) in [(49, false), (50, true), (64, true)] {
+            let mut subject = zeroed();
+            let mut model = subject.model();
+            let addr = subject.direct(3);
+            let call = Call::Kvmalloc { size: 50, gfp: GfpFlags::KERNEL };
+            ask(&Zero, &mut model, &mut subject, &step(call, Reply::Block { addr, usable: 64 })).unwrap();
+            subject.flip(addr + 49);
+            let free = step(Call::KvfreeSensitive { addr, len }, Reply::Done);
+            assert_eq!(ask(&Zero, &mut model, &mut subject, &free).is_err(), is_left, "{len} bytes");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::ops::Range;
 
 /// A bit of an address that leads out of every slab.
 const ELSEWHERE: u64 = 1 << 62;
+/// A bit of an address that leads between two objects, mostly of the same slab.
+const BESIDE: u64 = 1 << 2;
 
 impl Session {
     /// Changes a guarded byte around a live object.
@@ -44,7 +46,8 @@ impl Session {
         }
         // What else is damaged is told of before.
         self.call(Call::Validate)?;
-        let before = self.replace_link(link, |word| word ^ ELSEWHERE)?;
+        let wrong = if pick.is_multiple_of(2) { ELSEWHERE } else { BESIDE };
+        let before = self.replace_link(link, |word| word ^ wrong)?;
         self.model.notes.link = Some(if freed { BrokenLink::Free } else { BrokenLink::Live });
         self.call(Call::Validate)?;
         if freed {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bolero;
+mod bugs;
 mod coverage;
 mod fault_sweep;
 mod kasan;
