@@ -172,6 +172,38 @@ impl fmt::Display for FreeError {
 
 impl core::error::Error for FreeError {}
 
+/// Why pages of an area cannot be given to a user's address space.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RemapError {
+    /// Not the start of a live area.
+    NotAnArea(VirtAddr),
+    /// The area was not asked for with `VmFlags::USERMAP`.
+    NotForUsers(VirtAddr),
+    /// No bytes, or some beyond the area's end, or a sum that overflows.
+    OutOfBounds {
+        /// The first page that was asked for.
+        offset: u64,
+        /// How many bytes were asked for.
+        size: usize,
+        /// How many pages the area has.
+        pages: u64,
+    },
+}
+
+impl fmt::Display for RemapError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NotAnArea(addr) => write!(f, "{addr} is not the start of a vmalloc area"),
+            Self::NotForUsers(addr) => write!(f, "the area at {addr} is not for users; ask for it with USERMAP"),
+            Self::OutOfBounds { offset, size, pages } => {
+                write!(f, "{size} bytes from page {offset} on are not within an area of {pages} pages")
+            }
+        }
+    }
+}
+
+impl core::error::Error for RemapError {}
+
 /// The families of blocks, by which call frees them.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum BlockKind {

@@ -32,7 +32,7 @@ mod warn;
 pub use addr::{PAGE_SHIFT, PAGE_SIZE, PageCount, Pfn, PhysAddr, VirtAddr, Vpn};
 pub use buddy::{CompactResult, MigrateType};
 pub use bug::{DebugZone, SlabBug, SlabFinding, Track};
-pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, Violation};
+pub use error::{AllocError, BlockKind, CacheError, CacheId, FreeError, Invariant, RemapError, Violation};
 pub use fault::{FailCaches, FailPageAlloc, FailSlab, FaultAttr, FaultPoint, FaultSite};
 pub use geometry::{Geometry, GeometryError, MAX_CPUS, MAX_ZONES, MinFree, SlabMerge, ZoneKind, ZoneSpec};
 pub use gfp::GfpFlags;

@@ -193,6 +193,10 @@ events! {
     WarnVreallocAlign;
     /// Warned of too large a `kvmalloc`.
     WarnKvmallocTooLarge;
+    /// A warning: a mapping with permissions to reset.
+    WarnVmapResetsPerms;
+    /// A warning: a mapping without a guard page.
+    WarnVmapWithoutGuard;
     /// Warned of a bad page found when it was freed.
     WarnBadPageFreed;
     /// Warned of a bad page found when it was to be handed out.
@@ -373,6 +377,12 @@ events! {
     VmapPoolDecayed;
     /// All pools were given back to the window, because addresses or memory ran short.
     VmapPoolsEmptied;
+    /// The pages of an area got their usual permissions back.
+    PermsReset;
+    /// A mapping dropped a reference that it had to a page, and others are left.
+    VmapPut;
+    /// A mapping had the last reference to a page.
+    VmapPutLast;
     /// A reallocation stayed in place.
     ReallocInPlace;
     /// A reallocation moved.
@@ -489,6 +499,20 @@ pub trait Platform {
 
     /// Makes translations of `pages` pages from `start` on unusable on every CPU, before it returns.
     fn flush_tlb(&self, start: Vpn, pages: u64);
+
+    /// Makes the address of a frame in the direct map fault. Old translations may stay until the next flush that covers it.
+    ///
+    /// This and [`Self::set_direct_map_default`] are for the pages of areas whose user changes their permissions
+    /// ([`VmFlags::FLUSH_RESET_PERMS`](crate::VmFlags::FLUSH_RESET_PERMS)); a machine without permissions needs neither.
+    fn set_direct_map_invalid(&self, frame: Pfn) {
+        let _ = frame;
+    }
+
+    /// Makes the address of a frame in the direct map readable and writable, as it was before anybody changed that. No
+    /// processor has a translation of it when this is called.
+    fn set_direct_map_default(&self, frame: Pfn) {
+        let _ = frame;
+    }
 
     /// Tells the MMU where the top-level page table is. Called once, when the allocator is made.
     fn set_page_table(&self, root: Pfn) {

@@ -28,6 +28,8 @@ pub(crate) struct TestPlatform {
     pub(crate) asked: [Cell<u32>; FaultPoint::ALL.len()],
     /// Each flush of the TLB: first page and number of pages.
     pub(crate) flushes: RefCell<Vec<(Vpn, u64)>>,
+    /// Each change of the direct map: the frame, whether it became invalid, and how many flushes there had been.
+    pub(crate) aliases: RefCell<Vec<(Pfn, bool, usize)>>,
     pub(crate) root: Cell<Option<Pfn>>,
     /// Whether a reader keeps every grace period from ending, until somebody waits for it.
     pub(crate) reader: Cell<bool>,
@@ -51,6 +53,7 @@ impl TestPlatform {
             faults: Default::default(),
             asked: Default::default(),
             flushes: RefCell::default(),
+            aliases: RefCell::default(),
             root: Cell::new(None),
             reader: Cell::new(false),
             events: RefCell::new([0; Event::COUNT]),
@@ -91,6 +94,14 @@ impl Platform for TestPlatform {
 
     fn flush_tlb(&self, start: Vpn, pages: u64) {
         self.flushes.borrow_mut().push((start, pages));
+    }
+
+    fn set_direct_map_invalid(&self, frame: Pfn) {
+        self.aliases.borrow_mut().push((frame, true, self.flushes.borrow().len()));
+    }
+
+    fn set_direct_map_default(&self, frame: Pfn) {
+        self.aliases.borrow_mut().push((frame, false, self.flushes.borrow().len()));
     }
 
     fn set_page_table(&self, root: Pfn) {

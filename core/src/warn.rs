@@ -114,6 +114,10 @@ pub enum Warning {
         /// Bytes asked for.
         bytes: usize,
     },
+    /// A mapping was asked for whose pages' permissions are to be reset; it was refused. Once.
+    VmapResetsPerms,
+    /// A mapping was asked for without a guard page; it has one. Once.
+    VmapWithoutGuard,
     /// A block of pages with something wrong was found and taken out of circulation.
     BadPage {
         /// Its first frame.
@@ -152,6 +156,8 @@ impl Warning {
             Self::VreallocAddress { .. } => Event::WarnVreallocAddress,
             Self::VreallocAlign { .. } => Event::WarnVreallocAlign,
             Self::KvmallocTooLarge { .. } => Event::WarnKvmallocTooLarge,
+            Self::VmapResetsPerms => Event::WarnVmapResetsPerms,
+            Self::VmapWithoutGuard => Event::WarnVmapWithoutGuard,
             Self::BadPage { found: Found::Freeing, .. } => Event::WarnBadPageFreed,
             Self::BadPage { found: Found::Allocating, .. } => Event::WarnBadPageAllocated,
             Self::PoisonDamaged { damage: PoisonDamage::BitFlip { .. }, .. } => Event::WarnPoisonBitFlip,
@@ -168,6 +174,8 @@ impl Warning {
             Self::KvmallocTooLarge { .. } => Some(3),
             Self::FlagsRemoved { by, .. } => Some(4 + *by as u32),
             Self::VmallocZero => Some(7),
+            Self::VmapResetsPerms => Some(8),
+            Self::VmapWithoutGuard => Some(9),
             _ => None,
         }
     }
@@ -206,6 +214,8 @@ impl fmt::Display for Warning {
             Self::VreallocAddress { addr } => write!(f, "vrealloc of {addr}, at which no area starts"),
             Self::VreallocAlign { addr, align } => write!(f, "vrealloc of {addr}, which is no multiple of {align}"),
             Self::KvmallocTooLarge { bytes } => write!(f, "kvmalloc of {bytes} bytes; check the size for overflow"),
+            Self::VmapResetsPerms => f.write_str("vmap cannot reset permissions; leave FLUSH_RESET_PERMS out"),
+            Self::VmapWithoutGuard => f.write_str("a mapping of vmap has a guard page; leave NO_GUARD out"),
             Self::BadPage { first, order, frame, reason, found } => {
                 write!(f, "bad page: frame {frame} of the block at {first}, order {order}: {reason:?}, {found:?}")
             }

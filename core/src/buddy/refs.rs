@@ -88,6 +88,27 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
+    /// Drops a reference to a single page that a mapping had, of which processors may still have a translation. With the
+    /// last reference the page is not free yet, but the mapping's own, of kind `owner`; tells whether it is.
+    ///
+    /// A page that is no single page any more lost that reference before, to somebody who had none and was told so.
+    pub(crate) fn put_page_late(&self, page: Pfn, owner: FrameKind) -> bool {
+        if !self.is_single(page) {
+            return false;
+        }
+        if self.drop_reference(page, Holder::Other) != Dropped::Last {
+            self.base.event(Event::VmapPut);
+            return false;
+        }
+        self.base.event(Event::VmapPutLast);
+        if let Some((frame, reason)) = self.bad_frame(page, Order::ZERO) {
+            self.retire(page, Order::ZERO, FrameKind::Pages, (frame, reason, Found::Freeing));
+            return false;
+        }
+        self.change_owner(page, Order::ZERO, owner);
+        true
+    }
+
     /// How many references there are to the block that a page heads or, if it is compound, belongs to; 0 for any other.
     pub(crate) fn page_count(&self, page: Pfn) -> u32 {
         let frames = &self.base.frames;
@@ -246,7 +267,7 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Tells whether a page is a block of its own, shared or not.
-    pub(super) fn is_single(&self, page: Pfn) -> bool {
+    pub(crate) fn is_single(&self, page: Pfn) -> bool {
         let frames = &self.base.frames;
         matches!(frames.kind(page), FrameKind::Pages | FrameKind::PagesShared) && frames.order(page) == Order::ZERO
     }

@@ -2,11 +2,11 @@
 
 use super::Kmem;
 use crate::addr::{Pfn, VirtAddr};
-use crate::error::{AllocError, FreeError};
+use crate::error::{AllocError, FreeError, RemapError};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::platform::Platform;
-use crate::vmalloc::{AreaMapping, VmallocArgs};
+use crate::vmalloc::{AreaMapping, VmFlags, VmallocArgs};
 use crate::warn::Warning;
 
 impl<P: Platform> Kmem<P> {
@@ -76,6 +76,42 @@ impl<P: Platform> Kmem<P> {
         self.vmalloc(size, gfp | GfpFlags::ZERO)
     }
 
+    /// [`Self::vzalloc`] of memory whose pages may be mapped into a user's address space.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmalloc`].
+    pub fn vmalloc_user(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        let args = VmallocArgs::new(size, gfp | GfpFlags::ZERO);
+        self.vmalloc_node_range(&VmallocArgs { flags: VmFlags::USERMAP, ..args })
+    }
+
+    /// Shows `map` the frames of a part of an area, one after the other, to be mapped into a user's address space:
+    /// `size` bytes, rounded up to pages, from page `offset` of the area on. The area must not be freed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`RemapError`]: not an area's start, not asked for with [`VmFlags::USERMAP`], or not wholly within the area. No
+    /// frame is shown then.
+    pub fn remap_vmalloc_range(
+        &self,
+        addr: VirtAddr,
+        offset: u64,
+        size: usize,
+        map: impl FnMut(Pfn),
+    ) -> Result<(), RemapError> {
+        self.vmalloc.show_frames(&self.pages, addr, offset, size, map)
+    }
+
+    /// Reads from any place of the vmalloc window, for a debugger or a memory dump: gaps, guard pages and pages that were
+    /// given back read as zeros.
+    ///
+    /// Returns how many bytes of `into` were filled: all, up to the end of the address space; or none, and they are
+    /// untouched, if no area has a page there.
+    pub fn vread(&self, addr: VirtAddr, into: &mut [u8]) -> usize {
+        self.vmalloc.vread(&self.pages, addr, into)
+    }
+
     /// Frees an area of [`Self::vmalloc`], or unmaps one of [`Self::vmap`]. Null is ignored.
     ///
     /// Addresses and frames find a new owner only after every TLB was flushed, which is done for many areas together.
@@ -89,12 +125,17 @@ impl<P: Platform> Kmem<P> {
 
     /// Maps frames that the caller owns, in this order, at neighbouring addresses.
     ///
+    /// With [`VmFlags::MAP_PUT_PAGES`] the caller hands over one reference to each page, which must be a block of its own:
+    /// [`Self::vfree`] drops them, and frees each page whose last one that was. After [`Self::vunmap`] they are the
+    /// caller's again.
+    ///
     /// # Errors
     ///
     /// [`AllocError::ZeroSize`] for no frames, [`AllocError::TooLarge`] for more than memory has,
-    /// [`AllocError::BadAddress`] for a frame outside memory; exhaustion otherwise.
-    pub fn vmap(&self, frames: &[Pfn], gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        self.with_reclaim(gfp, |gfp| self.vmalloc.vmap(&self.pages, &self.slab, frames, gfp))
+    /// [`AllocError::BadAddress`] for a frame outside memory or without a reference of its own,
+    /// [`AllocError::BadFlags`] for [`VmFlags::FLUSH_RESET_PERMS`]; exhaustion otherwise.
+    pub fn vmap(&self, frames: &[Pfn], flags: VmFlags, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.with_reclaim(gfp, |gfp| self.vmalloc.vmap(&self.pages, &self.slab, frames, flags, gfp))
     }
 
     /// Removes a mapping of [`Self::vmap`]. Null is ignored.

@@ -12,6 +12,7 @@
 
 use super::range::VpnRange;
 use crate::addr::{Pfn, Vpn};
+use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::order::Order;
 use crate::page::{FrameTable, PageList};
@@ -88,6 +89,20 @@ impl Detached {
 
     pub(super) fn add_range(&mut self, range: VpnRange) {
         self.ranges = self.ranges.and(TlbFlush::of(range));
+    }
+
+    /// Makes the pages unusable by their addresses in the direct map, which the flush has to cover from now on.
+    pub(crate) fn hide_aliases<P: Platform>(&mut self, base: &Base<P>) {
+        for frame in self.pages.iter(&base.frames) {
+            base.platform.set_direct_map_invalid(frame);
+            self.ranges = self.ranges.and(TlbFlush::of(VpnRange::new(base.virt(frame.addr()).vpn(), 1)));
+        }
+    }
+
+    /// Makes them usable again as all memory is, now that no processor remembers what they were.
+    pub(crate) fn restore_aliases<P: Platform>(&self, base: &Base<P>, flushed: &Flushed) {
+        debug_assert_eq!(flushed.range.and(self.ranges), flushed.range, "the flush missed an alias");
+        self.pages.iter(&base.frames).for_each(|frame| base.platform.set_direct_map_default(frame));
     }
 
     /// What has to be flushed before [`Self::release`].

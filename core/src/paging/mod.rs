@@ -212,6 +212,21 @@ impl PageTables {
         self.translate_held(&pages.base.mem, page)
     }
 
+    /// Copies bytes of a page, from the one at `offset` on; `false` if it is not mapped. The lock keeps the frame from
+    /// being taken away meanwhile.
+    pub(crate) fn read_page<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        page: Vpn,
+        offset: usize,
+        into: &mut [u8],
+    ) -> bool {
+        let mem = &pages.base.mem;
+        let _lock = self.nr_tables.lock();
+        let start = self.translate_held(mem, page).and_then(|frame| frame.addr().checked_add(offset as u64));
+        start.is_some_and(|start| mem.read(start, into))
+    }
+
     fn translate_held(&self, mem: &PhysMem, page: Vpn) -> Option<Pfn> {
         let entry = self.path(mem, page).entry(mem, page);
         if entry.is_present() { entry.frame() } else { None }
@@ -394,6 +409,12 @@ fn unmap_piece(mem: &PhysMem, leaf: Pfn, piece: VpnRange) {
     }
 }
 
+/// Tells whether the frame behind a page of an owning area is the area's own: it says so itself. Of those that the caller
+/// had before, an area takes only what nobody else has a reference to.
+pub(crate) fn is_own<P>(base: &Base<P>, page: Vpn, frame: Pfn) -> bool {
+    base.frames.kind(frame) == FrameKind::Vmalloc && base.frames.private(frame) == page.as_u64() as u32
+}
+
 fn take_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, owned: bool, gone: &mut Detached) {
     let mut emptied = 0;
     for page in piece.iter() {
@@ -401,7 +422,7 @@ fn take_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, owned: bool, gone: 
         let Some(frame) = load(&base.mem, leaf, at).frame() else { continue };
         store(&base.mem, leaf, at, Pte::EMPTY);
         emptied -= 1;
-        if owned {
+        if owned && is_own(base, page, frame) {
             gone.add_page(&base.frames, frame);
         }
     }

@@ -113,16 +113,20 @@ impl Vmalloc {
     ///
     /// # Errors
     ///
-    /// `ZeroSize`; `TooLarge` above all of memory; `BadAlign` for no power of two; `NoVirtualSpace`; `Injected`; the
-    /// refusal of slab or page allocator.
+    /// `BadFlags` for `MAP_PUT_PAGES`; `ZeroSize`; `TooLarge` above all of memory; `BadAlign` for no power of two;
+    /// `NoVirtualSpace`; `Injected`; the refusal of slab or page allocator.
     pub(crate) fn vmalloc<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         slab: &SlabLayer,
         args: &VmallocArgs,
     ) -> Result<VirtAddr, AllocError> {
+        if args.flags.contains(VmFlags::MAP_PUT_PAGES) {
+            return Err(AllocError::BadFlags);
+        }
         let count = checked_pages(&pages.base, args.size)?;
-        let movable = args.gfp.contains(GfpFlags::MOVABLE);
+        // Others know the frames of such areas, or have changed them.
+        let movable = args.gfp.contains(GfpFlags::MOVABLE) && !args.flags.intersects(VmFlags::KEEPS_PAGES);
         let mut flags = args.flags;
         flags.set(VmFlags::MOVABLE, movable);
         let plain = Place::of(&VmallocArgs { flags, ..*args }, count)?;
@@ -155,21 +159,28 @@ impl Vmalloc {
         Ok(addr)
     }
 
-    /// Maps frames of the caller side by side. They stay the caller's, who frees them after [`Self::vunmap`].
+    /// Maps frames of the caller side by side. They stay the caller's, who frees them after [`Self::vunmap`]; but with
+    /// `MAP_PUT_PAGES` the area has one of the caller's references to each page, and `vfree` drops it.
     ///
     /// # Errors
     ///
-    /// `ZeroSize` for no frame, `TooLarge` for more than memory has, `BadAddress` for a frame outside memory; what else
-    /// can refuse a record, addresses or a page table.
+    /// `BadFlags` for `FLUSH_RESET_PERMS`; `ZeroSize` for no frame, `TooLarge` for more than memory has; `BadAddress` for a
+    /// frame outside memory, or one to which there is no reference of its own; what else can refuse a record, addresses
+    /// or a page table.
     pub(crate) fn vmap<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         slab: &SlabLayer,
         frames: &[Pfn],
+        flags: VmFlags,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
+        let flags = mapping_flags(&pages.base, flags)?;
         let count = checked_frames(&pages.base, frames)?;
-        let area = self.reserve(pages, slab, Place::anywhere(count, VmFlags::empty()), gfp)?;
+        if flags.contains(VmFlags::MAP_PUT_PAGES) {
+            check_references(pages, frames)?;
+        }
+        let area = self.reserve(pages, slab, Place::anywhere(count, flags), gfp)?;
         let mut rest = frames.iter().copied();
         let mapped = self.tables.map(pages, area.range, gfp & EFFORT, || rest.next());
         let mapped = mapped.map_err(|refused| self.give_up(pages, area.range, false, refused));
@@ -321,6 +332,27 @@ pub(super) fn page_flags<P: Platform>(base: &Base<P>, gfp: GfpFlags) -> GfpFlags
     }
     let gfp = gfp - removed;
     if gfp.intersects(GfpFlags::DMA | GfpFlags::DMA32) { gfp } else { gfp | GfpFlags::HIGHMEM }
+}
+
+/// The flags of a mapping of the caller's frames. A guard follows it in any case, and the frames' permissions are not the
+/// area's to reset: both are mistakes of the caller.
+fn mapping_flags<P: Platform>(base: &Base<P>, flags: VmFlags) -> Result<VmFlags, AllocError> {
+    if flags.contains(VmFlags::FLUSH_RESET_PERMS) {
+        base.warn(GfpFlags::empty(), Warning::VmapResetsPerms);
+        return Err(AllocError::BadFlags);
+    }
+    if flags.contains(VmFlags::NO_GUARD) {
+        base.warn(GfpFlags::empty(), Warning::VmapWithoutGuard);
+    }
+    Ok(flags - VmFlags::NO_GUARD)
+}
+
+/// References are counted by block, so an area can have one to a page only if the page is a block of its own.
+fn check_references<P: Platform>(pages: &PageAllocator<P>, frames: &[Pfn]) -> Result<(), AllocError> {
+    match frames.iter().find(|frame| !pages.is_single(**frame)) {
+        Some(other) => Err(AllocError::BadAddress(pages.base.virt(other.addr()))),
+        None => Ok(()),
+    }
 }
 
 /// How many frames there are, if they can all be mapped.

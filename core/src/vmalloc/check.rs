@@ -1,13 +1,14 @@
 //! Recounts the window. The numbers are those of the equations in the module's text and in that of `nodes`.
 
 use super::area::{Link, Node, State};
+use super::flags::VmFlags;
 use super::tree::Spot;
 use super::{Vmalloc, records};
 use crate::base::Base;
 use crate::buddy::{OwnerClass, PageAllocator};
 use crate::error::{Invariant, Violation};
 use crate::page::FrameKind;
-use crate::paging::Pte;
+use crate::paging::{Pte, is_own};
 use crate::platform::Platform;
 
 /// Sums over all areas of the window's tree.
@@ -29,20 +30,20 @@ pub(super) struct LazyTotals {
 }
 
 impl LazyTotals {
-    pub(super) fn add(&mut self, node: &Node) {
+    pub(super) fn add(&mut self, node: &Node, owned: u64) {
         self.areas += 1;
         self.span += node.span();
-        self.frames += if node.state.owns_frames() { node.mapped } else { 0 };
+        self.frames += owned;
     }
 }
 
 impl Totals {
-    fn add(&mut self, node: &Node) {
+    fn add(&mut self, node: &Node, owned: u64) {
         self.mapped += node.mapped;
-        self.owned += if node.state.owns_frames() { node.mapped } else { 0 };
+        self.owned += owned;
         self.live += u64::from(node.state.is_live());
         match node.state {
-            State::Lazy { .. } => self.lazy.add(node),
+            State::Lazy { .. } => self.lazy.add(node, owned),
             State::Pooled { .. } => self.pooled += 1,
             _ => {}
         }
@@ -62,12 +63,24 @@ impl Vmalloc {
         let mut totals = Totals::default();
         space.tree.check(&records.window(), |at, spot| {
             let node = records.load(at);
-            totals.add(&node);
+            totals.add(&node, self.owned_frames(pages, &node));
             self.check_state(&pages.base, at, spot, &node)?;
             self.check_pages(pages, &node)
         })?;
-        self.check_nodes(&pages.base, &totals)?;
+        self.check_nodes(pages, &totals)?;
         self.check_tables(pages, &totals)
+    }
+
+    /// How many frames are the area's own: all of its pages, or those of which it had the last reference.
+    pub(super) fn owned_frames<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> u64 {
+        if !node.state.owns_frames() || !node.flags.contains(VmFlags::MAP_PUT_PAGES) {
+            return if node.state.owns_frames() { node.mapped } else { 0 };
+        }
+        let mut owned = 0;
+        self.tables.visit(pages, node.mapped_range(), |page, entry| {
+            owned += u64::from(entry.frame().is_some_and(|frame| is_own(&pages.base, page, frame)));
+        });
+        owned
     }
 
     /// Checks an area's record and what its vmap node knows of it (I17.6, I16.1, I16.3, I21.6, I15.1, I15.2).
@@ -152,7 +165,8 @@ fn check_page<P>(base: &Base<P>, node: &Node, page: u64, entry: Pte) -> Result<(
         let what = "a page of a live area is not mapped (I16.1)";
         return Err(Violation::new(Invariant::I16GuardPage, what, page, 1, entry.to_word()));
     }
-    if node.state.owns_frames() { check_frame(base, page, entry) } else { Ok(()) }
+    let all_own = node.state.owns_frames() && !node.flags.contains(VmFlags::MAP_PUT_PAGES);
+    if all_own { check_frame(base, page, entry) } else { Ok(()) }
 }
 
 /// Checks the frame behind a page of an owning area (I1.2).

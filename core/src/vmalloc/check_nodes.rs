@@ -6,7 +6,9 @@ use super::lazy::LazyList;
 use super::nodes::VmapNode;
 use super::{Vmalloc, records};
 use crate::base::Base;
+use crate::buddy::PageAllocator;
 use crate::error::{Invariant, Violation};
+use crate::platform::Platform;
 use crate::sync::Ordering;
 
 /// What the nodes have, all together.
@@ -19,13 +21,14 @@ struct Found {
 
 impl Vmalloc {
     /// Checks the nodes one by one, and that together they have what the window's tree has.
-    pub(super) fn check_nodes<P>(&self, base: &Base<P>, totals: &Totals) -> Result<(), Violation> {
+    pub(super) fn check_nodes<P: Platform>(&self, pages: &PageAllocator<P>, totals: &Totals) -> Result<(), Violation> {
+        let base = &pages.base;
         let mut found = Found::default();
         for (number, of) in self.nodes.all().enumerate() {
             let of = of.lock();
             found.live += self.check_busy(base, number, &of)?;
             found.pooled += self.check_pools(base, number, &of)?;
-            self.check_lazy(base, number, &of.lazy, &mut found.lazy)?;
+            self.check_lazy(pages, number, &of.lazy, &mut found.lazy)?;
             if !of.purging.head().is_nil() {
                 let what = "a purge has areas, and none is under way (I17.6)";
                 return Err(Violation::new(Invariant::I17Statistics, what, number as u64, 0, 1));
@@ -74,22 +77,22 @@ impl Vmalloc {
     }
 
     /// Walks a node's lazy list and compares with its counters (I17.5); adds its sums to `total`.
-    fn check_lazy<P>(
+    fn check_lazy<P: Platform>(
         &self,
-        base: &Base<P>,
+        pages: &PageAllocator<P>,
         number: usize,
         list: &LazyList,
         total: &mut LazyTotals,
     ) -> Result<(), Violation> {
         let (mut found, mut at) = (LazyTotals::default(), list.head());
         while !at.is_nil() && found.span <= list.span() {
-            let node = records(base).load(at);
+            let node = records(&pages.base).load(at);
             let next = if let State::Lazy { next, .. } = node.state { Some(next) } else { None };
             if next.is_none() || self.nodes.index_of(node.start) != number {
                 let what = "an area on the lazy list of a vmap node is not lazy, or another node's (I17.5)";
                 return Err(Violation::new(Invariant::I17Statistics, what, node.start, 1, 0));
             }
-            found.add(&node);
+            found.add(&node, self.owned_frames(pages, &node));
             at = next.unwrap_or(Link::NIL);
         }
         let (invariant, node) = (Invariant::I17Statistics, number as u64);

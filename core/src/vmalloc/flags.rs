@@ -9,15 +9,28 @@ bitflags! {
     /// Properties of an area of the vmalloc window. Names and numbers are those of Linux 7.2 (`include/linux/vmalloc.h`).
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct VmFlags: u16 {
+        /// The pages may be mapped into a user's address space, and start zeroed where the call promises that.
+        const USERMAP = 0x8;
         /// No unmapped page follows the area.
         const NO_GUARD = 0x40;
+        /// The user changes the permissions of the area's pages, which are to be reset in the direct map before others get
+        /// the pages.
+        const FLUSH_RESET_PERMS = 0x100;
+        /// The area has one reference to each page, which `vfree` drops.
+        const MAP_PUT_PAGES = 0x200;
         /// 2 MiB or more may be mapped by huge entries, 512 pages each, if the caller may block. Size and alignment grow to
         /// multiples of 2 MiB then; without the memory for it the area is made as if the flag were not there.
         const ALLOW_HUGE_VMAP = 0x400;
-        /// The area was asked for with [`GfpFlags::MOVABLE`]: its pages may go to other frames. Follows from that flag,
-        /// whatever is asked for here; Linux has no such areas.
+        /// The area was asked for with [`GfpFlags::MOVABLE`], and neither for users nor with permissions to reset: its pages
+        /// may go to other frames. Follows from that, whatever is asked for here; Linux has no such areas.
         const MOVABLE = 0x8000;
     }
+}
+
+impl VmFlags {
+    /// Areas with one of these give no page back before they are freed: others may have it mapped, or changed its
+    /// permissions.
+    pub(super) const KEEPS_PAGES: Self = Self::USERMAP.union(Self::FLUSH_RESET_PERMS);
 }
 
 /// What [`Kmem::vmalloc_node_range`](crate::Kmem::vmalloc_node_range) is asked for.

@@ -5,14 +5,20 @@
 //! purge:  all nodes' lists collected ──► entries emptied, empty tables cut off ──► ONE flush ──► frames and tables freed,
 //!         a quarter of each pool given back, addresses into pools or back to the window
 //! ```
+//!
+//! Pages whose permissions the user of their area may have changed are unusable in the direct map during the flush, and
+//! get their usual permissions back after it: then no processor remembers either of their addresses as it was. Such an
+//! area is purged as soon as it is freed.
 
 use super::area::{Link, Node, State};
+use super::flags::VmFlags;
 use super::record::Records;
 use super::{Vmalloc, records};
 use crate::addr::VirtAddr;
 use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::error::{BlockKind, FreeError};
+use crate::page::FrameKind;
 use crate::paging::{Detached, TlbFlush, VpnRange};
 use crate::platform::{Event, Platform};
 use crate::slab::SlabLayer;
@@ -49,15 +55,15 @@ impl LazyList {
         self.unflushed.covers(range)
     }
 
-    /// Puts an area, already Lazy, at the head; returns how many pages of address space it has.
-    fn push(&mut self, records: Records<'_>, at: Link, flush: TlbFlush) -> u64 {
+    /// Puts an area, already Lazy, at the head; `frames` are its own. Returns how many pages of address space it has.
+    fn push(&mut self, records: Records<'_>, at: Link, flush: TlbFlush, frames: u64) -> u64 {
         let mut node = records.load(at);
         let owned = node.state.owns_frames();
         node.state = State::Lazy { next: self.head, owned };
         records.store(at, &node);
         self.head = at;
         self.span += node.span();
-        self.frames += if owned { node.mapped } else { 0 };
+        self.frames += if owned { frames } else { 0 };
         self.unflushed = self.unflushed.and(flush);
         node.span()
     }
@@ -111,25 +117,39 @@ impl Vmalloc {
         if addr == VirtAddr::NULL {
             return Ok(());
         }
-        let (at, node) = self.retire(&pages.base, addr, call)?;
-        if !node.state.owns_frames() {
-            self.tables.visit(pages, node.mapped_range(), |_, entry| {
-                if let Some(frame) = entry.frame() {
-                    pages.unmap_page(frame);
-                }
-            });
-        }
+        let (at, node, shows_others) = self.retire(&pages.base, addr, call)?;
+        let owned = if shows_others { self.let_go(pages, &node) } else { node.mapped };
         let flush = self.tables.unmap(pages, node.mapped_range());
-        if self.defer(&pages.base, at, flush) > self.lazy_max {
+        let waiting = self.defer(&pages.base, at, flush, owned);
+        if node.flags.contains(VmFlags::FLUSH_RESET_PERMS) {
+            pages.base.event(Event::PermsReset);
+            self.purge(pages, slab);
+        } else if waiting > self.lazy_max {
             self.purge_unless_under_way(pages, slab);
         }
         Ok(())
     }
 
-    /// Puts a retired area on the lazy list of its node; returns how many pages of address space wait in all.
-    pub(super) fn defer<P>(&self, base: &Base<P>, at: Link, flush: TlbFlush) -> u64 {
+    /// Ends a mapping's hold on frames that it did not allocate, and with the area's references, if it has any, that too;
+    /// returns how many frames are the area's own after that, since nobody else had a reference to them.
+    fn let_go<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> u64 {
+        let mut owned = 0;
+        self.tables.visit(pages, node.mapped_range(), |page, entry| {
+            let Some(frame) = entry.frame() else { return };
+            pages.unmap_page(frame);
+            if node.state.owns_frames() && pages.put_page_late(frame, FrameKind::Vmalloc) {
+                pages.base.frames.set_private(frame, page.as_u64() as u32);
+                owned += 1;
+            }
+        });
+        owned
+    }
+
+    /// Puts a retired area, which owns so many frames, on the lazy list of its node; returns how many pages of address space
+    /// wait in all.
+    pub(super) fn defer<P>(&self, base: &Base<P>, at: Link, flush: TlbFlush, owned: u64) -> u64 {
         let records = records(base);
-        let span = self.nodes.of(records.start(at)).lock().lazy.push(records, at, flush);
+        let span = self.nodes.of(records.start(at)).lock().lazy.push(records, at, flush, owned);
         self.lazy_pages.fetch_add(span, Ordering::Relaxed) + span
     }
 
@@ -151,12 +171,17 @@ impl Vmalloc {
     fn purge_all<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer) -> u64 {
         let Some(unflushed) = self.collect_lazy() else { return 0 };
         pages.base.event(Event::Purge);
-        let mut gone = Detached::new();
+        let (mut gone, mut changed) = (Detached::new(), Detached::new());
         self.each_purged(&pages.base, |_, node| {
-            self.tables.take(pages, node.mapped_range(), node.state.owns_frames(), &mut gone);
+            let resets = node.flags.contains(VmFlags::FLUSH_RESET_PERMS);
+            let gone = if resets { &mut changed } else { &mut gone };
+            self.tables.take(pages, node.mapped_range(), node.state.owns_frames(), gone);
         });
-        let flushed = unflushed.and(gone.to_flush()).flush(&pages.base.platform);
-        let released = gone.release(pages, &flushed);
+        changed.hide_aliases(&pages.base);
+        let flush = unflushed.and(gone.to_flush()).and(changed.to_flush());
+        let flushed = flush.flush(&pages.base.platform);
+        changed.restore_aliases(&pages.base, &flushed);
+        let released = gone.release(pages, &flushed) + changed.release(pages, &flushed);
         self.decay_pools(pages, slab);
         self.each_purged(&pages.base, |at, node| self.reuse(pages, slab, (at, node), &flushed));
         self.nodes.all().for_each(|of| of.lock().purging = LazyList::EMPTY);

@@ -14,6 +14,7 @@
 //! | `realloc` `resize` | `vrealloc`: in place, and growing by more addresses or by other ones |
 //! | `migrate` | pages of movable areas that go to other frames |
 //! | `access` | copying and filling through the page tables |
+//! | `read` | `vread` of any place, frames for a user's address space |
 //! | `check` | the recount |
 //!
 //! # Freeing is lazy, and stronger than Linux's
@@ -26,8 +27,8 @@
 //! |---|---|---|---|---|
 //! | Reserved | taken | being filled | in the caller's hands | the caller gets the address, or the call fails |
 //! | Vmalloc | taken | present | owned | `vfree`, `vrealloc` |
-//! | Vmap | taken | present | somebody else's | `vunmap`, `vfree` |
-//! | Lazy | taken | unmapped | owned if `vmalloc`ed | purge |
+//! | Vmap | taken | present | somebody else's, or shared with others | `vunmap`, `vfree` |
+//! | Lazy | taken | unmapped | owned if `vmalloc`ed; of a mapping, those of which it had the last reference | purge |
 //! | Pooled | taken | none | none | a new area of the same size; a purge, or a shortage, that gives them back |
 //!
 //! # No page array
@@ -44,11 +45,12 @@
 //!
 //! # Invariants
 //!
-//! Those of `tree`, `nodes` and `paging`, and with `mapped(a)`, `owns(a)` of an area `a`:
+//! Those of `tree`, `nodes` and `paging`, and with `mapped(a)` of an area `a`:
 //!
 //! ```text
-//! I7.1   sum of mapped(a) over owning a == frames of kind Vmalloc;   nr_tables == frames of kind PageTable
-//! I1.2   the frame behind page p of an owning area has kind Vmalloc, private == p mod 2^32 (so it is no other page's)
+//! I7.1   sum of own(a) over owning a == frames of kind Vmalloc;   nr_tables == frames of kind PageTable
+//! I1.2   the frame behind page p of an owning area has kind Vmalloc, private == p mod 2^32 (so it is no other page's);
+//!        own(a) counts those.  own(a) == mapped(a) unless a had only references to its pages
 //! I15.1  a is lazy  =>  none of its entries is present, and the deferred flush covers them
 //! I16.1  page i of a: i < mapped(a) => its entry names a frame (present if a is live);  else, and for the guard, empty
 //! I16.2  sum of mapped(a) over all a == number of entries in the tables                 (so gaps are unmapped)
@@ -70,6 +72,7 @@ mod migrate;
 mod nodes;
 mod pending;
 mod pool;
+mod read;
 mod realloc;
 mod record;
 mod resize;

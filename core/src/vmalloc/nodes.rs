@@ -22,11 +22,12 @@
 //! ```
 
 use super::area::{Link, Node, State};
+use super::flags::VmFlags;
 use super::lazy::LazyList;
 use super::pool::Pools;
 use super::tree::{Spot, Tree};
 use super::{Vmalloc, misplaced, records};
-use crate::addr::VirtAddr;
+use crate::addr::{VirtAddr, Vpn};
 use crate::base::Base;
 use crate::error::{BlockKind, FreeError};
 use crate::geometry::Geometry;
@@ -173,6 +174,12 @@ impl Vmalloc {
         Some((at, self.load_locked(base, at, &spot)))
     }
 
+    /// The first area, of whatever state, that has a page at or after `page`; guards do not count.
+    pub(super) fn area_ending_after<P>(&self, base: &Base<P>, page: u64) -> Option<Node> {
+        let around = self.area_around(base, Vpn::new(page).addr());
+        around.or_else(|| self.area_from(base, page)).map(|(_, node)| node)
+    }
+
     /// Reads an area that the window's tree has, while its lock keeps the record from being freed.
     pub(super) fn load_locked<P>(&self, base: &Base<P>, at: Link, spot: &Spot) -> Node {
         let _of = self.nodes.of(spot.start).lock();
@@ -201,18 +208,27 @@ impl Vmalloc {
     }
 
     /// Makes a live area Lazy: from here on it is nobody's, and only this call works on it.
-    pub(super) fn retire<P>(&self, base: &Base<P>, addr: VirtAddr, call: BlockKind) -> Result<(Link, Node), FreeError> {
+    ///
+    /// Tells also whether it was made by `vmap`. Only `vfree` drops the references of such an area; after `vunmap` they are
+    /// the caller's again.
+    pub(super) fn retire<P>(
+        &self,
+        base: &Base<P>,
+        addr: VirtAddr,
+        call: BlockKind,
+    ) -> Result<(Link, Node, bool), FreeError> {
         if let Some(error) = misplaced(base, addr, call) {
             return Err(error);
         }
         self.with_live(base, addr, |of, at, node| {
-            let owned = node.state.owns_frames();
-            if owned && call == BlockKind::Vmap {
+            let shows_others = !node.state.owns_frames();
+            if !shows_others && call == BlockKind::Vmap {
                 return Err(FreeError::WrongKind { addr, expected: call, found: BlockKind::Vmalloc });
             }
-            node.state = State::Lazy { next: Link::NIL, owned };
+            let puts = call == BlockKind::Vmalloc && node.flags.contains(VmFlags::MAP_PUT_PAGES);
+            node.state = State::Lazy { next: Link::NIL, owned: !shows_others || puts };
             of.busy.remove(&records(base).busy(), node.start);
-            Ok((at, *node))
+            Ok((at, *node, shows_others))
         })
     }
 }

@@ -12,12 +12,6 @@ use crate::order::Order;
 use crate::platform::{Event, Platform};
 use crate::slab::SlabLayer;
 
-/// Areas with one of these keep their tail pages: somebody else maps them, or their protection is given back as a whole.
-const KEEPS_TAIL: VmFlags = VmFlags::from_bits_truncate(USERMAP | FLUSH_RESET_PERMS);
-/// Linux's numbers of the two.
-const USERMAP: u16 = 0x8;
-const FLUSH_RESET_PERMS: u16 = 0x100;
-
 /// An area that `vmalloc` made.
 pub(super) struct Owned {
     pub(super) at: Link,
@@ -43,7 +37,7 @@ impl Owned {
 
     /// How many pages stay mapped if the area shrinks to `size` bytes.
     fn pages_kept(&self, size: usize, gfp: GfpFlags) -> u64 {
-        let keeps = self.node.leaf > Order::ZERO || self.node.flags.intersects(KEEPS_TAIL);
+        let keeps = self.node.leaf > Order::ZERO || self.node.flags.intersects(VmFlags::KEEPS_PAGES);
         let gives = gfp.contains(GfpFlags::IO | GfpFlags::FS) && !keeps;
         if gives { PageCount::from_bytes_up(size).get() } else { self.node.mapped }
     }

@@ -162,8 +162,16 @@ impl Vmalloc {
                 kept.push_tail(frames, frame);
             }
         });
-        let next =
-            || kept.pop_head(frames).or_else(|| grown.pop_head(frames).inspect(|&new| frames.set_movable(new, false)));
+        let mut page = range.after(old.node.mapped).start().as_u64();
+        let mut next_grown = || {
+            let frame = grown.pop_head(frames)?;
+            // A frame that does not name its page would not be the area's to give back.
+            frames.set_private(frame, page as u32);
+            frames.set_movable(frame, false);
+            page += 1;
+            Some(frame)
+        };
+        let next = || kept.pop_head(frames).or_else(&mut next_grown);
         let mapped = self.tables.map(pages, range, super::alloc::effort(args.gfp), next);
         mapped.map_err(|refused| {
             free_list(pages, &mut grown);

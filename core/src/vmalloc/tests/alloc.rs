@@ -81,7 +81,7 @@ fn zone_flags_choose_the_zone_of_the_pages_and_not_of_tables_and_records() {
         let m = Machine::with(&zoned(&zones));
         m.vmalloc(8 * PAGE_SIZE, gfp).unwrap();
         assert_eq!(outside(&m, FrameKind::Vmalloc, allowed), 0, "{gfp:?}");
-        m.window.vmap(&m.pages, &m.slab, &vec![m.frame(); 600], gfp).unwrap();
+        m.window.vmap(&m.pages, &m.slab, &vec![m.frame(); 600], VmFlags::empty(), gfp).unwrap();
         assert_eq!(m.window.nr_tables(), 5);
         for kind in [FrameKind::PageTable, FrameKind::Slab(m.window.records)] {
             assert_eq!(outside(&m, kind, 64..192), 0, "{kind:?} for {gfp:?}");

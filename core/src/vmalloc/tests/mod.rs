@@ -3,12 +3,14 @@
 mod access;
 mod alloc;
 mod check;
+mod flags;
 mod huge;
 mod lazy;
 mod migrate;
 mod nodes;
 mod place;
 mod random;
+mod read;
 mod realloc;
 
 use super::*;
@@ -68,8 +70,17 @@ impl Machine {
         self.window.vmalloc(&self.pages, &self.slab, &VmallocArgs::new(size, gfp))
     }
 
+    fn vmalloc_with(&self, size: usize, flags: VmFlags) -> Result<VirtAddr, AllocError> {
+        let args = VmallocArgs { flags, ..VmallocArgs::new(size, KERNEL) };
+        self.window.vmalloc(&self.pages, &self.slab, &args)
+    }
+
+    fn vmap_with(&self, frames: &[Pfn], flags: VmFlags) -> Result<VirtAddr, AllocError> {
+        self.window.vmap(&self.pages, &self.slab, frames, flags, KERNEL)
+    }
+
     fn vmap(&self, frames: &[Pfn]) -> Result<VirtAddr, AllocError> {
-        self.window.vmap(&self.pages, &self.slab, frames, KERNEL)
+        self.window.vmap(&self.pages, &self.slab, frames, VmFlags::empty(), KERNEL)
     }
 
     fn vfree(&self, addr: VirtAddr) -> Result<(), FreeError> {
