@@ -4,13 +4,15 @@
 //! answers [`Reply::Unsupported`]; the step is then skipped, not failed.
 
 mod objects;
+mod window;
 
 pub use objects::{ObjectsCall, SHEAF_ROOM};
+pub use window::WindowCall;
 
 use crate::machine::{Nested, Remembered, RememberedTable};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
-use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId};
+use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId, RemapError};
 
 /// Where a reallocated block has to be, besides what its kind says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,6 +149,8 @@ pub enum Call {
     FailSlabs { cache: Option<CacheId>, ignored: GfpFlags, interval: u32, times: u32 },
     /// A call about frees that wait for readers, or about the readers.
     Rcu(RcuCall),
+    /// A call about the vmalloc window besides the plain ones.
+    Window(WindowCall),
 }
 
 impl Call {
@@ -154,6 +158,7 @@ impl Call {
     /// in the ordinary way.
     pub fn is_ordinary_allocation(&self) -> bool {
         matches!(self, Self::Objects(call) if call.gfp().is_some())
+            || matches!(self, Self::Window(WindowCall::Vmalloc { .. } | WindowCall::Vmap { .. }))
             || matches!(
                 self,
                 Self::AllocPages { .. }
@@ -216,6 +221,10 @@ pub enum Reply {
     Size(usize),
     /// The frame behind a virtual page, if mapped.
     Frame(Option<u32>),
+    /// The frames behind a part of an area, or why they are not shown.
+    Frames(Result<Vec<u32>, RemapError>),
+    /// The bytes that were read.
+    Bytes(Vec<u8>),
     /// The new cache.
     Cache(CacheId),
     /// The cache is gone.
@@ -399,6 +408,18 @@ pub trait WhiteBox {
     fn faults_struck(&self) -> u64;
     /// The CPU on which calls are made.
     fn cpu(&self) -> u16;
+    /// How many flushes of the TLB were asked for.
+    fn flushed(&self) -> u64 {
+        0
+    }
+    /// Frames whose addresses in the direct map do not allow everything on every CPU.
+    fn unusual_aliases(&self) -> Vec<u32> {
+        Vec::new()
+    }
+    /// What was done in the wrong order when such addresses were restored.
+    fn alias_mistakes(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The clock of the machine's readers, and the last grace period that has ended.
     fn grace_periods(&self) -> (u64, u64);
 }

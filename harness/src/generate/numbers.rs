@@ -203,9 +203,13 @@ fn usual_size(rng: &mut TraceRng, kind: OpKind) -> u64 {
         OpKind::VmallocRange if n.is_multiple_of(3) => {
             interesting::neighbour((interesting::log_uniform(n >> 8, 2) + 1) << 21, n >> 3)
         }
-        OpKind::VmallocRange | OpKind::Vmalloc | OpKind::Vrealloc | OpKind::VreallocNear | OpKind::AllocPagesExact => {
-            interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n)
-        }
+        OpKind::VmallocRange
+        | OpKind::Vmalloc
+        | OpKind::VmallocWith
+        | OpKind::RemapVmalloc
+        | OpKind::Vrealloc
+        | OpKind::VreallocNear
+        | OpKind::AllocPagesExact => interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n),
         OpKind::Kvmalloc | OpKind::Kvrealloc | OpKind::KvmallocArray | OpKind::KvmallocNode if n.is_multiple_of(4) => {
             interesting::neighbour((interesting::log_uniform(n >> 8, 4) + 1) * page, n >> 2)
         }

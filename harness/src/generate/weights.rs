@@ -63,7 +63,7 @@ impl Target {
                 G::Sheaf,
                 G::Nolock,
             ],
-            Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::VmallocRange, G::Pages],
+            Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::VmallocRange, G::Pages, G::AreaFlags, G::AreaReach],
         }
     }
 }
@@ -106,7 +106,7 @@ pub(crate) fn draw_swarm(rng: &mut TraceRng, target: Target) -> Swarm {
     let anchor = core.first().or_else(|| anchors.get(rng.random_range(0..anchors.len())));
     let swarm = anchor.map_or(swarm, |&group| swarm.with(group));
     // `vmap` maps pages that somebody has allocated.
-    if swarm.contains(OpGroup::Vmap) { swarm.with(OpGroup::Pages) } else { swarm }
+    if swarm.contains(OpGroup::Vmap) || swarm.contains(OpGroup::AreaFlags) { swarm.with(OpGroup::Pages) } else { swarm }
 }
 
 /// What an operation does to the number of live blocks.
@@ -129,8 +129,8 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         }
         K::Kmalloc | K::KmallocArray | K::KmallocNode | K::KmallocNolock => Effect::Allocates(Family::Kmalloc),
         K::CacheAlloc | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => Effect::Allocates(Family::Cache),
-        K::Vmalloc | K::VmallocRange => Effect::Allocates(Family::Vmalloc),
-        K::Vmap => Effect::Allocates(Family::Vmap),
+        K::Vmalloc | K::VmallocRange | K::VmallocWith => Effect::Allocates(Family::Vmalloc),
+        K::Vmap | K::VmapWith => Effect::Allocates(Family::Vmap),
         K::AllocContigRange | K::AllocContigPages => Effect::Allocates(Family::Contig),
         K::Kvmalloc | K::KvmallocArray | K::KvmallocNode => Effect::Allocates(Family::Kvmalloc),
         K::FreePages | K::FreePagesNolock => Effect::Frees(Family::Pages),
@@ -163,7 +163,8 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::AllocPagesNode | K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
         K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,
         K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf | K::KmallocNolock | K::KfreeNolock => 20,
-        K::KvmallocArray | K::Vrealloc | K::VreallocNear => 40,
+        K::KvmallocArray | K::Vrealloc | K::VreallocNear | K::VmallocWith | K::VmapWith => 40,
+        K::Protect | K::Vread | K::RemapVmalloc => 20,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,
         K::KfreeRcu => 120,

@@ -38,6 +38,12 @@ impl Givers {
         self.allocator.borrow().upgrade()
     }
 
+    /// Tells whether the allocator has a frame behind an area, be it live or waiting for the flush.
+    pub(super) fn is_behind_area(&self, frame: Pfn) -> bool {
+        let allocator = self.allocator();
+        allocator.is_some_and(|allocator| allocator.frame_kind(frame) == kmem::FrameKind::Vmalloc)
+    }
+
     /// Says which blocks may be given up during the next call, the first one first.
     pub fn set_evictable(&self, blocks: impl Iterator<Item = (Pfn, Order)>) {
         let mut evictable = self.evictable.borrow_mut();

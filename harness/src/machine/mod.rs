@@ -11,6 +11,7 @@
 //! The processor's side (left) finds its way through the tables that the allocator wrote (right) by code of its own,
 //! so that a wrong table entry or a forgotten flush shows as a wrong byte.
 
+mod direct;
 mod faults;
 mod givers;
 mod mmu;
@@ -20,6 +21,7 @@ mod readers;
 mod speculation;
 mod tlb;
 
+pub use direct::DirectAliases;
 pub use faults::FaultPlan;
 pub use givers::{Evicted, Givers};
 pub use owners::Owners;
@@ -96,10 +98,13 @@ pub struct SimMachine {
     root: Cell<Option<Pfn>>,
     tlbs: Vec<Tlb>,
     dirty: Vec<Cell<bool>>,
+    aliases: DirectAliases,
     flushes: TlbFlushes,
     /// The flush that is still to be done, if they are late.
     owed: Cell<Option<(u64, u64)>>,
     speculation: RefCell<Speculation>,
+    /// How many flushes were asked for.
+    flushed: Cell<u64>,
     faults: FaultPlan,
     owners: Owners,
     givers: Givers,
@@ -128,9 +133,11 @@ impl SimMachine {
             root: Cell::new(None),
             tlbs: Vec::new(),
             dirty: vec![Cell::new(false); frames as usize],
+            aliases: DirectAliases::default(),
             flushes: TlbFlushes::Obeyed,
             owed: Cell::new(None),
             speculation: RefCell::default(),
+            flushed: Cell::new(0),
             faults: FaultPlan::default(),
             givers: Givers::default(),
             owners: Owners::default(),
@@ -155,6 +162,8 @@ impl SimMachine {
         self.tlbs.iter().for_each(Tlb::clear);
         self.speculation.take();
         self.owed.set(None);
+        self.aliases.reset();
+        self.flushed.set(0);
         self.faults.reset();
         self.readers.reset();
         self.owners.reset();
@@ -326,6 +335,7 @@ impl SimMachine {
 
     fn flush_tlb(&self, start: Vpn, pages: u64) {
         let (start, end) = (start.as_u64(), start.as_u64().saturating_add(pages));
+        self.flushed.set(self.flushed.get() + 1);
         match self.flushes {
             TlbFlushes::Obeyed | TlbFlushes::KeepTables => self.forget(start, end),
             TlbFlushes::Lost => {}
@@ -338,14 +348,42 @@ impl SimMachine {
             TlbFlushes::WithoutOneNode => {
                 let nodes = self.tlbs.len() as u64;
                 let is_lost = |page: u64| nodes > 1 && (page / PAGES_OF_NODE) % nodes == nodes - 1;
-                (start..end).filter(|&page| !is_lost(page)).for_each(|page| self.forget(page, page + 1));
+                // A flush that covers the direct map too is long; only the window has nodes.
+                let window = VirtAddr::new(self.vmalloc_start).vpn().as_u64();
+                let in_window = start.max(window)..end.min(VirtAddr::new(self.vmalloc_end).vpn().as_u64());
+                in_window.filter(|&page| !is_lost(page)).for_each(|page| self.forget(page, page + 1));
+                self.forget(start, window.clamp(start, end));
             }
+        }
+    }
+
+    /// How many flushes were asked for.
+    pub fn flushed(&self) -> u64 {
+        self.flushed.get()
+    }
+
+    /// What single frames' addresses in the direct map allow.
+    pub fn aliases(&self) -> &DirectAliases {
+        &self.aliases
+    }
+
+    fn set_direct_map_default(&self, frame: Pfn) {
+        self.aliases.restore(frame, !self.givers.is_behind_area(frame));
+    }
+
+    /// The program makes frames read-only by their addresses in the direct map, and looks at them there.
+    pub fn protect(&self, frames: impl Iterator<Item = u32>) {
+        for frame in frames {
+            self.aliases.protect(frame);
+            self.aliases.allows(self.cpu(), frame, false);
         }
     }
 
     /// Makes every processor forget the pages `start..end`.
     fn forget(&self, start: u64, end: u64) {
         self.tlbs.iter().for_each(|tlb| tlb.flush(Vpn::new(start), end - start));
+        let first = VirtAddr::new(self.direct_map).vpn().as_u64();
+        self.aliases.flush(|frame| (start..end).contains(&(first + u64::from(frame))));
         let (Some(root), Some(allocator)) = (self.root.get(), self.givers.allocator()) else { return };
         let keep_tables = self.flushes == TlbFlushes::KeepTables;
         let kind = |pfn| allocator.frame_kind(pfn);
@@ -460,6 +498,18 @@ impl SimMachine {
         pfn.addr().checked_add(virt.page_offset() as u64).ok_or(AccessFault::BusError(virt.as_u64()))
     }
 
+    /// Asks whether the frames may be used by their addresses in the direct map.
+    #[inline]
+    fn check_aliases(&self, addr: u64, phys: PhysAddr, len: usize, write: bool) -> Result<(), AccessFault> {
+        if self.aliases.are_usual() {
+            return Ok(());
+        }
+        let frame = |byte: u64| (byte / PAGE_SIZE as u64) as u32;
+        let mut frames = frame(phys.as_u64())..=frame(phys.as_u64().saturating_add(len.saturating_sub(1) as u64));
+        let allowed = frames.all(|frame| self.aliases.allows(self.cpu(), frame, write));
+        if allowed { Ok(()) } else { Err(AccessFault::NotMapped(addr)) }
+    }
+
     /// Calls `access` for each piece of a virtual range that is physically contiguous, in order.
     #[inline]
     fn for_each_piece(
@@ -471,6 +521,7 @@ impl SimMachine {
     ) -> Result<(), AccessFault> {
         let bus_error = AccessFault::BusError(addr);
         if let Some(phys) = self.direct(addr) {
+            self.check_aliases(addr, phys, len, write)?;
             return if access(phys, 0..len) { Ok(()) } else { Err(bus_error) };
         }
         let mut done = 0;

@@ -76,12 +76,12 @@ impl Owners {
         self.inner.borrow_mut().mappings.insert(addr, frames.iter().map(|frame| frame.as_u32()).collect());
     }
 
-    /// Notes that the mapping at an address, if there is one, is gone.
-    pub fn unmap(&self, addr: u64) {
+    /// Notes that the mapping at an address, if there is one, is gone; returns the frames that it showed.
+    pub fn unmap(&self, addr: u64) -> Vec<u32> {
         let mut inner = self.inner.borrow_mut();
-        for frame in inner.mappings.remove(&addr).unwrap_or_default() {
-            inner.unpin(frame);
-        }
+        let frames = inner.mappings.remove(&addr).unwrap_or_default();
+        frames.iter().for_each(|&frame| inner.unpin(frame));
+        frames
     }
 
     /// How many blocks have moved since the last look.

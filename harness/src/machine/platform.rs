@@ -34,6 +34,14 @@ impl<const STATISTICS: bool> Platform for SimPlatform<STATISTICS> {
         self.machine.flush_tlb(start, pages);
     }
 
+    fn set_direct_map_invalid(&self, frame: Pfn) {
+        self.machine.aliases.invalidate(frame);
+    }
+
+    fn set_direct_map_default(&self, frame: Pfn) {
+        self.machine.set_direct_map_default(frame);
+    }
+
     fn set_page_table(&self, root: Pfn) {
         self.machine.root.set(Some(root));
     }

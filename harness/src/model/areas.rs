@@ -45,7 +45,7 @@ impl AreaWish {
             && geometry.vmap_allow_huge
             && geometry.max_order.get() >= HUGE_ORDER;
         match *call {
-            Call::Vmalloc { .. } | Call::Vmap { .. } => Some(plain),
+            Call::Vmalloc { .. } | Call::Vmap { .. } | Call::Window(_) => Some(plain),
             Call::Vrealloc { near, .. } => Some(Self { align: in_pages(near.align), node: near.node, ..plain }),
             Call::Kvmalloc { .. } | Call::KvmallocArray { .. } => Some(Self { huge: may_be_huge, ..plain }),
             // What is an area already is moved as `vrealloc` does it.

@@ -1,6 +1,6 @@
 //! Live blocks.
 
-use kmem::{CacheId, GfpFlags, PAGE_SIZE};
+use kmem::{CacheId, GfpFlags, PAGE_SIZE, VmFlags};
 
 /// Which layer serves a block; decides who may free it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -91,6 +91,8 @@ impl Tiers {
     pub const KVMALLOC: Self = Self(Self::KMALLOC.0 | Self::VMALLOC.0);
     /// Blocks for `kvfree_rcu_mightsleep`.
     pub const KVMALLOC_OR_CACHE: Self = Self(Self::KVMALLOC.0 | Self::CACHE.0);
+    /// Blocks that are reached through the page table.
+    pub const VIRTUAL: Self = Self(Self::VMALLOC.0 | Self::VMAP.0);
     /// Areas of the vmalloc window; a guard page follows, unless the caller wanted none.
     pub const GUARDED: Self = Self(Self::VMALLOC.0 | Self::VMAP.0);
     /// Blocks that own their memory, so that their contents can be demanded.
@@ -147,6 +149,10 @@ pub struct Block {
     pub refs: u32,
     /// Whether its owner has freed it, so that only holders of references are left.
     pub disowned: bool,
+    /// How many of its references, the owner's included, areas have that drop them when they are freed.
+    pub held: u32,
+    /// What was said about the area, for virtual tiers.
+    pub vm_flags: VmFlags,
 }
 
 impl Block {

@@ -16,6 +16,7 @@ mod live;
 mod moving;
 mod rcu;
 mod refs;
+mod window;
 pub mod zones;
 
 pub use block::{Block, Tier, Tiers};
@@ -24,7 +25,7 @@ pub use limbo::{Ghost, Why};
 pub use rcu::RcuCall;
 
 use crate::oracle::Step;
-use crate::subject::{Call, ObjectsCall, Reply, Strength, Subject};
+use crate::subject::{Call, ObjectsCall, Reply, Strength, Subject, WindowCall};
 use caches::Caches;
 use classes::{KMALLOC_MAX_CACHE, get_order};
 use debugged::Debugged;
@@ -64,8 +65,8 @@ pub struct FreedArea {
     pub addr: u64,
     /// Pages of address space without the guard.
     pub pages: usize,
-    /// Whether the frames were the area's own.
-    pub owned: bool,
+    /// The frames that are somebody else's, who may pass them on before the flush.
+    pub shared: Vec<u32>,
 }
 
 /// How many freed areas are remembered.
@@ -349,6 +350,7 @@ impl Model {
             (call, Reply::Done) => {
                 if let Some(block) = freed_address(call).and_then(|addr| self.remove(addr)) {
                     self.guard(&block, self.notes.time + 1);
+                    self.let_go_of_pages(call, &block);
                     self.remember_freed(&block);
                 }
             }
@@ -441,6 +443,9 @@ impl Model {
         if let Call::CacheAlloc { cache, .. } = call {
             block.cache = Some(*cache);
         }
+        if let Call::Window(call) = call {
+            block.vm_flags = call.flags();
+        }
         block.asked = self.debug_layout(&block).filter(|layout| layout.keeps_size()).map(|_| block.requested);
         if block.tier.is_virtual() {
             if old.as_ref().is_none_or(|old| old.addr != addr) {
@@ -448,6 +453,7 @@ impl Model {
             }
             map_frames(&mut block, old.as_ref(), subject);
         }
+        self.take_over(&block);
         self.insert(block);
     }
 
@@ -495,6 +501,8 @@ impl Model {
             frames: Vec::new(),
             refs: 0,
             disowned: false,
+            held: 0,
+            vm_flags: kmem::VmFlags::empty(),
         }
     }
 
@@ -506,7 +514,8 @@ impl Model {
             Call::AllocContigRange { .. } | Call::AllocContigPages { .. } => Tier::Contig,
             Call::CacheAlloc { .. } => Tier::Cache,
             Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } => Tier::Vmalloc,
-            Call::Vmap { .. } => Tier::Vmap,
+            Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }) => Tier::Vmap,
+            Call::Window(WindowCall::Vmalloc { .. }) => Tier::Vmalloc,
             _ if self.in_vmalloc_window(addr) => Tier::Vmalloc,
             _ if requested > KMALLOC_MAX_CACHE => Tier::LargeKmalloc,
             _ => Tier::Kmalloc,
@@ -552,8 +561,9 @@ impl Model {
         if self.freed_areas.len() == FREED_AREAS {
             self.freed_areas.remove(0);
         }
-        let owned = block.tier == Tier::Vmalloc;
-        self.freed_areas.push(FreedArea { addr: block.addr, pages: block.area_pages, owned });
+        let is_shared = |frame: &&u32| block.tier != Tier::Vmalloc && !self.is_dropped(block, **frame);
+        let shared = block.frames.iter().filter(is_shared).copied().collect();
+        self.freed_areas.push(FreedArea { addr: block.addr, pages: block.area_pages, shared });
     }
 }
 
@@ -578,9 +588,11 @@ fn frames_behind(subject: &dyn Subject, addr: u64, pages: std::ops::Range<usize>
 }
 
 /// Pages that stay mapped after `vrealloc` in place: a size below the last one returns whole tail pages, unless the flags
-/// lack IO or FS or the area has huge entries (section 1.4).
+/// lack IO or FS, the area has huge entries, or others may have the pages mapped or have changed their permissions
+/// (section 1.4).
 pub fn kept_pages(old: &Block, size: usize, gfp: GfpFlags) -> usize {
-    let returns = size <= old.requested && old.leaf == 0 && gfp.contains(GfpFlags::IO | GfpFlags::FS);
+    let keeps = old.leaf > 0 || old.vm_flags.intersects(kmem::VmFlags::USERMAP | kmem::VmFlags::FLUSH_RESET_PERMS);
+    let returns = size <= old.requested && gfp.contains(GfpFlags::IO | GfpFlags::FS) && !keeps;
     if returns { size.div_ceil(PAGE_SIZE).min(old.frames.len()) } else { old.frames.len() }
 }
 
@@ -593,7 +605,13 @@ pub fn is_elsewhere(model: &Model, call: &Call, old: &Block) -> bool {
 
 /// Tells whether a call works on frames that the caller names.
 fn is_about_frames(call: &Call) -> bool {
-    matches!(call, Call::Vmap { .. } | Call::AllocContigRange { .. } | Call::AllocContigPages { .. })
+    matches!(
+        call,
+        Call::Vmap { .. }
+            | Call::AllocContigRange { .. }
+            | Call::AllocContigPages { .. }
+            | Call::Window(WindowCall::Vmap { .. })
+    )
 }
 
 /// The block that a free works on.
@@ -653,6 +671,7 @@ pub fn request(call: &Call) -> Option<(usize, GfpFlags)> {
         Call::CacheAlloc { gfp, .. } => Some((0, *gfp)),
         Call::Vmap { pfns } => Some((pfns.len() * PAGE_SIZE, GfpFlags::KERNEL)),
         Call::Objects(call) => Some((0, call.gfp()?)),
+        Call::Window(call) => call.request(),
         _ => None,
     }
 }
@@ -684,6 +703,8 @@ pub(crate) mod tests {
             frames: Vec::new(),
             refs: 0,
             disowned: false,
+            held: 0,
+            vm_flags: kmem::VmFlags::empty(),
         }
     }
 }

@@ -37,6 +37,7 @@ mod o24_nested;
 mod pattern;
 mod policy;
 mod scene;
+mod window;
 
 pub use access::{BadAccess, judge_access, judge_read};
 pub use moves::{on_lent, on_move};
@@ -109,6 +110,8 @@ pub(crate) struct Notes {
     pub(crate) lent_pages: usize,
     /// Whether the marks of the zones were compared with the contract already.
     pub(crate) watermarks_checked: bool,
+    /// How often the TLB had been flushed before the call.
+    pub(crate) flushed: u64,
     /// How often each reason of refusal had come up before the call.
     pub(crate) refusals: [u64; policy::REFUSALS.len()],
     /// How often types had to mix, and reclaim had run, before the call.
@@ -298,6 +301,7 @@ const BEFORE_CALL: &[&dyn Oracle] = &[
     &o09_refusal::RefusalJustified,
     &o10_tier::RightTier,
     &o11_atomic::FailureAtomic,
+    &o15_translation::Translation,
     &o20_caches::Caches,
     &o21_debug_bytes::DebugBytes,
     &o23_areas::Areas,

@@ -59,7 +59,7 @@ fn promise(cx: &Context<'_>, step: &Step, addr: u64) -> usize {
         Call::AllocPagesExact { .. } => PAGE_SIZE << if cx.model.is_tight() { get_order(requested) } else { 0 },
         Call::VmallocRange(call) => call.align.max(PAGE_SIZE),
         Call::KvmallocNode { align, .. } if cx.model.in_vmalloc_window(addr) => *align.max(&PAGE_SIZE),
-        Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } => PAGE_SIZE,
+        Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } | Call::Window(_) => PAGE_SIZE,
         Call::CacheAlloc { cache, .. } => cx.model.cache(*cache).map_or(1, |c| c.align),
         _ if cx.model.in_vmalloc_window(addr) => PAGE_SIZE,
         _ if cx.model.is_tight() => kmalloc_align(kmalloc_usable(requested)),

@@ -26,8 +26,8 @@ use crate::model::areas::AreaWish;
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
 use crate::model::zones::{bad_mobility, highest_zone, watermarks};
 use crate::model::{Block, Model, Tier, Tiers, is_elsewhere, old_address};
-use crate::subject::{Call, Reply};
-use kmem::{AllocError, CacheId, GfpFlags, NodeId, PAGE_SIZE, ZoneKind};
+use crate::subject::{Call, Reply, WindowCall};
+use kmem::{AllocError, CacheId, GfpFlags, NodeId, PAGE_SIZE, VmFlags, ZoneKind};
 
 /// See the module.
 pub(super) struct RefusalJustified;
@@ -169,6 +169,7 @@ fn reasons(model: &Model, call: &Call) -> Vec<Reason> {
             reasons
         }
         Call::Vmap { ref pfns } => vmap_reasons(model, pfns),
+        Call::Window(ref call) => window_reasons(model, call),
         Call::AllocContigRange { start, pages, gfp } => contig::reasons(model, Some(start), pages, gfp),
         Call::AllocContigPages { pages, gfp } => contig::reasons(model, None, pages, gfp),
         Call::Kvmalloc { size, gfp } => kvmalloc_reasons(model, Some(size), gfp),
@@ -278,6 +279,27 @@ fn vmap_reasons(model: &Model, pfns: &[u32]) -> Vec<Reason> {
         _ if !pfns.iter().all(owned) => vec![Reason { must: false, ..ADDRESS }],
         _ => Vec::new(),
     }
+}
+
+fn window_reasons(model: &Model, call: &WindowCall) -> Vec<Reason> {
+    let mut reasons = match call {
+        WindowCall::Vmalloc { size, gfp, .. } => vmalloc_reasons(model, Some(*size), *gfp),
+        WindowCall::Vmap { pfns, .. } => vmap_reasons(model, pfns),
+        _ => Vec::new(),
+    };
+    let WindowCall::Vmap { pfns, flags, .. } = call else { return reasons };
+    if flags.contains(VmFlags::FLUSH_RESET_PERMS) {
+        reasons.push(FLAGS);
+    }
+    // An area has a reference to a page only if that is a block of its own.
+    let is_single = |frame: &u32| match model.page_block_around(model.address_of(*frame)) {
+        Some(block) => block.tier == Tier::PagesExact || block.order == 0,
+        None => false,
+    };
+    if flags.contains(VmFlags::MAP_PUT_PAGES) && !pfns.iter().all(is_single) {
+        reasons.push(ADDRESS);
+    }
+    reasons
 }
 
 fn old_block<'m>(model: &'m Model, call: &Call) -> Option<&'m Block> {
@@ -413,7 +435,8 @@ fn served_by(
             old_block(model, call).zip(wish).and_then(|(block, wish)| growth_served(found, model, block, &wish, error))
         }
         Call::Vrealloc { .. } => area(true),
-        Call::Vmap { .. } => area(false),
+        Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }) => area(false),
+        Call::Window(_) => area(true),
         Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. }
             if size > PAGE_SIZE =>
         {

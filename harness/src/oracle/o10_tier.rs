@@ -14,7 +14,7 @@ use crate::model::areas::AreaWish;
 use crate::model::classes::{KMALLOC_MAX_CACHE, get_order, kmalloc_max};
 use crate::model::zones::bad_mobility;
 use crate::model::{Block, Tier, Tiers, freed_address, old_address, request};
-use crate::subject::{Call, Reply};
+use crate::subject::{Call, Reply, WindowCall};
 use kmem::{FrameKind, GfpFlags, PAGE_SIZE};
 
 /// See the module.
@@ -62,6 +62,7 @@ fn snapshot(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
             | Call::Kvmalloc { .. }
             | Call::KvmallocArray { .. }
             | Call::Kvrealloc { .. }
+            | Call::Window(WindowCall::Vmalloc { .. })
     );
     let (size, gfp) = request(call).filter(|(size, _)| *size > 0)?;
     let inside = cx.subject.white_box()?;
@@ -128,7 +129,9 @@ fn check_window(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), String> 
     let virtual_ = cx.model.in_vmalloc_window(addr);
     let size = request(&step.call).map_or(0, |(size, _)| size);
     let expected = match &step.call {
-        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } | Call::Vmap { .. } => true,
+        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } | Call::Vmap { .. } | Call::Window(_) => {
+            true
+        }
         Call::Kvrealloc { .. } if is_area(cx, &step.call) => true,
         Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => {
             let in_place = old_address(&step.call) == Some(addr);
@@ -174,7 +177,7 @@ fn check_owner(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), String> {
     let Some(physical) = physical else { return Ok(()) };
     let kind = inside.frame_kind((physical / PAGE_SIZE as u64) as u32);
     let fits = match &step.call {
-        Call::Vmap { .. } => true,
+        call if super::window::shows_others(call) => true,
         _ if cx.model.in_vmalloc_window(addr) => kind == FrameKind::Vmalloc,
         Call::AllocPages { .. }
         | Call::AllocPagesNode { .. }

@@ -80,6 +80,7 @@ fn may_need_descriptor(call: &Call) -> bool {
             | Call::VmallocRange(_)
             | Call::KvmallocNode { .. }
             | Call::Vmap { .. }
+            | Call::Window(_)
             | Call::Vrealloc { .. }
             | Call::Kvmalloc { .. }
             | Call::KvmallocArray { .. }

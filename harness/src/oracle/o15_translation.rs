@@ -10,10 +10,10 @@
 //!
 //! Precision: exact. Frames that `vmap` mapped are their owner's, who may free them before the flush, as in Linux.
 
-use super::{Context, Oracle, OracleId, Violation};
+use super::{Context, Oracle, OracleId, Violation, window};
 use crate::machine::Remembered;
 use crate::model::{Block, Tiers, freed_address, old_address, request};
-use crate::subject::{AccessFault, Call, Reply};
+use crate::subject::{AccessFault, Call, Reply, WindowCall};
 use kmem::{FrameKind, PAGE_SIZE};
 use std::collections::BTreeMap;
 
@@ -25,15 +25,22 @@ impl Oracle for Translation {
         OracleId::O15Translation
     }
 
+    fn before_call(&self, cx: &mut Context<'_>, _: &Call) -> Result<(), Violation> {
+        cx.model.notes.flushed = cx.subject.white_box().map_or(0, |inside| inside.flushed());
+        Ok(())
+    }
+
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step.filter(|_| cx.model.is_tight()) else { return Ok(()) };
         if let Some(early) = cx.subject.take_early_reuse() {
             return fail(cx, &[], early);
         }
+        window::check_one_flush(cx, step)?;
         match (&step.call, &step.reply) {
             (Call::VmallocToPage { addr } | Call::PinArea { addr }, Reply::Frame(found)) => {
                 check_page(cx, *addr, *found)
             }
+            (Call::Window(call), reply @ (Reply::Bytes(_) | Reply::Frames(_))) => window::check_seen(cx, call, reply),
             (call, Reply::Done) => freed_address(call).map_or(Ok(()), |addr| check_unmapped(cx, addr, 0)),
             (call, Reply::Block { addr, .. }) => match old_address(call) {
                 Some(old) if old == *addr && !grows(cx, call, old) => Ok(()),
@@ -51,11 +58,12 @@ impl Oracle for Translation {
     fn after_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step.filter(|_| cx.model.is_tight()) else { return Ok(()) };
         super::moves::check_moved_pages(cx)?;
+        window::check_aliases(cx)?;
         let Reply::Block { addr, .. } = step.reply else { return Ok(()) };
         let Some(block) = cx.model.block(addr).filter(|b| b.tier.is_virtual()) else { return Ok(()) };
         check_guard(cx, block)?;
         match &step.call {
-            Call::Vmap { pfns } if block.frames != *pfns => {
+            Call::Vmap { pfns } | Call::Window(WindowCall::Vmap { pfns, .. }) if block.frames != *pfns => {
                 let message = format!("{} reaches {:x?}, not {pfns:x?}", block.describe(), block.frames);
                 Err(cx.violation(OracleId::O15Translation, &[block.handle], message))
             }

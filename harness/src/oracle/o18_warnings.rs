@@ -9,8 +9,8 @@
 
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::request;
-use crate::subject::{Call, Reply};
-use kmem::{AllocError, FlagsRemovedBy, GfpFlags, Warning};
+use crate::subject::{Call, Reply, WindowCall};
+use kmem::{AllocError, FlagsRemovedBy, GfpFlags, VmFlags, Warning};
 
 /// Flags that no slab honours (section 2.1).
 const SLAB_REMOVES: GfpFlags = GfpFlags::DMA32.union(GfpFlags::HIGHMEM);
@@ -62,6 +62,8 @@ fn once(warning: &Warning) -> Option<u32> {
         Warning::FlagsRemoved { by: FlagsRemovedBy::Exact, .. } => Some(32),
         Warning::FlagsRemoved { by: FlagsRemovedBy::Vmalloc, .. } => Some(64),
         Warning::VmallocZero => Some(128),
+        Warning::VmapResetsPerms => Some(256),
+        Warning::VmapWithoutGuard => Some(512),
         _ => None,
     }
 }
@@ -95,6 +97,8 @@ fn check_given(cx: &mut Context<'_>, step: &Step, gfp: GfpFlags, warning: &Warni
             };
             !flags.is_empty() && gfp.contains(*flags) && removes.contains(*flags)
         }
+        Warning::VmapResetsPerms => asks_vmap_for(&step.call, VmFlags::FLUSH_RESET_PERMS),
+        Warning::VmapWithoutGuard => asks_vmap_for(&step.call, VmFlags::NO_GUARD),
         _ => true,
     };
     if is_owed { Ok(()) } else { Err(format!("{warning:?} is not owed: {:?} gave {:?}", step.call, step.reply)) }
@@ -126,12 +130,22 @@ fn check_owed(step: &Step, gfp: GfpFlags, given: &[Warning], warned: u32) -> Res
         ("FlagsRemoved by Exact", removes_exact(step, gfp), warned & 32 != 0),
         ("VmallocZero", is_vmalloc(&step.call) && is_empty(step), warned & 128 != 0),
         ("FlagsRemoved by Vmalloc", removes_vmalloc(step, gfp), warned & 64 != 0),
+        ("VmapResetsPerms", asks_vmap_for(&step.call, VmFlags::FLUSH_RESET_PERMS), warned & 256 != 0),
+        ("VmapWithoutGuard", served_without_guard(step), warned & 512 != 0),
         ("FlagsRemoved by Slab", removes_slab(step, gfp), warned & 16 != 0),
     ];
     match rows.into_iter().find(|&(_, owed, came)| owed && !came) {
         Some((what, ..)) => Err(format!("{what} is owed for {:?} that gave {:?}: {given:?}", step.call, step.reply)),
         None => Ok(()),
     }
+}
+
+fn asks_vmap_for(call: &Call, flag: VmFlags) -> bool {
+    matches!(call, Call::Window(WindowCall::Vmap { flags, .. }) if flags.contains(flag))
+}
+
+fn served_without_guard(step: &Step) -> bool {
+    asks_vmap_for(&step.call, VmFlags::NO_GUARD) && matches!(step.reply, Reply::Block { .. })
 }
 
 fn refused_as(step: &Step, kind: impl Fn(&AllocError) -> bool) -> bool {
@@ -154,7 +168,9 @@ fn is_vmalloc(call: &Call) -> bool {
 }
 
 fn is_virtual(call: &Call) -> bool {
-    is_kvmalloc(call) || is_vmalloc(call) || matches!(call, Call::Vrealloc { .. })
+    is_kvmalloc(call)
+        || is_vmalloc(call)
+        || matches!(call, Call::Vrealloc { .. } | Call::Window(WindowCall::Vmalloc { .. }))
 }
 
 /// Calls that may fail inside more than once, or fail inside and succeed.

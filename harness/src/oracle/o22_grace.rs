@@ -99,7 +99,7 @@ fn judge_block(cx: &Context<'_>, step: &Step, addr: u64, usable: usize) -> Resul
     if let Some(ghost) = cx.model.ghost_overlapping(addr, end).filter(|ghost| is_seen(ghost, completed)) {
         return Err(format!("[{addr:#x}, {end:#x}) overlaps {}, which readers may see", ghost.block.describe()));
     }
-    if matches!(step.call, Call::Vmap { .. }) || in_place {
+    if crate::oracle::window::shows_others(&step.call) || in_place {
         return Ok(());
     }
     let root = match step.call {

@@ -108,7 +108,7 @@ fn asked_tier(call: &Call) -> Option<usize> {
         | Call::AllocPagesNolock { .. }
         | Call::AllocContigRange { .. }
         | Call::AllocContigPages { .. } => 0,
-        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } | Call::Vmap { .. } => 2,
+        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } | Call::Vmap { .. } | Call::Window(_) => 2,
         Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. } => 3,
         _ => 1,
     })

@@ -22,6 +22,7 @@ mod resolve;
 mod score;
 mod session;
 mod throughput;
+mod window;
 
 #[cfg(feature = "engines")]
 pub(crate) use contract::OUT_OF_REACH;

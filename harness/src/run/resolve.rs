@@ -1,6 +1,7 @@
 //! From operations to calls: picks are resolved among the live blocks of the tiers that the operation works on.
 
 use super::session::{Session, Verdict};
+use super::window::free_mapping;
 use crate::model::caches::{CacheNaming, CacheSpec};
 use crate::model::debug::Checks;
 use crate::model::{Block, RcuCall, Tier, Tiers, freed_address, old_address};
@@ -20,7 +21,7 @@ pub(super) fn free_call(block: &Block) -> Call {
         (Tier::PagesExact, _) => Call::FreePagesExact { addr, size: block.requested },
         (Tier::Contig, _) => Call::FreeContigRange { addr, pages: block.requested / PAGE_SIZE },
         (Tier::Vmalloc, _) => Call::Vfree { addr },
-        (Tier::Vmap, _) => Call::Vunmap { addr },
+        (Tier::Vmap, _) => free_mapping(block),
         (Tier::Cache, Some(cache)) => Call::CacheFree { cache, addr },
         (Tier::Cache, None) | (Tier::Kmalloc | Tier::LargeKmalloc, _) => Call::Kfree { addr },
     }
@@ -65,6 +66,9 @@ impl Session {
                 self.with_pick(Tiers::GUARDED, pick, |s, addr| s.access(|cx| oracle::touch_guard(cx, addr)))
             }
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
+            Op::VmapWith { pick, count, step, gfp } => {
+                self.vmap_with(usize::from(pick), usize::from(count), step, gfp.to_flags())
+            }
             Op::CacheDestroy { cache } => self.destroy_cache(cache),
             Op::Audit => self.audit(),
             Op::FreeMapped { pick } => self.free_mapped(pick),
@@ -120,15 +124,20 @@ impl Session {
         self.free(addr, call)
     }
 
-    /// Frees a block; a caller removes his own mappings and pins of its pages before.
+    /// Frees a block; a caller removes his own mappings and pins of its pages before. A page that only areas have
+    /// references to is not the caller's to free.
     pub(super) fn free(&mut self, addr: u64, call: Call) -> Verdict {
+        if self.block(addr).is_some_and(|block| block.tier == Tier::Pages && block.own_references() == 0) {
+            return Ok(());
+        }
         while let Some(frame) = self.block(addr).and_then(|block| self.model.pinned_frame(block)) {
             if !self.call(Call::UnpinArea { frame })? {
                 return Ok(());
             }
         }
         while let Some(alias) = self.alias_of(addr) {
-            if !self.call(Call::Vunmap { addr: alias })? {
+            self.free_at(alias)?;
+            if self.block(alias).is_some() {
                 return Ok(());
             }
         }
@@ -137,7 +146,8 @@ impl Session {
 
     /// Frees a page block as it is, which is a mistake if somebody maps it.
     fn free_mapped(&mut self, pick: u16) -> Verdict {
-        match self.picked(Tiers::COUNTED_PAGES, pick).map(free_call).filter(|_| self.model.is_tight()) {
+        let page = self.picked(Tiers::COUNTED_PAGES, pick).filter(|block| block.own_references() > 0);
+        match page.map(free_call).filter(|_| self.model.is_tight()) {
             Some(call) => self.call(call).map(drop),
             None => Ok(()),
         }
@@ -159,7 +169,11 @@ impl Session {
         if self.model.count(Tiers::VMAP) == 0 {
             return None;
         }
-        let block = self.block(addr).filter(|block| Tiers::PAGE_BLOCKS.contains(block.tier))?;
+        let block = self.block(addr)?;
+        if block.puts_pages() {
+            return self.alias_of_dropped(block);
+        }
+        let block = Some(block).filter(|block| Tiers::PAGE_BLOCKS.contains(block.tier))?;
         let frames = self.model.direct_frames(block.addr, block.usable);
         let shows = |area: &&Block| area.frames.iter().any(|frame| frames.contains(frame));
         self.model.blocks(Tiers::VMAP).find(shows).map(|area| area.addr)
@@ -218,6 +232,7 @@ impl Session {
             .or_else(|| self.resolve_on_block(op))
             .or_else(|| self.resolve_on_machine(op))
             .or_else(|| self.resolve_rcu(op))
+            .or_else(|| self.resolve_window(op))
     }
 
     fn resolve_allocation(&self, op: &Op) -> Option<Call> {
@@ -298,6 +313,7 @@ impl Session {
                 // Dropping the owner's reference to one of many pages is what `free_pages` is for.
                 let block = self.picked(Tiers::COUNTED_PAGES, pick);
                 let block = block.filter(|block| block.tier == Tier::Pages || block.refs > 0)?;
+                let block = Some(block).filter(|block| block.own_references() > 0)?;
                 Call::PutPage { addr: page_of(block) }
             }
             Op::Kfree { pick } => Call::Kfree { addr: addr(Tiers::KMALLOC, pick)? },
@@ -332,7 +348,7 @@ impl Session {
                 Call::UnpinArea { frame: self.model.pinned_frame(self.picked(Tiers::VMALLOC, pick)?)? }
             }
             Op::SplitPage { pick } => {
-                let block = self.picked(Tiers::PAGES, pick).filter(|block| block.refs == 0)?;
+                let block = self.picked(Tiers::PAGES, pick).filter(|block| block.refs == 0 && block.held == 0)?;
                 Call::SplitPage { addr: block.addr, order: block.order }
             }
             Op::Pin { pick } => Call::Pin { addr: addr(Tiers::PAGES, pick)? },

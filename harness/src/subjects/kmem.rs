@@ -1,6 +1,7 @@
 //! `kmem` on the simulated machine.
 
 mod moving;
+mod window;
 
 use super::objects::Sheaves;
 use super::{Guest, Spare};
@@ -199,7 +200,7 @@ impl KmemSubject {
             &Call::Vrealloc { addr, size, gfp, near } => {
                 self.block(kmem.vrealloc_node_align(VirtAddr::new(addr), size, near.align, gfp, near.node))
             }
-            Call::Vmap { pfns } => self.vmap(pfns),
+            Call::Vmap { pfns } => self.vmap(pfns, VmFlags::empty(), GfpFlags::KERNEL),
             &Call::Vunmap { addr } => done(kmem.vunmap(VirtAddr::new(addr))),
             &Call::VmallocToPage { addr } => Reply::Frame(kmem.vmalloc_to_page(VirtAddr::new(addr)).map(Pfn::as_u32)),
             _ => return None,
@@ -329,6 +330,7 @@ impl Subject for KmemSubject {
             .or_else(|| self.vmalloc_call(call))
             .or_else(|| self.cache_call(call))
             .or_else(|| self.moving_call(call))
+            .or_else(|| self.window_call(call))
             .or_else(|| self.machine_call(call));
         if let Some(reply) = &reply {
             self.follow_owners(call, reply);
@@ -471,6 +473,18 @@ impl WhiteBox for KmemSubject {
 
     fn cpu(&self) -> u16 {
         self.machine.cpu()
+    }
+
+    fn flushed(&self) -> u64 {
+        self.machine.flushed()
+    }
+
+    fn unusual_aliases(&self) -> Vec<u32> {
+        self.machine.aliases().unusual()
+    }
+
+    fn alias_mistakes(&self) -> Vec<String> {
+        self.machine.aliases().mistakes()
     }
 
     fn grace_periods(&self) -> (u64, u64) {

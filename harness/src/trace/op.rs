@@ -323,6 +323,18 @@ operations! {
     UnpinArea in Vmalloc { pick: u16 as Pick };
     /// `vrealloc_node_align`.
     VreallocNear in Vrealloc { pick: u16 as Pick, size: u64 as Size, align: u8 as Shift, gfp: Gfp as Gfp, node: u8 as Node };
+    // The vmalloc window.
+    /// `vmalloc_node_range`: for users, with permissions to reset, or both, by the step modulo 3.
+    VmallocWith in AreaFlags { size: u64 as Size, gfp: Gfp as Gfp, step: u8 as Step };
+    /// `vmap` of `count` single pages from the picked one on; the step says with which properties, and whether the area
+    /// gets references of its own.
+    VmapWith in AreaFlags { pick: u16 as Pick, count: u8 as Count, step: u8 as Step, gfp: Gfp as Gfp };
+    /// The program makes the pages of an area read-only, which is to be reset when it is freed.
+    Protect in AreaFlags { pick: u16 as Pick };
+    /// `vread` around the picked area, or far away.
+    Vread in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
+    /// `remap_vmalloc_range` of a part of the picked area, or of something near.
+    RemapVmalloc in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
 }
 
 impl Op {

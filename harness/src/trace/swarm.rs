@@ -103,6 +103,10 @@ groups! {
     Rcu,
     /// Areas and `kvmalloc` with a say about alignment, range, node, guard and huge mappings.
     VmallocRange,
+    /// Areas with properties: for users, with permissions to reset, with references to pages.
+    AreaFlags,
+    /// What others see of areas: reads of any place, frames for users.
+    AreaReach,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

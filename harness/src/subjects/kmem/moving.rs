@@ -2,7 +2,7 @@
 
 use super::KmemSubject;
 use crate::subject::{Call, Reply};
-use kmem::{AllocError, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr};
+use kmem::{AllocError, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr, VmFlags};
 
 impl KmemSubject {
     pub(super) fn moving_call(&mut self, call: &Call) -> Option<Reply> {
@@ -68,7 +68,11 @@ impl KmemSubject {
             // The last reference is that of the block's user.
             (Call::PutPage { addr }, Reply::Size(0)) => owners.remove(frame(*addr)),
             (Call::SplitPage { addr, .. }, Reply::Done) => owners.split(frame(*addr)),
-            (Call::Vfree { addr } | Call::Vunmap { addr }, Reply::Done) => owners.unmap(*addr),
+            (Call::Vfree { addr } | Call::Vunmap { addr }, Reply::Done) => {
+                // Pages whose last reference the mapping had are nobody's now.
+                let is_gone = |frame: &Pfn| self.kmem.page_count(*frame) == 0;
+                owners.unmap(*addr).into_iter().map(Pfn::new).filter(is_gone).for_each(|frame| owners.remove(frame));
+            }
             (Call::Pin { addr }, _) => owners.pin(frame(*addr)),
             (Call::Unpin { addr }, _) => owners.unpin(frame(*addr)),
             _ => {}
@@ -76,12 +80,12 @@ impl KmemSubject {
     }
 
     /// `vmap`; the frames are pinned before, for the call itself might move them.
-    pub(super) fn vmap(&mut self, pfns: &[u32]) -> Reply {
+    pub(super) fn vmap(&mut self, pfns: &[u32], flags: VmFlags, gfp: GfpFlags) -> Reply {
         self.frames.clear();
         self.frames.extend(pfns.iter().map(|&pfn| Pfn::new(pfn)));
         let owners = self.machine.owners();
         self.frames.iter().for_each(|&frame| owners.pin(frame));
-        let reply = self.block(self.kmem.vmap(&self.frames, GfpFlags::KERNEL));
+        let reply = self.block(self.kmem.vmap(&self.frames, flags, gfp));
         if let Reply::Block { addr, .. } = reply {
             owners.map(addr, &self.frames);
         }

@@ -1,0 +1,62 @@
+//! What an area holds besides addresses: references to pages, by section 4.6.
+
+use super::{Block, Model, Tier};
+use crate::subject::Call;
+use kmem::{PAGE_SIZE, VmFlags};
+
+impl Block {
+    /// References that the program can still drop: its own, not those that areas have.
+    pub fn own_references(&self) -> u32 {
+        (1 + self.refs).saturating_sub(self.held)
+    }
+
+    /// Tells whether the area drops references to its pages when it is freed.
+    pub fn puts_pages(&self) -> bool {
+        self.tier == Tier::Vmap && self.vm_flags.contains(VmFlags::MAP_PUT_PAGES)
+    }
+}
+
+impl Model {
+    /// Address of the page block that is the frame.
+    pub fn address_of(&self, frame: u32) -> u64 {
+        self.geometry.direct_map.as_u64() + u64::from(frame) * PAGE_SIZE as u64
+    }
+
+    /// A fresh area has one reference to each of its pages from now on, if it was asked for so.
+    pub(super) fn take_over(&mut self, area: &Block) {
+        if area.puts_pages() {
+            area.frames.iter().for_each(|&frame| self.change_held(frame, 1));
+        }
+    }
+
+    fn change_held(&mut self, frame: u32, by: i32) {
+        let addr = self.address_of(frame);
+        if let Some(block) = self.live.get_mut(addr) {
+            block.held = block.held.saturating_add_signed(by);
+        }
+    }
+
+    /// An area is gone that had references: `vfree` drops them, and a page whose last one that was is nobody's. Other calls
+    /// leave them to the caller.
+    pub(super) fn let_go_of_pages(&mut self, call: &Call, area: &Block) {
+        if !area.puts_pages() {
+            return;
+        }
+        for &frame in &area.frames {
+            self.change_held(frame, -1);
+            if matches!(call, Call::Vunmap { .. }) {
+                continue;
+            }
+            let addr = self.address_of(frame);
+            match self.live.get_mut(addr) {
+                Some(block) if block.refs > 0 => block.refs -= 1,
+                _ => drop(self.remove(addr)),
+            }
+        }
+    }
+
+    /// Tells whether nobody has a page any more to which an area that is gone had a reference.
+    pub(super) fn is_dropped(&self, area: &Block, frame: u32) -> bool {
+        area.puts_pages() && self.block(self.address_of(frame)).is_none()
+    }
+}
