@@ -114,7 +114,7 @@ fn machine(scene: Scene) -> KmemSubject {
     kmem.vmalloc(PAGE_SIZE, GfpFlags::KERNEL).unwrap();
     if !scene.addresses {
         let frame = kmem.alloc_pages(Order::ZERO, GfpFlags::KERNEL).unwrap();
-        kmem.vmap(&vec![frame; FRAMES as usize], GfpFlags::KERNEL).unwrap();
+        kmem.vmap(&vec![frame; FRAMES as usize], kmem::VmFlags::empty(), GfpFlags::KERNEL).unwrap();
     }
     match scene.memory {
         Memory::Contiguous => {}
