@@ -197,6 +197,8 @@ events! {
     WarnVmapResetsPerms;
     /// A warning: a mapping without a guard page.
     WarnVmapWithoutGuard;
+    /// A warning: a late look at an address that is no area's.
+    WarnVfreeOfNothing;
     /// Warned of a bad page found when it was freed.
     WarnBadPageFreed;
     /// Warned of a bad page found when it was to be handed out.
@@ -377,6 +379,10 @@ events! {
     VmapPoolDecayed;
     /// All pools were given back to the window, because addresses or memory ran short.
     VmapPoolsEmptied;
+    /// An area waits to be freed by somebody who may wait.
+    VfreeDeferred;
+    /// What was freed could not even be looked at: its address waits.
+    VfreeNoted;
     /// The pages of an area got their usual permissions back.
     PermsReset;
     /// A mapping dropped a reference that it had to a page, and others are left.

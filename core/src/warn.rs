@@ -118,6 +118,11 @@ pub enum Warning {
     VmapResetsPerms,
     /// A mapping was asked for without a guard page; it has one. Once.
     VmapWithoutGuard,
+    /// An address that `vfree_atomic` could only note is not the start of an area.
+    VfreeOfNothing {
+        /// The address.
+        addr: VirtAddr,
+    },
     /// A block of pages with something wrong was found and taken out of circulation.
     BadPage {
         /// Its first frame.
@@ -158,6 +163,7 @@ impl Warning {
             Self::KvmallocTooLarge { .. } => Event::WarnKvmallocTooLarge,
             Self::VmapResetsPerms => Event::WarnVmapResetsPerms,
             Self::VmapWithoutGuard => Event::WarnVmapWithoutGuard,
+            Self::VfreeOfNothing { .. } => Event::WarnVfreeOfNothing,
             Self::BadPage { found: Found::Freeing, .. } => Event::WarnBadPageFreed,
             Self::BadPage { found: Found::Allocating, .. } => Event::WarnBadPageAllocated,
             Self::PoisonDamaged { damage: PoisonDamage::BitFlip { .. }, .. } => Event::WarnPoisonBitFlip,
@@ -216,6 +222,7 @@ impl fmt::Display for Warning {
             Self::KvmallocTooLarge { bytes } => write!(f, "kvmalloc of {bytes} bytes; check the size for overflow"),
             Self::VmapResetsPerms => f.write_str("vmap cannot reset permissions; leave FLUSH_RESET_PERMS out"),
             Self::VmapWithoutGuard => f.write_str("a mapping of vmap has a guard page; leave NO_GUARD out"),
+            Self::VfreeOfNothing { addr } => write!(f, "vfree_atomic of {addr}, which is not the start of an area"),
             Self::BadPage { first, order, frame, reason, found } => {
                 write!(f, "bad page: frame {frame} of the block at {first}, order {order}: {reason:?}, {found:?}")
             }

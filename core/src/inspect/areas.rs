@@ -14,6 +14,8 @@ pub enum AreaKind {
     Vmap,
     /// Freed, and waits for a grace period.
     Pending,
+    /// Freed by a caller that may not wait; somebody else has to do it.
+    Deferred,
     /// Freed, not yet flushed.
     Lazy,
     /// Freed and flushed; the addresses wait for the next area of this size.
@@ -69,6 +71,7 @@ impl fmt::Display for VmallocEntry {
             AreaKind::Vmalloc => "vmalloc",
             AreaKind::Vmap => "vmap",
             AreaKind::Pending => "vmalloc waits for readers",
+            AreaKind::Deferred => "vmalloc waits to be freed",
         };
         write!(f, "pages={} {word}", self.mapped)?;
         for (node, pages) in NodeId::all().zip(self.on_nodes).filter(|(_, pages)| *pages > 0) {

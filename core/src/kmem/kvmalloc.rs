@@ -194,6 +194,16 @@ impl<P: Platform> Kmem<P> {
         if self.is_vmalloc_addr(addr) { self.vfree(addr) } else { self.kfree(addr) }
     }
 
+    /// [`Self::kvfree`] for a caller that may not sleep: an area's free is put off, see [`Self::vfree_atomic`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kfree`] and [`Self::vfree_atomic`].
+    #[track_caller]
+    pub fn kvfree_atomic(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        if self.is_vmalloc_addr(addr) { self.vfree_atomic(addr) } else { self.kfree(addr) }
+    }
+
     /// Wipes the first `len` bytes of a block, at most its usable size, then frees it.
     ///
     /// # Errors

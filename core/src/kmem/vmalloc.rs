@@ -123,6 +123,24 @@ impl<P: Platform> Kmem<P> {
         self.vmalloc.vfree(&self.pages, &self.slab, addr)
     }
 
+    /// [`Self::vfree`] for a caller that may wait for nothing, such as one that has interrupted this allocator: always put off
+    /// until [`Self::drain_deferred_vfree`] or [`Self::reclaim`]. Until then the area stays mapped, and nobody else gets its
+    /// addresses or frames.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vfree`]; also a second free is detected at once. [`FreeError::WouldBlock`] if the area's record is in use
+    /// and no more such frees can be noted. Nothing is changed then.
+    pub fn vfree_atomic(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        self.vmalloc.vfree_atomic(&self.pages, addr)
+    }
+
+    /// Frees what [`Self::vfree_atomic`] has put off on any CPU; returns how many areas. A machine has a worker call it, who
+    /// may wait.
+    pub fn drain_deferred_vfree(&self) -> u64 {
+        self.vmalloc.drain_deferred(&self.pages, &self.slab)
+    }
+
     /// Maps frames that the caller owns, in this order, at neighbouring addresses.
     ///
     /// With [`VmFlags::MAP_PUT_PAGES`] the caller hands over one reference to each page, which must be a block of its own:

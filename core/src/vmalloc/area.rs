@@ -46,7 +46,7 @@ impl Link {
 /// ```text
 /// Reserved ──► Vmalloc ──────────► Lazy ──► (gone)
 ///  ▲ │   │        └──► Pending ──►│ │
-///  │ │   └───► Vmap ──────────────┘ ▼
+///  │ │   └───► Vmap ──────────────┘ ▼         (Vmalloc and Vmap may wait as Deferred)
 ///  │ └─► (gone) ◄──────────────── Pooled
 ///  └───────────────────────────────┘
 /// ```
@@ -68,6 +68,13 @@ pub(super) enum State {
     },
     /// Maps frames of somebody else.
     Vmap,
+    /// As `Vmalloc` or `Vmap`, but freed by a caller that may not wait; it stays as it is until somebody frees it who may.
+    Deferred {
+        /// The area below it on its CPU's stack.
+        next: Link,
+        /// Whether it was [`Self::Vmalloc`].
+        owned: bool,
+    },
     /// Freed; its addresses and frames wait for the flush.
     Lazy {
         /// The area that was freed before it.
@@ -94,6 +101,8 @@ impl State {
             Self::Pending { requested, batch: 0 } => (6, requested as u64),
             Self::Pending { requested, .. } => (7, requested as u64),
             Self::Pooled { next } => (8, next.0),
+            Self::Deferred { next, owned: true } => (9, next.0),
+            Self::Deferred { next, owned: false } => (10, next.0),
         }
     }
 
@@ -107,18 +116,26 @@ impl State {
             6 => Self::Pending { requested: word as usize, batch: 0 },
             7 => Self::Pending { requested: word as usize, batch: 1 },
             8 => Self::Pooled { next: Link(word) },
+            9 => Self::Deferred { next: Link(word), owned: true },
+            10 => Self::Deferred { next: Link(word), owned: false },
             _ => Self::Reserved,
         }
     }
 
     /// Tells whether the frames behind the area's pages are the area's own.
     pub(super) const fn owns_frames(self) -> bool {
-        matches!(self, Self::Vmalloc { .. } | Self::Pending { .. } | Self::Lazy { owned: true, .. })
+        matches!(
+            self,
+            Self::Vmalloc { .. }
+                | Self::Pending { .. }
+                | Self::Lazy { owned: true, .. }
+                | Self::Deferred { owned: true, .. }
+        )
     }
 
     /// Tells whether the processor can use the area's pages.
     pub(super) const fn is_live(self) -> bool {
-        matches!(self, Self::Vmalloc { .. } | Self::Pending { .. } | Self::Vmap)
+        matches!(self, Self::Vmalloc { .. } | Self::Pending { .. } | Self::Vmap | Self::Deferred { .. })
     }
 }
 
@@ -175,7 +192,11 @@ impl Node {
         match self.state {
             State::Vmalloc { requested } => requested,
             State::Vmap => (self.mapped as usize).saturating_mul(PAGE_SIZE),
-            State::Reserved | State::Pending { .. } | State::Lazy { .. } | State::Pooled { .. } => 0,
+            State::Reserved
+            | State::Pending { .. }
+            | State::Deferred { .. }
+            | State::Lazy { .. }
+            | State::Pooled { .. } => 0,
         }
     }
 
@@ -186,6 +207,7 @@ impl Node {
             State::Vmalloc { .. } => AreaKind::Vmalloc,
             State::Pending { .. } => AreaKind::Pending,
             State::Vmap => AreaKind::Vmap,
+            State::Deferred { .. } => AreaKind::Deferred,
             State::Lazy { .. } => AreaKind::Lazy,
             State::Pooled { .. } => AreaKind::Pooled,
         };

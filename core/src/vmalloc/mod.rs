@@ -14,6 +14,7 @@
 //! | `realloc` `resize` | `vrealloc`: in place, and growing by more addresses or by other ones |
 //! | `migrate` | pages of movable areas that go to other frames |
 //! | `access` | copying and filling through the page tables |
+//! | `deferred` | `vfree_atomic`: frees of callers that may not wait |
 //! | `read` | `vread` of any place, frames for a user's address space |
 //! | `check` | the recount |
 //!
@@ -65,6 +66,7 @@ mod alloc;
 mod area;
 mod check;
 mod check_nodes;
+mod deferred;
 mod flags;
 mod frames;
 mod lazy;
@@ -99,6 +101,7 @@ pub use runs::AreaMapping;
 pub(crate) use nodes::VmallocParts;
 
 use area::Node;
+use deferred::Deferred;
 use lazy::lazy_max_pages;
 use nodes::Nodes;
 use record::{RECORD_BYTES, Records};
@@ -119,6 +122,7 @@ pub(crate) struct Vmalloc {
     /// Pages of address space that wait on the lazy lists.
     lazy_pages: AtomicU64,
     nodes: Nodes,
+    deferred: Deferred,
     space: SpinLock<Space>,
     /// Held while a purge is under way, so that whoever waits for it finds its pages free.
     purging: SpinLock<()>,
@@ -146,12 +150,14 @@ impl Vmalloc {
         let args = CacheArgs { align: RECORD_BYTES, flags: SlabFlags::NO_MERGE, ..CacheArgs::new(RECORD_BYTES) };
         let records = slab.internal_create(pages, RECORD_CACHE, &args).map_err(|_| AllocError::BadFlags)?;
         let first = geometry.vmalloc_start.vpn().as_u64();
+        let (nodes, deferred) = parts.into_nodes();
         Ok(Self {
             tables: PageTables::new(pages)?,
             records,
             window: (first, first + geometry.vmalloc_pages.get()),
             lazy_pages: AtomicU64::new(0),
-            nodes: parts.into_nodes(),
+            nodes,
+            deferred,
             lazy_max: lazy_max_pages(geometry.cpus, geometry.managed().get()),
             space: SpinLock::new(Space { tree: Tree::of_window(geometry) }),
             purging: SpinLock::new(()),

@@ -22,6 +22,7 @@
 //! ```
 
 use super::area::{Link, Node, State};
+use super::deferred::Deferred;
 use super::flags::VmFlags;
 use super::lazy::LazyList;
 use super::pool::Pools;
@@ -43,17 +44,19 @@ const ZONE_SHIFT: u32 = 4;
 /// The vmap nodes' place in the metadata.
 pub(crate) struct VmallocParts {
     nodes: MetaSlice<SpinLock<VmapNode>>,
+    deferred: Deferred,
 }
 
 impl VmallocParts {
-    /// Carves an empty node for each CPU, up to the most that there are.
+    /// Carves an empty node for each CPU, up to the most that there are, and each CPU's place for frees that wait.
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
         let node = VmapNode::new(geometry);
-        Self { nodes: carver.carve(usize::from(geometry.cpus.clamp(1, MAX_NODES)), |_| SpinLock::new(node)) }
+        let nodes = carver.carve(usize::from(geometry.cpus.clamp(1, MAX_NODES)), |_| SpinLock::new(node));
+        Self { nodes, deferred: Deferred::carve(geometry, carver) }
     }
 
-    pub(super) fn into_nodes(self) -> Nodes {
-        Nodes { slots: self.nodes }
+    pub(super) fn into_nodes(self) -> (Nodes, Deferred) {
+        (Nodes { slots: self.nodes }, self.deferred)
     }
 }
 
@@ -132,7 +135,7 @@ impl Vmalloc {
         };
         let before = records.load(at);
         let mut node = before;
-        if let State::Pending { .. } = node.state {
+        if let State::Pending { .. } | State::Deferred { .. } = node.state {
             return Err(FreeError::DoubleFree(addr));
         }
         let answer = act(&mut of, at, &mut node)?;

@@ -160,6 +160,8 @@ mod tests {
             State::Vmap,
             State::Pending { requested: 9, batch: 0 },
             State::Pending { requested: 9, batch: 1 },
+            State::Deferred { next: Link::NIL, owned: true },
+            State::Deferred { next: Link::NIL, owned: false },
             State::Lazy { next: Link::NIL, owned: true },
             State::Lazy { next: Link::from_word(64), owned: false },
             State::Pooled { next: Link::from_word(128) },

@@ -63,7 +63,16 @@ impl Target {
                 G::Sheaf,
                 G::Nolock,
             ],
-            Self::Vmalloc => &[G::Vmalloc, G::Vrealloc, G::Vmap, G::VmallocRange, G::Pages, G::AreaFlags, G::AreaReach],
+            Self::Vmalloc => &[
+                G::Vmalloc,
+                G::Vrealloc,
+                G::Vmap,
+                G::VmallocRange,
+                G::Pages,
+                G::AreaFlags,
+                G::AreaReach,
+                G::VfreeAtomic,
+            ],
         }
     }
 }
@@ -137,7 +146,7 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::Kfree | K::KfreeSensitive => Effect::Frees(Family::Kmalloc),
         K::KfreeNolock => Effect::Frees(Family::Kmalloc),
         K::CacheFree | K::CacheFreeBulk => Effect::Frees(Family::Cache),
-        K::Vfree => Effect::Frees(Family::Vmalloc),
+        K::Vfree | K::VfreeAtomic => Effect::Frees(Family::Vmalloc),
         K::Vunmap => Effect::Frees(Family::Vmap),
         K::FreeContigRange => Effect::Frees(Family::Contig),
         K::Kvfree | K::KvfreeSensitive => Effect::Frees(Family::Kvmalloc),
@@ -164,7 +173,8 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,
         K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf | K::KmallocNolock | K::KfreeNolock => 20,
         K::KvmallocArray | K::Vrealloc | K::VreallocNear | K::VmallocWith | K::VmapWith => 40,
-        K::Protect | K::Vread | K::RemapVmalloc => 20,
+        K::Protect | K::Vread | K::RemapVmalloc | K::VfreeAtomic => 20,
+        K::DrainDeferred => 5,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
         K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,
         K::KfreeRcu => 120,

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 pub enum Why {
     /// Its cache was destroyed while it was live: it stays for ever.
     Leaked,
+    /// It was freed by a caller who may not wait: it stays as it is until somebody who may frees it.
+    Deferred,
     /// Readers may see it until a grace period has passed.
     Rcu {
         /// The first grace period that is late enough.

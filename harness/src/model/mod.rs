@@ -167,7 +167,11 @@ impl Model {
             self.blocks(Tiers::VMAP).any(|area| area.frames.iter().any(|frame| frames.contains(frame)))
         };
         let free = |block: &&Block| {
-            self.evictable.contains(&block.handle) && block.pins == 0 && block.refs == 0 && !mapped(block)
+            self.evictable.contains(&block.handle)
+                && block.pins == 0
+                && block.refs == 0
+                && block.held == 0
+                && !mapped(block)
         };
         self.blocks(Tiers::PAGES).filter(free).map(|block| (block.addr, block.order)).collect()
     }
@@ -341,6 +345,7 @@ impl Model {
             (Call::CacheCreate { .. } | Call::CacheDestroy { .. }, _) => self.follow_cache(step),
             (Call::Rcu(call), reply) => self.follow_rcu(call, reply),
             (Call::Objects(call), reply) => self.follow_objects(call, reply),
+            (Call::Window(call @ WindowCall::VfreeAtomic { .. }), reply) => self.follow_window(call, reply),
             (_, Reply::Block { addr, usable }) => self.follow_block(&step.call, *addr, *usable, subject),
             (Call::AllocPagesBulk { gfp, .. }, Reply::Pages(pages)) => {
                 for &addr in pages {

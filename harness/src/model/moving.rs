@@ -22,6 +22,7 @@ impl Model {
         block.tier == Tier::Pages
             && block.gfp.contains(GfpFlags::MOVABLE)
             && block.refs == 0
+            && block.held == 0
             && !block.disowned
             && !self.blocks(Tiers::VMAP).any(shows)
     }

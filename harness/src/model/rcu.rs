@@ -81,21 +81,25 @@ impl Model {
             return;
         }
         let first_frame = |addr: u64| self.direct_frames(addr, PAGE_SIZE).start;
-        let pending = |addr: u64| {
-            let areas = inside.vmallocinfo();
-            areas.iter().any(|entry| entry.start.as_u64() == addr && entry.kind == AreaKind::Pending)
-        };
+        let areas = inside.vmallocinfo();
+        let is_listed = |addr: u64, kind| areas.iter().any(|area| area.start.as_u64() == addr && area.kind == kind);
         let gone = |ghost: &&super::Ghost| match ghost.why {
             Why::Leaked => false,
+            Why::Deferred => !is_listed(ghost.block.addr, AreaKind::Deferred),
             Why::Rcu { stamp, .. } if stamp > completed => false,
             Why::Rcu { .. } => match ghost.block.tier {
                 Tier::LargeKmalloc => inside.frame_kind(first_frame(ghost.block.addr)) != FrameKind::LargePending,
-                Tier::Vmalloc => !pending(ghost.block.addr),
+                Tier::Vmalloc => !is_listed(ghost.block.addr, AreaKind::Pending),
                 _ => true,
             },
         };
-        let gone: Vec<u64> = self.limbo.iter().filter(gone).map(|ghost| ghost.block.addr).collect();
-        gone.into_iter().for_each(|addr| self.limbo.remove(addr));
+        let gone: Vec<super::Ghost> = self.limbo.iter().filter(gone).cloned().collect();
+        for ghost in gone {
+            self.limbo.remove(ghost.block.addr);
+            if ghost.why == Why::Deferred {
+                self.drop_pages(&ghost.block);
+            }
+        }
     }
 
     /// Notes which frames an object leaves whose cache promises its readers that the frames keep their type.

@@ -1,7 +1,7 @@
 //! What an area holds besides addresses: references to pages, by section 4.6.
 
-use super::{Block, Model, Tier};
-use crate::subject::Call;
+use super::{Block, Model, Tier, Why};
+use crate::subject::{Call, Reply, WindowCall};
 use kmem::{PAGE_SIZE, VmFlags};
 
 impl Block {
@@ -39,20 +39,38 @@ impl Model {
     /// An area is gone that had references: `vfree` drops them, and a page whose last one that was is nobody's. Other calls
     /// leave them to the caller.
     pub(super) fn let_go_of_pages(&mut self, call: &Call, area: &Block) {
-        if !area.puts_pages() {
-            return;
+        if matches!(call, Call::Vunmap { .. }) && area.puts_pages() {
+            area.frames.iter().for_each(|&frame| self.change_held(frame, -1));
+        } else {
+            self.drop_pages(area);
         }
-        for &frame in &area.frames {
+    }
+
+    /// Drops the references that an area has.
+    pub(super) fn drop_pages(&mut self, area: &Block) {
+        for &frame in area.frames.iter().filter(|_| area.puts_pages()) {
             self.change_held(frame, -1);
-            if matches!(call, Call::Vunmap { .. }) {
-                continue;
-            }
             let addr = self.address_of(frame);
             match self.live.get_mut(addr) {
                 Some(block) if block.refs > 0 => block.refs -= 1,
                 _ => drop(self.remove(addr)),
             }
         }
+    }
+
+    /// Follows a free that waits for somebody who may wait himself.
+    pub(super) fn follow_window(&mut self, call: &WindowCall, reply: &Reply) {
+        if let (&WindowCall::VfreeAtomic { addr, .. }, Reply::Done) = (call, reply)
+            && let Some(area) = self.remove(addr)
+        {
+            self.limbo.add(area, Why::Deferred);
+        }
+    }
+
+    /// The area at an address that waits for such a free.
+    pub fn deferred(&self, addr: u64) -> Option<&Block> {
+        let ghost = self.ghost_overlapping(addr, addr.saturating_add(1))?;
+        (ghost.why == Why::Deferred && ghost.block.addr == addr).then_some(&ghost.block)
     }
 
     /// Tells whether nobody has a page any more to which an area that is gone had a reference.

@@ -59,6 +59,7 @@ impl Oracle for Translation {
         let Some(step) = cx.step.filter(|_| cx.model.is_tight()) else { return Ok(()) };
         super::moves::check_moved_pages(cx)?;
         window::check_aliases(cx)?;
+        window::check_drained(cx, step)?;
         let Reply::Block { addr, .. } = step.reply else { return Ok(()) };
         let Some(block) = cx.model.block(addr).filter(|b| b.tier.is_virtual()) else { return Ok(()) };
         check_guard(cx, block)?;

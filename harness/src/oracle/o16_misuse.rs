@@ -9,7 +9,7 @@
 
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::{Block, Model, Tier, Why, freed_address};
-use crate::subject::{Call, ObjectsCall, Reply};
+use crate::subject::{Call, ObjectsCall, Reply, WindowCall};
 use kmem::{BlockKind, CacheId, FreeError, Hardening, VirtAddr};
 
 /// See the module.
@@ -28,12 +28,15 @@ impl Oracle for MisuseNamed {
             return judge_bulk(cx.model, step, &call.single_frees())
                 .map_err(|message| cx.violation(OracleId::O16Misuse, &[], message));
         }
-        let addr = freed_address(&step.call).filter(|&addr| addr > VirtAddr::ZERO_SIZE.as_u64());
+        let addr = freed_address(&step.call)
+            .or_else(|| deferred_address(&step.call))
+            .filter(|&addr| addr > VirtAddr::ZERO_SIZE.as_u64());
         let freed_before = std::mem::take(&mut cx.model.notes.freed);
         let Some(addr) = addr.filter(|_| is_free(&step.call) && verifies(cx)) else { return Ok(()) };
         if step.reply == Reply::Done {
             cx.model.notes.freed = Some(step.call.clone());
         }
+        check_waiting(cx, step, addr)?;
         // An object of no bytes overlaps nothing.
         let block = cx.model.block(addr).or_else(|| cx.model.overlapping(addr, addr + 1, None));
         let leaked = cx.model.ghosts().any(|ghost| ghost.why == Why::Leaked && ghost.block.addr == addr);
@@ -51,6 +54,35 @@ impl Oracle for MisuseNamed {
 
 fn verifies(cx: &Context<'_>) -> bool {
     cx.model.is_tight() && cx.model.geometry().hardening != Hardening::Off
+}
+
+/// The area that a call has freed later.
+fn deferred_address(call: &Call) -> Option<u64> {
+    match call {
+        Call::Window(WindowCall::VfreeAtomic { addr, .. }) => Some(*addr),
+        _ => None,
+    }
+}
+
+/// An area that waits to be freed is no more to be freed, and one that is put off stays mapped.
+fn check_waiting(cx: &Context<'_>, step: &Step, addr: u64) -> Result<(), Violation> {
+    let waits = cx.model.deferred(addr);
+    let puts_off = deferred_address(&step.call).is_some();
+    let wrong = match &step.reply {
+        Reply::Rejected(FreeError::DoubleFree(_)) => false,
+        Reply::Done => waits.is_some() || (puts_off && cx.subject.translate(addr).is_none()),
+        Reply::Rejected(_) => waits.is_some() && is_virtual_free(&step.call),
+        _ => false,
+    };
+    if !wrong {
+        return Ok(());
+    }
+    let message = format!("{:?} gave {:?}; an area that waits there: {}", step.call, step.reply, waits.is_some());
+    Err(cx.violation(OracleId::O16Misuse, &[], message))
+}
+
+fn is_virtual_free(call: &Call) -> bool {
+    matches!(call, Call::Vfree { .. } | Call::Vunmap { .. } | Call::Kvfree { .. } | Call::Window(_))
 }
 
 /// Reallocations to nothing free too, but answer otherwise.
@@ -102,7 +134,7 @@ fn judge_bulk(model: &Model, step: &Step, frees: &[Call]) -> Result<(), String> 
 
 /// Address space that was freed may be flushed and forgotten at once.
 fn is_double(error: &FreeError, call: &Call) -> bool {
-    let window = matches!(call, Call::Vfree { .. } | Call::Vunmap { .. } | Call::Kvfree { .. });
+    let window = matches!(call, Call::Vfree { .. } | Call::Vunmap { .. } | Call::Kvfree { .. } | Call::Window(_));
     matches!(error, FreeError::DoubleFree(_)) || window && matches!(error, FreeError::Foreign(_))
 }
 
@@ -126,7 +158,7 @@ fn accepts(model: &Model, call: &Call, addr: u64, block: &Block) -> bool {
                 block.tier == Tier::Cache && block.cache.is_some_and(|own| share(model, own, *cache))
             }
             Call::Vunmap { .. } => block.tier == Tier::Vmap,
-            Call::Vfree { .. } => block.tier.is_virtual(),
+            Call::Vfree { .. } | Call::Window(_) => block.tier.is_virtual(),
             Call::Kfree { .. } | Call::KfreeSensitive { .. } => is_slab(block.tier) || block.tier == Tier::LargeKmalloc,
             _ => !matches!(block.tier, Tier::Pages | Tier::PagesExact | Tier::Contig),
         }

@@ -164,7 +164,7 @@ fn is_kvmalloc(call: &Call) -> bool {
 }
 
 fn is_vmalloc(call: &Call) -> bool {
-    matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_))
+    matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Window(WindowCall::Vmalloc { .. }))
 }
 
 fn is_virtual(call: &Call) -> bool {

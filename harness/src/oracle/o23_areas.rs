@@ -17,7 +17,7 @@ use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::areas::{AreaWish, HUGE_ORDER, HUGE_PAGES, Window};
 use crate::model::old_address;
 use crate::model::zones::fallback_order;
-use crate::subject::{Call, Reply, WhiteBox};
+use crate::subject::{Call, Reply, WhiteBox, WindowCall};
 use kmem::{Event, GfpFlags, Mobility, NodeId, PAGE_SIZE, PageDebug};
 
 /// Pages that record, tables and the refill of a per-CPU list may take beside those of the area.
@@ -76,7 +76,9 @@ fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
     let wish = AreaWish::of(cx.model.geometry(), call)?;
     // What fits a page is no area for `kvmalloc`, and what fits the old block is no new one.
     let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages <= (old.usable / PAGE_SIZE) as u64);
-    let is_small = wish.pages <= 1 && !matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vmap { .. });
+    let is_area =
+        matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }));
+    let is_small = wish.pages <= 1 && !is_area;
     if is_small || old_address(call).is_some_and(stays) {
         return None;
     }
@@ -95,7 +97,7 @@ fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
             found.polite_runs(cx.model, wish.gfp, near, HUGE_ORDER) > wish.as_huge().pages / HUGE_PAGES
         });
     let suffices = |found: &Snapshot| found.polite_pages(cx.model, wish.gfp, near) >= wish.as_huge().pages + BESIDE;
-    let judged = has_nodes && !matches!(call, Call::Vmap { .. }) && cx.model.geometry().mobility != Mobility::Defrag;
+    let judged = has_nodes && !super::window::shows_others(call) && cx.model.geometry().mobility != Mobility::Defrag;
     let near = found.as_ref().filter(|_| judged).is_some_and(suffices).then_some(near);
     Some(Before { windows, given_back: given_back(inside), must_be_huge, near })
 }
@@ -145,7 +147,7 @@ fn judge_entries(cx: &Context<'_>, step: &Step, before: &Before, wish: &AreaWish
 fn judge_nodes(cx: &Context<'_>, step: &Step, before: &Before, area: &AreaWish, addr: u64) -> Result<(), String> {
     let strict = area.gfp.contains(GfpFlags::THISNODE).then(|| area.node.unwrap_or(cx.model.node_here()));
     let Some(wanted) = strict.or(before.near.filter(|_| !step.fault_struck)) else { return Ok(()) };
-    if matches!(step.call, Call::Vmap { .. }) {
+    if super::window::shows_others(&step.call) {
         return Ok(());
     }
     // What grows by other addresses keeps the frames that it has, wherever these are.

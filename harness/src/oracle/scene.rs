@@ -78,7 +78,8 @@ impl Snapshot {
 
     /// The moment as it is.
     pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
-        let given_up = |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending);
+        let given_up =
+            |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending | AreaKind::Deferred);
         let listed = inside.vmallocinfo();
         let stale = listed.iter().filter(|e| given_up(e)).map(span_of);
         let window = Window::new(model.geometry(), live_spans(model).chain(stale).collect());
@@ -418,8 +419,9 @@ pub(crate) fn windows(model: &Model, inside: &dyn WhiteBox) -> [Window; 4] {
         let pooled = entries.iter().filter(|entry| entry.kind == AreaKind::Pooled).map(span_of);
         Window::new(model.geometry(), live_spans(model).chain(stale).collect()).with_pools(pooled.collect())
     };
-    let (lazy, pending) = (AreaKind::Lazy, AreaKind::Pending);
-    [with(&[AreaKind::Pooled, lazy, pending]), with(&[lazy, pending]), with(&[pending]), with(&[])]
+    let (lazy, pending, deferred) = (AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred);
+    let stays = [pending, deferred];
+    [with(&[AreaKind::Pooled, lazy, pending, deferred]), with(&[lazy, pending, deferred]), with(&stays), with(&[])]
 }
 
 /// Where an area is, as the subject shows it.

@@ -117,6 +117,19 @@ fn resets(block: &Block) -> bool {
     block.vm_flags.contains(VmFlags::FLUSH_RESET_PERMS)
 }
 
+/// Nothing waits to be freed when somebody who may wait has freed what there was.
+pub(super) fn check_drained(cx: &Context<'_>, step: &Step) -> Result<(), Violation> {
+    let drains = matches!(step.call, Call::Reclaim | Call::Window(WindowCall::DrainDeferred));
+    let waits = |ghost: &&crate::model::Ghost| ghost.why == crate::model::Why::Deferred;
+    match cx.model.ghosts().find(waits).filter(|_| drains) {
+        Some(ghost) => {
+            let message = format!("{:?} has left {}, which vfree_atomic put off", step.call, ghost.block.describe());
+            Err(cx.violation(OracleId::O16Misuse, &[ghost.block.handle], message))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Freeing an area with permissions to reset flushes once, whatever else waited.
 pub(super) fn check_one_flush(cx: &Context<'_>, step: &Step) -> Result<(), Violation> {
     let (Call::Vfree { addr }, Reply::Done, Some(inside)) = (&step.call, &step.reply, cx.subject.white_box()) else {

@@ -66,6 +66,7 @@ impl Session {
                 self.with_pick(Tiers::GUARDED, pick, |s, addr| s.access(|cx| oracle::touch_guard(cx, addr)))
             }
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
+            Op::VfreeAtomic { pick, kv, again } => self.vfree_atomic(usize::from(pick), kv, again),
             Op::VmapWith { pick, count, step, gfp } => {
                 self.vmap_with(usize::from(pick), usize::from(count), step, gfp.to_flags())
             }

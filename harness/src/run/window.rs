@@ -23,6 +23,7 @@ impl Session {
                 let areas: Vec<u64> = self.model.blocks(Tiers::VMALLOC).filter(resets).map(|area| area.addr).collect();
                 WindowCall::Protect { addr: *areas.get(usize::from(pick).checked_rem(areas.len())?)? }
             }
+            Op::DrainDeferred => WindowCall::DrainDeferred,
             Op::Vread { pick, page, size } => self.vread(pick, u64::from(page), size),
             Op::RemapVmalloc { pick, page, size } => self.remap(pick, u64::from(page), size)?,
             _ => return None,
@@ -53,6 +54,23 @@ impl Session {
             _ => page / 16 % (area.area_pages as u64 + 2),
         };
         Some(WindowCall::Remap { addr, offset, size: size as usize })
+    }
+
+    /// Has an area freed later: one that owns its pages or has references to them. Other mappings stay shown until then, and
+    /// their pages' owners would have to wait.
+    pub(super) fn vfree_atomic(&mut self, pick: usize, kv: bool, again: bool) -> Verdict {
+        let Some(area) = self.model.pick(Tiers::VIRTUAL, pick) else { return Ok(()) };
+        if area.tier == Tier::Vmap && !area.puts_pages() {
+            return Ok(());
+        }
+        let addr = area.addr;
+        if let Some(alias) = Some(area).filter(|area| area.puts_pages()).and_then(|area| self.alias_of_dropped(area)) {
+            return self.free_at(alias);
+        }
+        let call = Call::Window(WindowCall::VfreeAtomic { addr, kv });
+        self.call(call.clone())?;
+        let notices = self.model.is_tight() && self.model.geometry().hardening != kmem::Hardening::Off;
+        if again && notices && self.block(addr).is_none() { self.call(call).map(drop) } else { Ok(()) }
     }
 
     /// Maps single pages; with references, the area's are the program's own, or some that were taken for it.

@@ -15,6 +15,10 @@ pub enum WindowCall {
     Vread { addr: u64, len: usize },
     /// `remap_vmalloc_range`: answers with the frames.
     Remap { addr: u64, offset: u64, size: usize },
+    /// `vfree_atomic`, or `kvfree_atomic`, of an area.
+    VfreeAtomic { addr: u64, kv: bool },
+    /// `drain_deferred_vfree`: answers with the number of areas.
+    DrainDeferred,
     /// The program makes the pages of an area read-only, also by their addresses in the direct map.
     Protect { addr: u64 },
 }
@@ -45,6 +49,9 @@ impl fmt::Display for WindowCall {
             Self::Vmap { pfns, flags, gfp } => write!(f, "vmap({} frames, {flags:?}, {gfp:?})", pfns.len()),
             Self::Vread { addr, len } => write!(f, "vread({addr:#x}, {len} bytes)"),
             Self::Remap { addr, offset, size } => write!(f, "remap_vmalloc_range({addr:#x}, page {offset}, {size})"),
+            Self::VfreeAtomic { addr, kv: false } => write!(f, "vfree_atomic({addr:#x})"),
+            Self::VfreeAtomic { addr, kv: true } => write!(f, "kvfree_atomic({addr:#x})"),
+            Self::DrainDeferred => f.write_str("drain_deferred_vfree()"),
             Self::Protect { addr } => write!(f, "set_memory_ro({addr:#x})"),
         }
     }

@@ -333,6 +333,10 @@ operations! {
     Protect in AreaFlags { pick: u16 as Pick };
     /// `vread` around the picked area, or far away.
     Vread in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
+    /// `vfree_atomic` of an area, or `kvfree_atomic`; with `again`, twice.
+    VfreeAtomic in VfreeAtomic { pick: u16 as Pick, kv: bool as Flag, again: bool as Flag2 };
+    /// `drain_deferred_vfree`.
+    DrainDeferred in VfreeAtomic;
     /// `remap_vmalloc_range` of a part of the picked area, or of something near.
     RemapVmalloc in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
 }

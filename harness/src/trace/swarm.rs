@@ -107,6 +107,8 @@ groups! {
     AreaFlags,
     /// What others see of areas: reads of any place, frames for users.
     AreaReach,
+    /// Frees of areas by callers who may not wait.
+    VfreeAtomic,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

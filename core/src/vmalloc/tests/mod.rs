@@ -3,6 +3,7 @@
 mod access;
 mod alloc;
 mod check;
+mod deferred;
 mod flags;
 mod huge;
 mod lazy;

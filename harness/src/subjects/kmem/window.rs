@@ -22,6 +22,11 @@ impl KmemSubject {
                 let answer = self.kmem.remap_vmalloc_range(VirtAddr::new(addr), offset, size, see);
                 Reply::Frames(answer.map(|()| frames))
             }
+            &WindowCall::VfreeAtomic { addr, kv } => {
+                let addr = VirtAddr::new(addr);
+                super::done(if kv { self.kmem.kvfree_atomic(addr) } else { self.kmem.vfree_atomic(addr) })
+            }
+            WindowCall::DrainDeferred => Reply::Size(self.kmem.drain_deferred_vfree() as usize),
             &WindowCall::Protect { addr } => self.protect(VirtAddr::new(addr)),
         })
     }
