@@ -218,7 +218,9 @@ impl Session {
     fn vmap(&mut self, pick: usize, count: usize) -> Verdict {
         let blocks = self.model.count(Tiers::PAGE_BLOCKS);
         let following = (0..blocks).filter_map(|n| self.model.pick(Tiers::PAGE_BLOCKS, pick.wrapping_add(n)));
-        let frames = following.flat_map(|block| self.model.direct_frames(block.addr, block.usable));
+        // A page that only areas have references to is not the program's to map.
+        let own = following.filter(|block| block.own_references() > 0);
+        let frames = own.flat_map(|block| self.model.direct_frames(block.addr, block.usable));
         let pfns: Vec<u32> = frames.take(count).collect();
         if pfns.is_empty() && count > 0 {
             return Ok(());
