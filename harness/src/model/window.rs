@@ -67,6 +67,13 @@ impl Model {
         }
     }
 
+    /// Follows the frees of this kind that a call has done on its way: what they gave back it may have handed out again.
+    pub fn settle_deferred(&mut self, subject: &dyn crate::subject::Subject) {
+        if self.limbo.iter().any(|ghost| ghost.why == Why::Deferred) {
+            self.settle(subject);
+        }
+    }
+
     /// The area at an address that waits for such a free.
     pub fn deferred(&self, addr: u64) -> Option<&Block> {
         let ghost = self.ghost_overlapping(addr, addr.saturating_add(1))?;

@@ -193,6 +193,7 @@ impl Session {
         self.guest.set_evictable(&self.model.evictable(&call));
         let reply = self.guest.call(&call);
         self.follow_moves()?;
+        self.model.settle_deferred(&*self.guest);
         if reply == Reply::Unsupported {
             return Ok(reply);
         }
