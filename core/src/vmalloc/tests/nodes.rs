@@ -196,10 +196,9 @@ fn each_corruption_of_a_node_is_found_and_named() {
             assert!(m.window.nodes.of(page + 16).lock().pools.push(records, at, &node));
         }),
         ("I21.7", Invariant::I21CacheCounts, |m, a| {
-            change_record(m, a.lazy, |node| {
-                node.state = State::Pooled { next: super::super::area::Link::NIL };
-            });
-            change_record(m, a.lazy, |node| node.mapped = 0);
+            // In no pool at all.
+            let (page, records) = (a.pooled.vpn().as_u64(), records(&m.pages.base));
+            assert!(m.window.nodes.of(page).lock().pools.pop(records, 2, 1).is_some());
         }),
         ("I21.8", Invariant::I21CacheCounts, |m, a| {
             change_record(m, a.pooled, |node| {
