@@ -7,10 +7,10 @@ use crate::platform::{Event, Platform};
 impl<P: Platform> Kmem<P> {
     /// Gives back everything that nobody holds, and returns how many pages that freed.
     ///
-    /// In this order, so that one round is enough: what waits for readers is freed once they have gone; what callers freed that
-    /// may not wait; lazily freed vmalloc ranges are
-    /// flushed, and their frames, page tables, addresses and descriptors released; the sheaves of all CPUs are flushed into their slabs and empty slabs released;
-    /// the per-CPU pages of all CPUs go back to the buddy and merge.
+    /// In this order, so that one round is enough: what waits for readers is freed once they have gone; what callers freed
+    /// that may not wait; lazily freed vmalloc ranges are flushed, and their frames, page tables, addresses and descriptors
+    /// released; the sheaves of all CPUs are flushed into their slabs and empty slabs released; the per-CPU pages of all CPUs
+    /// go back to the buddy and merge.
     pub fn reclaim(&self) -> u64 {
         let free = || self.pages.owned(OwnerClass::Free);
         let before = free();

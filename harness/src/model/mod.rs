@@ -443,6 +443,9 @@ impl Model {
             block.zero_chain = old.zero_chain && gfp.wants_zero();
             if old.tier == Tier::Vmalloc {
                 block.movable = old.movable;
+                // An area that goes elsewhere with its frames stays what it is; a copy is a plain area.
+                let copied = old.addr != addr && (old.leaf > 0 || is_elsewhere(self, call, old));
+                block.vm_flags = if copied { kmem::VmFlags::empty() } else { old.vm_flags };
             }
         }
         if let Call::CacheAlloc { cache, .. } = call {
@@ -450,6 +453,9 @@ impl Model {
         }
         if let Call::Window(call) = call {
             block.vm_flags = call.flags();
+            // Users, or changed permissions, are bound to the frames that there are.
+            let bound = kmem::VmFlags::USERMAP | kmem::VmFlags::FLUSH_RESET_PERMS;
+            block.movable &= !block.vm_flags.intersects(bound);
         }
         block.asked = self.debug_layout(&block).filter(|layout| layout.keeps_size()).map(|_| block.requested);
         if block.tier.is_virtual() {

@@ -76,8 +76,10 @@ fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
     let wish = AreaWish::of(cx.model.geometry(), call)?;
     // What fits a page is no area for `kvmalloc`, and what fits the old block is no new one.
     let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages <= (old.usable / PAGE_SIZE) as u64);
-    let is_area =
-        matches!(call, Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }));
+    let is_area = matches!(
+        call,
+        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. })
+    );
     let is_small = wish.pages <= 1 && !is_area;
     if is_small || old_address(call).is_some_and(stays) {
         return None;

@@ -314,6 +314,7 @@ operations! {
     };
     /// `kvmalloc_node_align`.
     KvmallocNode in VmallocRange { size: u64 as Size, align: u8 as Shift, gfp: Gfp as Gfp, node: u8 as Node };
+
     // Areas that grow and move.
     /// Fills memory with movable areas of a page each and frees every `step`-th of them.
     AreaBoard in Fragment { step: u8 as Step, phase: u8 as Phase };
@@ -323,6 +324,7 @@ operations! {
     UnpinArea in Vmalloc { pick: u16 as Pick };
     /// `vrealloc_node_align`.
     VreallocNear in Vrealloc { pick: u16 as Pick, size: u64 as Size, align: u8 as Shift, gfp: Gfp as Gfp, node: u8 as Node };
+
     // The vmalloc window.
     /// `vmalloc_node_range`: for users, with permissions to reset, or both, by the step modulo 3.
     VmallocWith in AreaFlags { size: u64 as Size, gfp: Gfp as Gfp, step: u8 as Step };
@@ -333,12 +335,12 @@ operations! {
     Protect in AreaFlags { pick: u16 as Pick };
     /// `vread` around the picked area, or far away.
     Vread in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
+    /// `remap_vmalloc_range` of a part of the picked area, or of something near.
+    RemapVmalloc in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
     /// `vfree_atomic` of an area, or `kvfree_atomic`; with `again`, twice.
     VfreeAtomic in VfreeAtomic { pick: u16 as Pick, kv: bool as Flag, again: bool as Flag2 };
     /// `drain_deferred_vfree`.
     DrainDeferred in VfreeAtomic;
-    /// `remap_vmalloc_range` of a part of the picked area, or of something near.
-    RemapVmalloc in AreaReach { pick: u16 as Pick, page: u32 as Page, size: u64 as Size };
 }
 
 impl Op {
