@@ -326,7 +326,7 @@ mod tests {
         for n in 0..16 {
             assert_eq!(GeometrySpec::preset(n).out_of_range(), None, "preset {n}");
         }
-        assert_eq!(GeometrySpec { frames: 3, ..GeometrySpec::default() }.out_of_range(), Some(("frames", 3, 64)));
+        assert_eq!(GeometrySpec { frames: 3, ..GeometrySpec::default() }.out_of_range(), Some(("frames", 3, 16)));
     }
 
     #[test]

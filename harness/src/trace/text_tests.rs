@@ -150,7 +150,7 @@ fn machine_swarm_and_faults_take_one_line_each() {
 #[test]
 fn a_geometry_out_of_range_names_the_field() {
     let error = error_of("(version: 1, geometry: (frames: 3), ops: [])");
-    assert!(error.to_string().contains("frames: 3") && error.to_string().contains("64"), "{error}");
+    assert!(error.to_string().contains("frames: 3") && error.to_string().contains("16"), "{error}");
 }
 
 /// A file in a folder of its own, removed at the end.
