@@ -2,8 +2,8 @@
 //!
 //! A [`PrefilledSheaf`] is filled while its owner can still be refused, and emptied later, object by object. Its objects
 //! are out of their slabs and not live: nobody can free them, and they are counted as reserved. A sheaf that asks for
-//! more than the cache's sheaves hold is *oversize*: it is filled straight from slabs, and what is left in it goes
-//! straight back. Source: section 2.10.
+//! more than the cache's sheaves hold is *oversize*: it is filled straight from slabs, from sheaves only if memory runs out,
+//! and what is left in it goes straight back. Source: section 2.10.
 //!
 //! ```text
 //! P1  len <= N;  the first len objects are out of their slabs and in no other sheaf, and not live but in debug caches
@@ -119,11 +119,29 @@ impl SlabLayer {
         let size = if count > usize::from(slabs.shape.capacity) { Size::Oversize } else { sheaf.size };
         match size {
             Size::Usual => self.collect(pages, &slabs, gfp, missing)?,
-            Size::Oversize => self.collect_from_slabs(pages, &slabs, gfp, missing, 0)?,
+            Size::Oversize => self.collect_oversize(pages, &slabs, gfp, missing)?,
         }
         self.reserve(id, missing.len() as u64);
         (sheaf.size, sheaf.len) = (size, count);
         Ok(())
+    }
+
+    /// Fills all places straight from slabs. If memory runs out, what lies in the cache's sheaves is better than a refusal.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::collect`].
+    fn collect_oversize<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slabs: &Slabs<'_>,
+        gfp: GfpFlags,
+        places: &mut [VirtAddr],
+    ) -> Result<(), AllocError> {
+        match self.collect_from_slabs(pages, slabs, gfp, places, 0) {
+            Err(AllocError::NoPages { .. }) if slabs.shape.capacity > 0 => self.collect(pages, slabs, gfp, places),
+            filled => filled,
+        }
     }
 
     /// Hands out an object of a sheaf, zeroed if asked.

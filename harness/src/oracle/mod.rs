@@ -77,6 +77,8 @@ pub(crate) struct Notes {
     pub(crate) contiguous: Option<Contiguous>,
     /// The state before the call, for calls about which it cannot be told from the state after it.
     pub(crate) before: Option<scene::Snapshot>,
+    /// What a call for objects found, if its refusal or its node is judged by that.
+    pub(crate) objects: Option<scene::Snapshot>,
     /// Whether the memory node that the caller prefers had something before the call; `None` if it names none.
     pub(crate) near: Option<bool>,
     /// Whether the call is a `kmalloc_nolock`.

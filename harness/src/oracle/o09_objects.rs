@@ -20,15 +20,25 @@ use kmem::{AllocError, CacheId, FreeError, GfpFlags, Hardening};
 /// The flags that `kmalloc_nolock` knows.
 const NOLOCK: GfpFlags = GfpFlags::ZERO.union(GfpFlags::ACCOUNT).union(GfpFlags::THISNODE);
 
-/// Notes whether a node that the caller prefers has something, before the call.
+/// Notes what the call finds and whether a node that the caller prefers has something, before the call.
 pub(super) fn before_call(cx: &mut Context<'_>, call: &Call) {
-    cx.model.notes.near = near_before(cx, call);
+    let found = found_before(cx, call);
+    cx.model.notes.near = found.as_ref().and_then(|found| near_before(cx, call, found));
+    cx.model.notes.objects = found;
 }
 
-fn near_before(cx: &Context<'_>, call: &Call) -> Option<bool> {
+/// What a refusal without reclaim, or a preferred node, is judged by. A refused call may leave more than it found: slabs
+/// and lists of pages that it emptied on its way.
+fn found_before(cx: &Context<'_>, call: &Call) -> Option<Snapshot> {
     let Call::Objects(call) = call else { return None };
-    let (node, inside) = (call.node()?, cx.subject.white_box()?);
-    let found = Snapshot::of_blocks(cx.model, inside, true);
+    let gives_up = call.gfp().is_some_and(|gfp| !gfp.may_block() || gfp.contains(GfpFlags::NORETRY));
+    let inside = cx.subject.white_box().filter(|_| gives_up || call.node().is_some())?;
+    Some(Snapshot::of_blocks(cx.model, inside, true))
+}
+
+fn near_before(cx: &Context<'_>, call: &Call, found: &Snapshot) -> Option<bool> {
+    let Call::Objects(call) = call else { return None };
+    let node = call.node()?;
     Some(match *call {
         ObjectsCall::KmallocNode { size, .. } if size > KMALLOC_MAX_CACHE || size == 0 => return None,
         ObjectsCall::KmallocNode { size, gfp, .. } => found.serves_kmalloc_on(cx.model, size, modest(gfp), node),
@@ -208,9 +218,10 @@ fn judge_shortage(
     if !matches!(error, AllocError::NoPages { .. }) {
         return Err(format!("{call} is a proper request, but was refused with \"{error}\""));
     }
-    let found = match gfp.may_block() && !may_skip_reclaim(gfp, error) {
-        true => Snapshot::reclaimed(cx.model, inside, false),
-        false => Snapshot::as_is(cx.model, inside),
+    let found = match &cx.model.notes.objects {
+        _ if gfp.may_block() && !may_skip_reclaim(gfp, error) => Snapshot::reclaimed(cx.model, inside, false),
+        Some(before) => before.clone(),
+        None => Snapshot::as_is(cx.model, inside),
     };
     let node = call.node().filter(|_| gfp.contains(GfpFlags::THISNODE));
     let served = match (single, node) {

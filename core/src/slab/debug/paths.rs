@@ -287,7 +287,11 @@ impl<P: Platform> Inspector<'_, P> {
                 self.push(head, index);
                 node.release(self.slabs, object, discard);
             }
-            _ => node.lost += 1,
+            _ => {
+                // Where its link is, in the object or behind it, must be none that its user left there.
+                self.set_link(object, None);
+                node.lost += 1;
+            }
         }
         if is_aside {
             self.leak_abandoned(node, head);
