@@ -96,9 +96,9 @@ impl Vmalloc {
         let what = "pages of address space of an area, guard included (I16.3)";
         Violation::check_eq(Invariant::I16GuardPage, what, node.start, node.span(), spot.span)?;
         let of = self.nodes.of(node.start).lock();
-        let found = of.busy.find(&records(base).busy(), node.start);
+        let found = self.nodes.live.find(&of, records(base), node.start);
         if node.state.is_live() && found != Some(at) {
-            let what = "a live area is not in the tree of its vmap node (I21.6)";
+            let what = "a live area is not in a chain of its vmap node (I21.6)";
             let found = found.unwrap_or(Link::NIL);
             return Err(Violation::new(Invariant::I21CacheCounts, what, node.start, at.as_u64(), found.as_u64()));
         }

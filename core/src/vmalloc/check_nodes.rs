@@ -26,7 +26,7 @@ impl Vmalloc {
         let mut found = Found::default();
         for (number, of) in self.nodes.all().enumerate() {
             let of = of.lock();
-            found.live += self.check_busy(base, number, &of)?;
+            found.live += self.check_live(base, number, &of)?;
             found.pooled += self.check_pools(base, number, &of)?;
             self.check_lazy(pages, number, &of.lazy, &mut found.lazy)?;
             if !of.purging.head().is_nil() {
@@ -44,14 +44,14 @@ impl Vmalloc {
         Violation::check_eq(statistics, what, 0, found.lazy.span, lazy_pages)
     }
 
-    /// Checks a node's tree; returns how many areas it has (I21.6).
-    fn check_busy<P>(&self, base: &Base<P>, number: usize, of: &VmapNode) -> Result<u64, Violation> {
+    /// Checks a node's chains; returns how many live areas it has (I21.6, I21.9).
+    fn check_live<P>(&self, base: &Base<P>, number: usize, of: &VmapNode) -> Result<u64, Violation> {
         let records = records(base);
-        of.busy.check(&records.busy(), |at, _| {
+        self.nodes.live.check(number, of, records, |at| {
             let node = records.load(at);
-            self.check_member(number, &node, node.state.is_live(), "an area in the live tree of a vmap node (I21.6)")
+            self.check_member(number, &node, node.state.is_live(), "an area in a live chain of a vmap node (I21.6)")
         })?;
-        Ok(of.busy.nr_areas())
+        Ok(of.live)
     }
 
     /// Walks a node's pools; returns how many areas are in them (I21.7, I21.8).

@@ -79,7 +79,9 @@ impl Vmalloc {
     /// has interrupted keeps his locks meanwhile, so that one which is free now is at most held by others for some steps.
     fn push_deferred<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Option<Result<(), FreeError>> {
         let page = addr.vpn().as_u64();
-        let is_start = self.nodes.of(page).try_lock()?.busy.find(&records(&pages.base).busy(), page).is_some();
+        let of = self.nodes.of(page).try_lock()?;
+        let is_start = self.nodes.live.find(&of, records(&pages.base), page).is_some();
+        drop(of);
         // To name a mistake, the whole window is looked at.
         let are_free = || self.space.try_lock().is_some() && self.nodes.all().all(|of| of.try_lock().is_some());
         if !is_start && !are_free() {

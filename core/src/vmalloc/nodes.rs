@@ -4,7 +4,7 @@
 //! node of a page = (page / 16) mod n,   n = clamp(CPUs, 1, 128)
 //!
 //!   space:  the tree of all areas, by address; free ranges are its gaps ──┐ a record is in this one all its life
-//!   node k: live areas that start in k's pages, by address                ├─ and in one of these at a time
+//!   node k: live areas that start in k's pages, in chains (see `live`)    ├─ and in one of these at a time
 //!           lazy areas, in no order                                       │
 //!           pools[s]: freed and flushed areas that span s pages           ┘
 //! ```
@@ -14,7 +14,7 @@
 //! no pool serves, are looked for in the tree of all areas.
 //!
 //! ```text
-//! I21.6  a is in the live tree of node k      <=>  a is live and node_of(start(a)) == k
+//! I21.6  a is in a live chain of node k       <=>  a is live and node_of(start(a)) == k
 //! I21.7  a is in pools[s] of node k           <=>  a is pooled, span(a) == s and node_of(start(a)) == k
 //! I21.8  len(pools[s]) of k == number of areas in it;   pooled(k) == sum of len(pools[s])
 //! I15.2  a is pooled  =>  mapped(a) == 0  (and so, by I16.1, all its entries are empty; it came here after the flush)
@@ -25,8 +25,9 @@ use super::area::{Link, Node, State};
 use super::deferred::Deferred;
 use super::flags::VmFlags;
 use super::lazy::LazyList;
+use super::live::LiveAreas;
 use super::pool::Pools;
-use super::tree::{Spot, Tree};
+use super::tree::Spot;
 use super::{Vmalloc, misplaced, records};
 use crate::addr::{VirtAddr, Vpn};
 use crate::base::Base;
@@ -39,24 +40,27 @@ use crate::sync::SpinLock;
 /// The most vmap nodes that there are.
 const MAX_NODES: u16 = 128;
 /// log2 of the pages in a row that belong to one node.
-const ZONE_SHIFT: u32 = 4;
+pub(super) const ZONE_SHIFT: u32 = 4;
 
 /// The vmap nodes' place in the metadata.
 pub(crate) struct VmallocParts {
     nodes: MetaSlice<SpinLock<VmapNode>>,
+    live: LiveAreas,
     deferred: Deferred,
 }
 
 impl VmallocParts {
-    /// Carves an empty node for each CPU, up to the most that there are, and each CPU's place for frees that wait.
+    /// Carves an empty node for each CPU, up to the most that there are, the chains of all, and each CPU's place for frees
+    /// that wait.
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
-        let node = VmapNode::new(geometry);
-        let nodes = carver.carve(usize::from(geometry.cpus.clamp(1, MAX_NODES)), |_| SpinLock::new(node));
-        Self { nodes, deferred: Deferred::carve(geometry, carver) }
+        let count = usize::from(geometry.cpus.clamp(1, MAX_NODES));
+        let nodes = carver.carve(count, |_| SpinLock::new(VmapNode::EMPTY));
+        let live = LiveAreas::carve(geometry, count, carver);
+        Self { nodes, live, deferred: Deferred::carve(geometry, carver) }
     }
 
     pub(super) fn into_nodes(self) -> (Nodes, Deferred) {
-        (Nodes { slots: self.nodes }, self.deferred)
+        (Nodes { slots: self.nodes, live: self.live }, self.deferred)
     }
 }
 
@@ -64,8 +68,8 @@ impl VmallocParts {
 #[derive(Clone, Copy)]
 #[repr(align(64))]
 pub(super) struct VmapNode {
-    /// The live areas.
-    pub(super) busy: Tree,
+    /// How many live areas are in its chains.
+    pub(super) live: u64,
     /// The areas that wait for the flush.
     pub(super) lazy: LazyList,
     /// Those of them that the purge under way has collected.
@@ -74,15 +78,13 @@ pub(super) struct VmapNode {
 }
 
 impl VmapNode {
-    fn new(geometry: &Geometry) -> Self {
-        let busy = Tree::of_window(geometry);
-        Self { busy, lazy: LazyList::EMPTY, purging: LazyList::EMPTY, pools: Pools::EMPTY }
-    }
+    const EMPTY: Self = Self { live: 0, lazy: LazyList::EMPTY, purging: LazyList::EMPTY, pools: Pools::EMPTY };
 }
 
 /// All vmap nodes.
 pub(super) struct Nodes {
     slots: MetaSlice<SpinLock<VmapNode>>,
+    pub(super) live: LiveAreas,
 }
 
 impl Nodes {
@@ -128,7 +130,7 @@ impl Vmalloc {
     ) -> Result<T, FreeError> {
         let (page, records) = (addr.vpn().as_u64(), records(base));
         let mut of = self.nodes.of(page).lock();
-        let found = if addr.page_offset() == 0 { of.busy.find(&records.busy(), page) } else { None };
+        let found = if addr.page_offset() == 0 { self.nodes.live.find(&of, records, page) } else { None };
         let Some(at) = found else {
             drop(of);
             return Err(self.misuse(base, addr));
@@ -207,7 +209,7 @@ impl Vmalloc {
         change(&mut node);
         debug_assert!(node.state.is_live(), "{node:?}");
         records.store(at, &node);
-        of.busy.insert(&records.busy(), at, Spot::new(start, node.span()));
+        self.nodes.live.insert(&mut of, records, at, start);
     }
 
     /// Makes a live area Lazy: from here on it is nobody's, and only this call works on it.
@@ -230,7 +232,7 @@ impl Vmalloc {
             }
             let puts = call == BlockKind::Vmalloc && node.flags.contains(VmFlags::MAP_PUT_PAGES);
             node.state = State::Lazy { next: Link::NIL, owned: !shows_others || puts };
-            of.busy.remove(&records(base).busy(), node.start);
+            self.nodes.live.remove(of, records(base), node.start);
             Ok((at, *node, shows_others))
         })
     }

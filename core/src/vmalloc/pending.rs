@@ -55,7 +55,7 @@ impl Vmalloc {
     fn revive<P: Platform>(&self, pages: &PageAllocator<P>, start: u64, requested: usize) -> bool {
         let records = records(&pages.base);
         let of = self.nodes.of(start).lock();
-        let Some(at) = of.busy.find(&records.busy(), start) else { return false };
+        let Some(at) = self.nodes.live.find(&of, records, start) else { return false };
         records.store(at, &Node { state: State::Vmalloc { requested }, ..records.load(at) });
         true
     }

@@ -1,17 +1,18 @@
-//! How areas are kept: each in a slab object of 128 bytes, with its places in two trees.
+//! How areas are kept: each in a slab object of 128 bytes, with its place in the window's tree and its
+//! link in a chain of live areas.
 //!
 //! ```text
-//! word  0           1        2     3      4      5      6           7        8     9
-//!       height:gap  max_gap  left  right  start  span   height:gap  max_gap  left  right
-//!       place in the window's tree:       fixed while   place in the tree of live areas of its vmap node:
-//!       lock `space`                      in a tree     the node's lock
-//! word  10                 11                 12              13..15
+//! word  0           1        2     3      4      5      6
+//!       height:gap  max_gap  left  right  start  span   next
+//!       place in the window's tree:       fixed while   chain of live areas of
+//!       lock `space`                      in the tree   its vmap node: its lock
+//! word  7                  8                  9               10..15
 //!       state:flags:pages  align:leaf:mapped  requested/next  unused
 //!       the area itself: the node's lock, or whoever alone may touch an area in its state
 //! ```
 //!
-//! Nobody writes a word of which another lock is the master: when the neighbours of an area are rebalanced in one tree,
-//! its state and its place in the other tree stay untouched.
+//! Nobody writes a word of which another lock is the master: when the neighbours of an area are rebalanced in the tree,
+//! its state and its link stay untouched.
 
 use super::area::{Link, Node, State};
 use super::flags::VmFlags;
@@ -26,8 +27,8 @@ pub(super) const RECORD_BYTES: usize = 128;
 // First words of the parts.
 const WINDOW: u64 = 0;
 const FIXED: u64 = 4;
-const BUSY: u64 = 6;
-const AREA: u64 = 10;
+const LIVE: u64 = 6;
+const AREA: u64 = 7;
 
 const LOW_56: u64 = (1 << 56) - 1;
 /// A half of the address space has 2^35 pages.
@@ -80,9 +81,15 @@ impl<'b> Records<'b> {
         WindowLinks(self.mem)
     }
 
-    /// Its place in the tree of the live areas of its vmap node.
-    pub(super) const fn busy(self) -> BusyLinks<'b> {
-        BusyLinks(self.mem)
+    /// Where a live area starts, and the next one of its chain. A link that leads nowhere reads as the chain's end.
+    pub(super) fn live_link(self, at: Link) -> (u64, Link) {
+        let Some([start, _, next]) = words(self.mem, at, FIXED) else { return (u64::MAX, Link::NIL) };
+        (start, Link::from_word(next))
+    }
+
+    /// Puts `next` behind a live area in its chain.
+    pub(super) fn set_live_next(self, at: Link, next: Link) {
+        set_words(self.mem, at, LIVE, [next.as_u64()]);
     }
 }
 
@@ -99,22 +106,6 @@ impl Store for WindowLinks<'_> {
 
     fn store(&self, at: Link, spot: &Spot) {
         set_words(self.0, at, WINDOW, spot.links());
-    }
-}
-
-/// The records as nodes of the tree of live areas.
-pub(super) struct BusyLinks<'b>(&'b PhysMem);
-
-impl Store for BusyLinks<'_> {
-    fn load(&self, at: Link) -> Spot {
-        let Some([start, span, height_gap, max_gap, left, right]) = words(self.0, at, FIXED) else {
-            return Spot::BROKEN;
-        };
-        Spot::from_words([start, span], [height_gap, max_gap, left, right])
-    }
-
-    fn store(&self, at: Link, spot: &Spot) {
-        set_words(self.0, at, BUSY, spot.links());
     }
 }
 
@@ -137,13 +128,22 @@ const fn word_addr(at: Link, first: u64) -> PhysAddr {
 #[inline(always)]
 fn words<const N: usize>(mem: &PhysMem, at: Link, first: u64) -> Option<[u64; N]> {
     let mut bytes = [[0; 8]; N];
-    let inside = mem.read(word_addr(at, first), bytes.as_flattened_mut());
-    inside.then(|| bytes.map(u64::from_le_bytes))
+    if !mem.read(word_addr(at, first), bytes.as_flattened_mut()) {
+        return None;
+    }
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes) {
+        *word = u64::from_le_bytes(bytes);
+    }
+    Some(words)
 }
 
 #[inline(always)]
 fn set_words<const N: usize>(mem: &PhysMem, at: Link, first: u64, words: [u64; N]) {
-    let bytes = words.map(u64::to_le_bytes);
+    let mut bytes = [[0; 8]; N];
+    for (bytes, word) in bytes.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
     let inside = mem.write(word_addr(at, first), bytes.as_flattened());
     debug_assert!(inside, "record {at:?} is outside memory");
 }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_survives_its_record_and_so_do_both_places() {
+    fn every_state_survives_its_record_and_so_do_place_and_link() {
         let states = [
             State::Reserved,
             State::Vmalloc { requested: 4097 },
@@ -172,13 +172,14 @@ mod tests {
         records.create(at, &new);
         let place = |gap| Spot { height: 5, gap, max_gap: gap + 1, ..Spot::new(new.start, new.span()) };
         records.window().store(at, &place(7));
-        records.busy().store(at, &place(9));
+        records.set_live_next(at, Link::from_word(384));
         for state in states {
             let node = Node { state, mapped: 3, leaf: Order::MAX, align: 21, ..new };
             records.store(at, &node);
             assert_eq!(records.load(at), node);
         }
-        assert_eq!((records.window().load(at), records.busy().load(at)), (place(7), place(9)));
+        assert_eq!(records.window().load(at), place(7));
+        assert_eq!(records.live_link(at), (new.start, Link::from_word(384)));
         assert_eq!(records.window().load(Link::NIL), Spot::BROKEN);
     }
 }

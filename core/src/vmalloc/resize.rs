@@ -205,18 +205,16 @@ impl Vmalloc {
     fn set_pages<P>(&self, base: &Base<P>, at: Link, start: u64, wanted: u64) -> bool {
         let records = records(base);
         let mut space = self.space.lock();
-        let mut of = self.nodes.of(start).lock();
+        let _of = self.nodes.of(start).lock();
         let node = Node { pages: wanted, ..records.load(at) };
         let next = space.tree.ceiling(&records.window(), start.saturating_add(1));
         if node.end() > next.map_or(self.window.1, |(_, spot)| spot.start) {
             return false;
         }
-        // The span of an area is part of its place in both trees.
+        // The span of an area is part of its place in the tree.
         space.tree.remove(&records.window(), start);
-        of.busy.remove(&records.busy(), start);
         records.create(at, &node);
         space.tree.insert(&records.window(), at, Spot::new(start, node.span()));
-        of.busy.insert(&records.busy(), at, Spot::new(start, node.span()));
         true
     }
 }

@@ -1,5 +1,5 @@
 //! A tree of areas: a height-balanced search tree by address, in which every node knows the free pages before its
-//! area and the largest such gap below. One holds all areas of the window; each vmap node has one of its live areas.
+//! area and the largest such gap below. It holds all areas of the window.
 //!
 //! ```text
 //! window.start      a.start  a.end     b.start   b.end        window.end
@@ -121,29 +121,25 @@ impl Tree {
         tail
     }
 
-    /// How many areas are in it.
-    pub(super) const fn nr_areas(&self) -> u64 {
-        self.nr_areas
-    }
-
     /// Puts an area into a free range that holds it.
     pub(super) fn insert(&mut self, store: &impl Store, at: Link, spot: Spot) {
         let new = New { at, node: spot };
-        self.root = insert_below(store, self.root, new, self.window.0);
+        self.root = insert_below(store, self.root, new, self.window.0).root;
         self.nr_areas += 1;
     }
 
     /// Takes out the area that starts at page `start`; its pages join the gap around them.
     pub(super) fn remove(&mut self, store: &impl Store, start: u64) {
         let mut freed = None;
-        self.root = remove_below(store, self.root, start, &mut freed);
+        self.root = remove_below(store, self.root, start, &mut freed).root;
         if let Some(node) = freed {
             widen_gap_after(store, self.root, start, node.gap + node.span);
             self.nr_areas -= 1;
         }
     }
 
-    /// The area that starts at page `start`.
+    /// The area that starts at page `start`; calls find live areas in their chains instead.
+    #[cfg(test)]
     pub(super) fn find(&self, store: &impl Store, start: u64) -> Option<Link> {
         let mut at = self.root;
         while !at.is_nil() {
@@ -229,39 +225,70 @@ fn lowest_fit_in(store: &impl Store, at: Link, want: Want) -> Option<u64> {
     below().or_else(|| want.place_in(node.start - node.gap, node.start)).or_else(above)
 }
 
-/// Returns the subtree's new root. `after` is where the free range before the subtree's first area starts.
-fn insert_below(store: &impl Store, at: Link, mut new: New, after: u64) -> Link {
+/// A subtree after a change. If its root, height and largest gap are the same, nothing above it has to change: most
+/// changes end a few levels above the place where they happen.
+struct Subtree {
+    root: Link,
+    same: bool,
+}
+
+impl Subtree {
+    const fn changed(root: Link) -> Self {
+        Self { root, same: false }
+    }
+
+    const fn same(root: Link) -> Self {
+        Self { root, same: true }
+    }
+}
+
+/// `after` is where the free range before the subtree's first area starts.
+fn insert_below(store: &impl Store, at: Link, mut new: New, after: u64) -> Subtree {
     if at.is_nil() {
         new.node.gap = new.node.start - after;
-        return rebalance(store, new.at, new.node);
+        return Subtree::changed(rebalance(store, new.at, new.node));
     }
-    let mut node = store.load(at);
-    if new.node.start < node.start {
+    let old = store.load(at);
+    let mut node = old;
+    let below = if new.node.start < node.start {
         if node.start - node.gap <= new.node.start {
             node.gap = node.start - new.node.end();
         }
-        node.left = insert_below(store, node.left, new, after);
+        let below = insert_below(store, node.left, new, after);
+        node.left = below.root;
+        below
     } else {
-        node.right = insert_below(store, node.right, new, node.end());
-    }
-    rebalance(store, at, node)
+        let below = insert_below(store, node.right, new, node.end());
+        node.right = below.root;
+        below
+    };
+    if below.same && node.gap == old.gap { Subtree::same(at) } else { settle(store, at, &old, node) }
 }
 
-/// Returns the subtree's new root, and in `freed` the node taken out.
-fn remove_below(store: &impl Store, at: Link, start: u64, freed: &mut Option<Spot>) -> Link {
+/// Leaves in `freed` the node taken out.
+fn remove_below(store: &impl Store, at: Link, start: u64, freed: &mut Option<Spot>) -> Subtree {
     if at.is_nil() {
-        return at;
+        return Subtree::same(at);
     }
-    let mut node = store.load(at);
-    if start < node.start {
-        node.left = remove_below(store, node.left, start, freed);
-    } else if start > node.start {
-        node.right = remove_below(store, node.right, start, freed);
-    } else {
-        *freed = Some(node);
-        return join(store, node.left, node.right);
-    }
-    rebalance(store, at, node)
+    let old = store.load(at);
+    let mut node = old;
+    let below = match start.cmp(&node.start) {
+        Ordering::Less => {
+            let below = remove_below(store, node.left, start, freed);
+            node.left = below.root;
+            below
+        }
+        Ordering::Greater => {
+            let below = remove_below(store, node.right, start, freed);
+            node.right = below.root;
+            below
+        }
+        Ordering::Equal => {
+            *freed = Some(node);
+            return Subtree::changed(join(store, node.left, node.right));
+        }
+    };
+    if below.same { Subtree::same(at) } else { settle(store, at, &old, node) }
 }
 
 /// Makes one tree of two neighbours: the first node of the right one becomes the root.
@@ -270,37 +297,49 @@ fn join(store: &impl Store, left: Link, right: Link) -> Link {
         return left;
     }
     let (first, rest) = take_first(store, right);
-    let node = Spot { left, right: rest, ..store.load(first) };
+    let node = Spot { left, right: rest.root, ..store.load(first) };
     rebalance(store, first, node)
 }
 
-/// Takes the first node out of a subtree; returns it and the subtree's new root.
-fn take_first(store: &impl Store, at: Link) -> (Link, Link) {
-    let mut node = store.load(at);
-    if node.left.is_nil() {
-        return (at, node.right);
+/// Takes the first node out of a subtree.
+fn take_first(store: &impl Store, at: Link) -> (Link, Subtree) {
+    let old = store.load(at);
+    if old.left.is_nil() {
+        return (at, Subtree::changed(old.right));
     }
-    let (first, rest) = take_first(store, node.left);
-    node.left = rest;
-    (first, rebalance(store, at, node))
+    let (first, rest) = take_first(store, old.left);
+    let left = if rest.same { Subtree::same(at) } else { settle(store, at, &old, Spot { left: rest.root, ..old }) };
+    (first, left)
 }
 
-/// Adds to the gap of the first node after page `start`; tells whether the subtree has one.
-fn widen_gap_after(store: &impl Store, at: Link, start: u64, by: u64) -> bool {
+/// Adds to the gap of the first node after page `start`; tells whether the subtree's summary is the same after that, or
+/// `None` if it has no such node.
+fn widen_gap_after(store: &impl Store, at: Link, start: u64, by: u64) -> Option<bool> {
     if at.is_nil() {
-        return false;
+        return None;
     }
-    let mut node = store.load(at);
+    let old = store.load(at);
+    let mut node = old;
     let below = if start < node.start { node.left } else { node.right };
-    if !widen_gap_after(store, below, start, by) {
-        if node.start <= start {
-            return false;
-        }
-        node.gap += by;
+    match widen_gap_after(store, below, start, by) {
+        Some(true) => return Some(true),
+        Some(false) => {}
+        None if node.start <= start => return None,
+        None => node.gap += by,
     }
     summarise(store, &mut node);
     store.store(at, &node);
-    true
+    Some(node.max_gap == old.max_gap)
+}
+
+/// Writes a node of which something changed below or beside it.
+fn settle(store: &impl Store, at: Link, old: &Spot, mut node: Spot) -> Subtree {
+    let (left, right) = summarise(store, &mut node);
+    if left.abs_diff(right) > 1 {
+        return Subtree::changed(rebalance(store, at, node));
+    }
+    store.store(at, &node);
+    Subtree { root: at, same: (node.height, node.max_gap) == (old.height, old.max_gap) }
 }
 
 /// Height and largest gap of a subtree that may be empty.

@@ -1,5 +1,4 @@
-use super::super::area::State;
-use super::super::tree::Store;
+use super::super::area::{Link, State};
 use super::*;
 
 /// Four vmap nodes.
@@ -161,34 +160,42 @@ fn corrupted(change: fn(&Machine, &Areas)) -> Violation {
     m.check().unwrap_err()
 }
 
+fn record_of(m: &Machine, addr: VirtAddr) -> Link {
+    m.window.space.lock().tree.find(&records(&m.pages.base).window(), addr.vpn().as_u64()).unwrap()
+}
+
 fn change_record(m: &Machine, addr: VirtAddr, change: impl FnOnce(&mut super::super::area::Node)) {
-    let at = m.window.space.lock().tree.find(&records(&m.pages.base).window(), addr.vpn().as_u64()).unwrap();
-    m.window.edit(&m.pages.base, at, change);
+    m.window.edit(&m.pages.base, record_of(m, addr), change);
+}
+
+fn remove_live(m: &Machine, addr: VirtAddr) {
+    let page = addr.vpn().as_u64();
+    m.window.nodes.live.remove(&mut m.window.nodes.of(page).lock(), records(&m.pages.base), page);
+}
+
+fn insert_live(m: &Machine, at: Link, page: u64) {
+    m.window.nodes.live.insert(&mut m.window.nodes.of(page).lock(), records(&m.pages.base), at, page);
 }
 
 #[test]
 fn each_corruption_of_a_node_is_found_and_named() {
-    let cases: [Corruption; 10] = [
+    let cases: [Corruption; 12] = [
+        ("I21.6", Invariant::I21CacheCounts, |m, a| remove_live(m, a.live)),
         ("I21.6", Invariant::I21CacheCounts, |m, a| {
-            let mut of = m.window.nodes.of(a.live.vpn().as_u64()).lock();
-            of.busy.remove(&records(&m.pages.base).busy(), a.live.vpn().as_u64());
+            let page = a.lazy.vpn().as_u64();
+            insert_live(m, record_of(m, a.lazy), page);
         }),
         ("I21.6", Invariant::I21CacheCounts, |m, a| {
-            let (page, links) = (a.lazy.vpn().as_u64(), records(&m.pages.base).busy());
-            let at = m.window.space.lock().tree.find(&records(&m.pages.base).window(), page).unwrap();
-            let spot = links.load(at);
-            let fresh = super::super::tree::Spot::new(spot.start, spot.span);
-            m.window.nodes.of(page).lock().busy.insert(&links, at, fresh);
+            // In a chain of the next node, as if it started there.
+            let (at, page) = (record_of(m, a.live), a.live.vpn().as_u64());
+            remove_live(m, a.live);
+            insert_live(m, at, page + 16);
         }),
-        ("I21.6", Invariant::I21CacheCounts, |m, a| {
-            // In the tree of the next node.
-            let (page, links) = (a.live.vpn().as_u64(), records(&m.pages.base).busy());
-            let at = m.window.nodes.of(page).lock().busy.find(&links, page).unwrap();
-            m.window.nodes.of(page).lock().busy.remove(&links, page);
-            let spot = links.load(at);
-            let fresh = super::super::tree::Spot::new(spot.start, spot.span);
-            m.window.nodes.of(page + 16).lock().busy.insert(&links, at, fresh);
+        ("I21.9", Invariant::I21CacheCounts, |m, a| {
+            // Found at a page where it does not start.
+            insert_live(m, record_of(m, a.lazy), a.lazy.vpn().as_u64() + 16);
         }),
+        ("I21.9", Invariant::I21CacheCounts, |m, _| m.window.nodes.of(0).lock().live += 1),
         ("I21.7", Invariant::I21CacheCounts, |m, a| {
             // In a pool of the next node.
             let (page, records) = (a.pooled.vpn().as_u64(), records(&m.pages.base));
@@ -202,7 +209,7 @@ fn each_corruption_of_a_node_is_found_and_named() {
         }),
         ("I21.8", Invariant::I21CacheCounts, |m, a| {
             change_record(m, a.pooled, |node| {
-                node.state = State::Pooled { next: super::super::area::Link::NIL };
+                node.state = State::Pooled { next: Link::NIL };
             });
         }),
         ("I15.2", Invariant::I15FlushBeforeReuse, |m, a| change_record(m, a.pooled, |node| node.mapped = 1)),
