@@ -455,6 +455,8 @@ events! {
     CompactHint;
     /// Compaction had no room left for what it wanted to move.
     CompactNoRoom;
+    /// Before a refusal, compaction filled up a pageblock for what cannot move.
+    CompactSpoils;
     /// A pageblock was taken out of circulation.
     PageblockIsolated;
     /// A range of frames was allocated.

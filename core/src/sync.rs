@@ -8,6 +8,22 @@ pub(crate) type SpinLock<T> = spin::Mutex<T>;
 #[cfg(test)]
 pub(crate) use counted::SpinLock;
 
+/// Counts one more, if it is to be counted: a load and a store, since there is one writer at a time.
+#[inline(always)]
+pub(crate) fn count_own(counter: &AtomicU32, counted: bool) {
+    if counted {
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+/// Counts one more of what several CPUs count.
+#[inline(always)]
+pub(crate) fn count_shared(counter: &AtomicU32, counted: bool) {
+    if counted {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// The lock of unit tests, which tells how often it was taken: who meets on it is a question of counts, not of luck.
 #[cfg(test)]
 mod counted {
@@ -38,21 +54,5 @@ mod counted {
         pub(crate) fn acquisitions(&self) -> u64 {
             self.taken.load(Ordering::Relaxed)
         }
-    }
-}
-
-/// Counts one more, if it is to be counted: a load and a store, since there is one writer at a time.
-#[inline(always)]
-pub(crate) fn count_own(counter: &AtomicU32, counted: bool) {
-    if counted {
-        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-    }
-}
-
-/// Counts one more of what several CPUs count.
-#[inline(always)]
-pub(crate) fn count_shared(counter: &AtomicU32, counted: bool) {
-    if counted {
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -52,7 +52,8 @@ pub enum CompactResult {
 /// How hard compaction tries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum CompactPriority {
-    /// The whole zone, without regard to hints and earlier failures.
+    /// The whole zone, without regard to hints, earlier failures, the fragmentation index and the types of the pageblocks
+    /// that are filled up: what is left before a refusal.
     SyncFull,
     /// From where the last walk stopped; a failure makes the next ones wait.
     SyncLight,
@@ -193,7 +194,7 @@ impl<P: Platform> PageAllocator<P> {
             self.base.event(Event::CompactDeferred);
             return CompactResult::Deferred;
         }
-        match self.locked(zone, |locked| locked.suitability(request)) {
+        match self.locked(zone, |locked| locked.suitability(request, priority)) {
             Suitability::NotNeeded => return CompactResult::Success,
             Suitability::Futile => {
                 self.base.event(Event::CompactSkipped);
@@ -362,6 +363,9 @@ impl<P: Platform> PageAllocator<P> {
             if let Some(room) = room {
                 scan.free_at = Some(room.first.as_u32() + order.pages() as u32);
                 scan.taken += 1;
+                if self.spoils(scan, first) {
+                    self.base.event(Event::CompactSpoils);
+                }
                 return Some(room);
             }
             if usable && scan.taken == 0 {
@@ -374,12 +378,22 @@ impl<P: Platform> PageAllocator<P> {
         None
     }
 
-    /// Tells whether blocks may be moved into a pageblock: to movable ones only, so that they do not spoil others, unless
-    /// types are not kept apart at all.
+    /// Tells whether blocks may be moved into a pageblock: to movable ones only, so that they do not spoil others. Before a
+    /// refusal they may: the blocks that earlier walks made may have turned every pageblock over to the type of the requests
+    /// that took them.
     fn is_target(&self, scan: &Scan<'_>, pfn: Pfn) -> bool {
+        let last_resort = scan.priority == CompactPriority::SyncFull && scan.goal != Goal::Everything;
+        let migrate = self.blocks.get(scan.zone.block_base, pfn);
+        let spoilable = last_resort && matches!(migrate, MigrateType::Unmovable | MigrateType::Reclaimable);
+        (spoilable || !self.spoils(scan, pfn)) && !self.is_hinted(scan, pfn)
+    }
+
+    /// Tells whether movable blocks in a pageblock are in the way of what belongs there, unless types are not kept apart at
+    /// all.
+    fn spoils(&self, scan: &Scan<'_>, pfn: Pfn) -> bool {
         let movable = MigrateType::Movable.kept_apart(self.base.geometry.mobility);
         let migrate = self.blocks.get(scan.zone.block_base, pfn);
-        (migrate == movable || migrate == MigrateType::Cma) && !self.is_hinted(scan, pfn)
+        migrate != movable && migrate != MigrateType::Cma
     }
 
     /// Takes room from the first free block of these frames that is large enough and not precious.
@@ -424,7 +438,7 @@ enum Suitability {
 impl<P: Platform> LockedZone<'_, P> {
     /// Worth it is a zone with room to move things about, `min + 2 * 2^order` free pages, which lacks large blocks
     /// because it is fragmented and not because it is full.
-    fn suitability(&self, request: &Request) -> Suitability {
+    fn suitability(&self, request: &Request, priority: CompactPriority) -> Suitability {
         let Request { order, route, .. } = *request;
         let pass = Pass::hurried(request);
         if self.areas.has_for(order, route.migrate()) && self.passes(request, pass) {
@@ -435,7 +449,8 @@ impl<P: Platform> LockedZone<'_, P> {
             return Suitability::Futile;
         }
         let index = self.areas.fragmentation_index(order);
-        if order.get() > PAGE_ALLOC_COSTLY_ORDER && (0..=FRAGMENTED_ABOVE).contains(&index) {
+        let forecast = order.get() > PAGE_ALLOC_COSTLY_ORDER && priority > CompactPriority::SyncFull;
+        if forecast && (0..=FRAGMENTED_ABOVE).contains(&index) {
             return Suitability::Futile;
         }
         Suitability::Suitable

@@ -107,21 +107,22 @@ impl Effort {
         Some(GaveUp::NoProgress)
     }
 
-    /// Compaction that has walked whole zones in vain is tried once more with less regard, but not for costly orders.
+    /// Compaction that came to nothing is tried once more without regard to hints, to earlier failures, and to what the
+    /// fragmentation index forecasts for costly orders: a refusal without that would not be the last resort.
     fn compaction_may_help(&mut self) -> bool {
         let most = if self.is_costly() { MAX_COMPACT_RETRIES / 4 } else { MAX_COMPACT_RETRIES };
-        match self.compacted {
-            CompactResult::Skipped | CompactResult::Deferred => false,
+        let had_prospect = match self.compacted {
             // The block that it made was taken, or the watermark forbids it.
-            CompactResult::Success => self.compactions <= most,
-            CompactResult::Complete | CompactResult::PartialSkipped => {
-                let harder = self.priority > CompactPriority::SyncFull && !self.is_costly();
-                if harder {
-                    self.priority = CompactPriority::SyncFull;
-                }
-                harder
-            }
+            CompactResult::Success => return self.compactions <= most,
+            // Too little is free, whoever asks; or the forecast was bad.
+            CompactResult::Skipped => self.is_costly(),
+            CompactResult::Deferred | CompactResult::Complete | CompactResult::PartialSkipped => true,
+        };
+        let harder = had_prospect && self.priority > CompactPriority::SyncFull;
+        if harder {
+            self.priority = CompactPriority::SyncFull;
         }
+        harder
     }
 }
 

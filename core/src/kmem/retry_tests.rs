@@ -27,7 +27,8 @@ fn flags_order_and_progress_decide_whether_there_is_another_round() {
         (3, KERNEL, 1, None),
         (4, KERNEL, 1, Some(GaveUp::Costly)),
         (4, mayfail, 1, None),
-        (4, mayfail, 0, Some(GaveUp::NoProgress)),
+        // Compaction has not been tried in earnest yet.
+        (4, mayfail, 0, None),
         (0, KERNEL | GfpFlags::NORETRY, 1, Some(GaveUp::NoRetry)),
         (4, KERNEL | GfpFlags::NORETRY, 1, Some(GaveUp::NoRetry)),
         (4, KERNEL | GfpFlags::NOFAIL, 1, None),
@@ -53,12 +54,19 @@ fn compaction_alone_is_worth_as_many_rounds_as_the_order_deserves() {
         (1..100).take_while(goes_on).count()
     };
     assert_eq!((lasts(3, KERNEL), lasts(4, mayfail)), (16, 4));
-    let mut small = effort(2, KERNEL, 0, CompactResult::Complete);
-    assert_eq!(small.why_stop(), None, "once more, with less regard");
-    assert_eq!(small.priority, CompactPriority::SyncFull);
-    assert_eq!(small.why_stop(), Some(GaveUp::NoProgress), "there is nothing harder");
-    assert_eq!(effort(4, mayfail, 0, CompactResult::Complete).why_stop(), Some(GaveUp::NoProgress));
-    assert_eq!(effort(2, KERNEL, 0, CompactResult::Deferred).why_stop(), Some(GaveUp::NoProgress));
+    let harder = |size, gfp, compacted| {
+        let mut effort = effort(size, gfp, 0, compacted);
+        let first = effort.why_stop();
+        assert_eq!(effort.why_stop(), Some(GaveUp::NoProgress), "there is nothing harder");
+        (first, effort.priority)
+    };
+    let (once_more, full) = (None, CompactPriority::SyncFull);
+    for compacted in [CompactResult::Deferred, CompactResult::Complete, CompactResult::PartialSkipped] {
+        assert_eq!(harder(2, KERNEL, compacted), (once_more, full), "with less regard");
+        assert_eq!(harder(4, mayfail, compacted), (once_more, full), "costly orders as well, if they insist");
+    }
+    assert_eq!(harder(4, mayfail, CompactResult::Skipped), (once_more, full), "against the forecast");
+    assert_eq!(harder(2, KERNEL, CompactResult::Skipped).0, Some(GaveUp::NoProgress), "too little is free");
 }
 
 /// 1024 frames in pageblocks of four, of which 64 are kept back.
@@ -125,5 +133,25 @@ fn an_attempt_finds_what_the_one_before_it_has_left_on_lists() {
     let area = k.vmalloc(140 * crate::addr::PAGE_SIZE, KERNEL | GfpFlags::NOFAIL).unwrap();
     assert_eq!(count(&k, Event::NofailReserve), 1, "the ordinary attempts were not enough");
     k.vfree(area).unwrap();
+    k.audit().unwrap();
+}
+
+#[test]
+fn requests_that_take_over_every_pageblock_still_get_what_movable_areas_leave() {
+    let mut geometry = testing::flat(4096);
+    // Larger than what one walk empties.
+    geometry.pageblock_order = order(9);
+    geometry.min_free = MinFree::Pages(32);
+    let region = MetaRegion::heap(Kmem::<TestPlatform>::metadata_bytes(&geometry).unwrap());
+    let k = Kmem::new(TestPlatform::new(&geometry), &geometry, region).unwrap();
+    let area = || k.vmalloc(crate::PAGE_SIZE, GfpFlags::HIGHUSER_MOVABLE | GfpFlags::NOWARN).ok();
+    let areas: Vec<_> = core::iter::from_fn(area).collect();
+    areas.iter().step_by(2).for_each(|&area| k.vfree(area).unwrap());
+    k.reclaim();
+    let possible = k.meminfo().free >> 4;
+    let blocks = exhaust(&k, 4, KERNEL | GfpFlags::RETRY_MAYFAIL | GfpFlags::NOWARN);
+    assert!(count(&k, Event::CompactSpoils) > 0);
+    // The marks keep a few pages back.
+    assert!(blocks.len() as u64 + 8 >= possible, "{} of {possible}", blocks.len());
     k.audit().unwrap();
 }

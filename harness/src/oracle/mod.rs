@@ -93,6 +93,8 @@ pub(crate) struct Notes {
     pub(crate) aside: u64,
     /// How many slabs had been given up for after a grace period before the call.
     pub(crate) put_off: u64,
+    /// Pages of areas that waited for readers before the call.
+    pub(crate) pending_pages: u64,
     /// Where the next audit goes on with its sample of contents.
     pub(crate) sample: usize,
     /// Warnings that come once only and came.

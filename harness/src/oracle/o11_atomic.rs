@@ -1,16 +1,21 @@
 //! O11: does a failed call change nothing?
 //!
 //! Contract: I13. After a refusal the owners of pages have what the model says, and no more. What reclaim, or the
-//! flush of a cache that could not be destroyed, may have done on the way is allowed: slabs, page tables and lazily freed pages may become fewer, and free pages may move between the
-//! buddy and the per-CPU lists. Slabs may become more by one page, for a vmalloc area's descriptor that was given back to
-//! its cache when a later stage failed; and by those that a request for several objects of a `TYPESAFE_BY_RCU` cache made
-//! before it was refused: they are given up like any slab of such a cache, whose frames stay its own until a grace period
-//! has passed. A call that was rejected as misuse changes no counter at all. That an old block survives a failed
-//! reallocation is asked by O6. Exact but for these pages.
+//! flush of a cache that could not be destroyed, may have done on the way is allowed: slabs, page tables and lazily freed
+//! pages may become fewer, and free pages may move between the buddy and the per-CPU lists. More may remain of
+//!
+//! * slabs, by one page, for a vmalloc area's descriptor that was given back to its cache when a later stage failed;
+//! * slabs, by those that a request for several objects of a `TYPESAFE_BY_RCU` cache made before it was refused: they are
+//!   given up like any slab of such a cache, whose frames stay its own until a grace period has passed;
+//! * lazily freed pages, by those of areas that waited for readers until the call waited for them as well, as the
+//!   destruction of a cache does even if it is refused.
+//!
+//! A call that was rejected as misuse changes no counter at all. That an old block survives a failed reallocation is asked
+//! by O6. Exact but for these pages.
 
 use super::o07_conservation::check_use;
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::old_address;
+use crate::model::{Tier, old_address};
 use crate::subject::{Call, Reply, WhiteBox};
 use kmem::{Event, MemInfo, SlabFlags};
 
@@ -24,6 +29,7 @@ impl Oracle for FailureAtomic {
 
     fn before_call(&self, cx: &mut Context<'_>, _call: &Call) -> Result<(), Violation> {
         cx.model.notes.put_off = cx.subject.white_box().map_or(0, slabs_put_off);
+        cx.model.notes.pending_pages = cx.model.waiting_pages(Tier::Vmalloc);
         Ok(())
     }
 
@@ -36,9 +42,11 @@ impl Oracle for FailureAtomic {
         };
         let (Some(inside), Some(before)) = (cx.subject.white_box(), cx.model.last_use) else { return Ok(()) };
         let after = inside.page_use();
-        let waiting = (slabs_put_off(inside) - cx.model.notes.put_off) * typesafe_pages(inside);
-        let verdict =
-            if misuse { unchanged(&before, &after) } else { only_reclaimed(&step.call, &before, &after, waiting) };
+        let verdict = if misuse {
+            unchanged(&before, &after)
+        } else {
+            only_reclaimed(&before, &after, &Remains::of(cx, inside, &step.call))
+        };
         verdict
             .and_then(|()| check_use(cx, &after))
             .map_err(|message| cx.violation(OracleId::O11FailureAtomic, &[], format!("after a failure {message}")))
@@ -60,12 +68,27 @@ fn typesafe_pages(inside: &dyn WhiteBox) -> u64 {
     caches.map(|cache| cache.order.pages()).max().unwrap_or(0)
 }
 
-fn only_reclaimed(call: &Call, before: &MemInfo, after: &MemInfo, waiting: u64) -> Result<(), String> {
-    let descriptor = u64::from(may_need_descriptor(call));
+/// How many pages more there may be after a refusal.
+struct Remains {
+    slab: u64,
+    lazy: u64,
+}
+
+impl Remains {
+    fn of(cx: &Context<'_>, inside: &dyn WhiteBox, call: &Call) -> Self {
+        let notes = &cx.model.notes;
+        let descriptors = u64::from(may_need_descriptor(call));
+        let waiting = (slabs_put_off(inside) - notes.put_off) * typesafe_pages(inside);
+        let lazy = notes.pending_pages.saturating_sub(cx.model.waiting_pages(Tier::Vmalloc));
+        Self { slab: descriptors + waiting, lazy }
+    }
+}
+
+fn only_reclaimed(before: &MemInfo, after: &MemInfo, remains: &Remains) -> Result<(), String> {
     let rows = [
-        ("slab", before.slab + descriptor + waiting, after.slab),
+        ("slab", before.slab + remains.slab, after.slab),
         ("page table", before.page_tables, after.page_tables),
-        ("lazily freed", before.vmalloc_lazy, after.vmalloc_lazy),
+        ("lazily freed", before.vmalloc_lazy + remains.lazy, after.vmalloc_lazy),
     ];
     match rows.into_iter().find(|(_, most, found)| found > most) {
         Some((what, most, found)) => Err(format!("{found} {what} pages remain, at most {most} may")),
@@ -123,6 +146,22 @@ mod tests {
         assert!(!verdict(&vmalloc, take(1, |u| &mut u.vmalloc_lazy)));
         assert!(!verdict(&vmalloc, take(1, |u| &mut u.page_tables)));
         assert!(!verdict(&vmalloc, |u| u.free -= 1), "a page got lost");
+    }
+
+    #[test]
+    fn an_area_that_waited_for_readers_may_be_freed_by_a_refused_call_and_no_other() {
+        let cx = |waited: u64| {
+            let (mut subject, inside) = (FakeSubject::new(64), FakeSubject::new(64));
+            let mut model = subject.model();
+            model.notes.pending_pages = waited;
+            let call = Call::CacheDestroy { cache: kmem::CacheId::new(0) };
+            Remains::of(&crate::oracle::fake::context(&mut model, &mut subject), &inside, &call).lazy
+        };
+        assert_eq!((cx(0), cx(3)), (0, 3));
+        let before = FakeSubject::new(64).counters;
+        let after = MemInfo { vmalloc_lazy: before.vmalloc_lazy + 3, ..before };
+        let verdict = |lazy| only_reclaimed(&before, &after, &Remains { slab: 0, lazy }).is_ok();
+        assert!(verdict(3) && !verdict(2));
     }
 
     #[test]
