@@ -52,7 +52,7 @@ impl LiveAreas {
     /// Which chain an area that starts at `page` is in.
     fn chain_of(&self, page: u64) -> usize {
         let zone = page >> ZONE_SHIFT;
-        let place = (zone / self.nodes) << ZONE_SHIFT | page % (1 << ZONE_SHIFT);
+        let place = ((zone / self.nodes) << ZONE_SHIFT) | (page % (1 << ZONE_SHIFT));
         let in_node = place.wrapping_mul(SPREAD) >> (u64::BITS - self.chains_log2);
         ((zone % self.nodes) << self.chains_log2 | in_node) as usize
     }

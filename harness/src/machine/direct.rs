@@ -139,7 +139,8 @@ mod tests {
 
     #[test]
     fn a_reset_without_flush_or_in_another_order_is_noticed() {
-        let steps: [(&str, fn(&DirectAliases)); 3] = [
+        type Step = (&'static str, fn(&DirectAliases));
+        let steps: [Step; 3] = [
             ("before it was flushed", |d| {
                 d.invalidate(Pfn::new(3));
                 d.restore(Pfn::new(3), false);

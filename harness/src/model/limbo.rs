@@ -60,6 +60,23 @@ impl Limbo {
         }
     }
 
+    /// The area, and the number of its page, whose page is behind a frame, of a movable area that waits.
+    pub(super) fn movable_page(&self, frame: u32) -> Option<(&Block, usize)> {
+        let areas = self.ghosts.values().map(|ghost| &ghost.block).filter(|block| block.tier == Tier::Vmalloc);
+        let page = |block: &Block| block.frames.iter().position(|&other| other == frame);
+        areas.filter(|block| block.movable).find_map(|block| Some((block, page(block)?)))
+    }
+
+    /// Puts another frame behind a page of an area.
+    pub(super) fn replace_frame(&mut self, addr: u64, index: usize, frame: u32) {
+        let Some(Ghost { mut block, why }) = self.ghosts.remove(&addr) else { return };
+        self.frames.remove(&block);
+        if let Some(slot) = block.frames.get_mut(index) {
+            *slot = frame;
+        }
+        self.add(block, why);
+    }
+
     /// A ghost that shares a byte with `[start, end)`.
     pub(super) fn overlapping(&self, start: u64, end: u64) -> Option<&Ghost> {
         let (_, ghost) = self.ghosts.range(..end).next_back()?;

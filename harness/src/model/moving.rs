@@ -27,10 +27,13 @@ impl Model {
             && !self.blocks(Tiers::VMAP).any(shows)
     }
 
-    /// The area, and the number of its page, whose page is behind a frame and may go to another one: of a live movable area,
-    /// and not pinned.
+    /// The area, and the number of its page, whose page is behind a frame and may go to another one: of a movable area, live
+    /// or waiting to be freed, and not pinned.
     pub fn movable_page(&self, frame: u32) -> Option<(&Block, usize)> {
-        let owner = self.vmalloc_owner(frame).filter(|_| !self.pinned_frames.contains(&frame))?;
+        if self.pinned_frames.contains(&frame) {
+            return None;
+        }
+        let Some(owner) = self.vmalloc_owner(frame) else { return self.limbo.movable_page(frame) };
         let block = self.blocks(Tiers::VMALLOC).find(|block| block.handle == owner && block.movable)?;
         let index = block.frames.iter().position(|&other| other == frame)?;
         Some((block, index))
@@ -60,7 +63,7 @@ impl Model {
         let frame = |addr| self.direct_frames(addr, PAGE_SIZE).start;
         let (from, to) = (frame(moved.from), frame(moved.to));
         let Some((addr, index)) = self.movable_page(from).map(|(block, index)| (block.addr, index)) else { return };
-        let Some(mut block) = self.remove(addr) else { return };
+        let Some(mut block) = self.remove(addr) else { return self.limbo.replace_frame(addr, index, to) };
         block.frames[index] = to;
         self.insert(block);
     }

@@ -5,7 +5,7 @@ use super::window::free_mapping;
 use crate::model::caches::{CacheNaming, CacheSpec};
 use crate::model::debug::Checks;
 use crate::model::{Block, RcuCall, Tier, Tiers, freed_address, old_address};
-use crate::oracle;
+use crate::oracle::{self, Violation};
 use crate::subject::{AreaCall, Call, Near};
 use crate::trace::Op;
 use kmem::{GfpFlags, NodeId, PAGE_SIZE};
@@ -131,10 +131,8 @@ impl Session {
         if self.block(addr).is_some_and(|block| block.tier == Tier::Pages && block.own_references() == 0) {
             return Ok(());
         }
-        while let Some(frame) = self.block(addr).and_then(|block| self.model.pinned_frame(block)) {
-            if !self.call(Call::UnpinArea { frame })? {
-                return Ok(());
-            }
+        if !self.drop_pins(addr)? {
+            return Ok(());
         }
         while let Some(alias) = self.alias_of(addr) {
             self.free_at(alias)?;
@@ -143,6 +141,16 @@ impl Session {
             }
         }
         self.call(call).map(drop)
+    }
+
+    /// Takes all pins of a block's pages back; `false` if one stays.
+    pub(super) fn drop_pins(&mut self, addr: u64) -> Result<bool, Violation> {
+        while let Some(frame) = self.block(addr).and_then(|block| self.model.pinned_frame(block)) {
+            if !self.call(Call::UnpinArea { frame })? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Frees a page block as it is, which is a mistake if somebody maps it.

@@ -67,6 +67,9 @@ impl Session {
         if let Some(alias) = Some(area).filter(|area| area.puts_pages()).and_then(|area| self.alias_of_dropped(area)) {
             return self.free_at(alias);
         }
+        if !self.drop_pins(addr)? {
+            return Ok(());
+        }
         let call = Call::Window(WindowCall::VfreeAtomic { addr, kv });
         self.call(call.clone())?;
         let notices = self.model.is_tight() && self.model.geometry().hardening != kmem::Hardening::Off;
@@ -108,7 +111,7 @@ impl Session {
         let count = |frame: u32| area.frames.iter().filter(|&&f| f == frame).count() as u32;
         let is_dropped = |frame: &&u32| {
             let page = self.block(self.model.address_of(**frame));
-            page.is_none_or(|page| page.refs + 1 <= count(**frame))
+            page.is_none_or(|page| page.refs < count(**frame))
         };
         let dropped: Vec<u32> = area.frames.iter().filter(is_dropped).copied().collect();
         let shows = |other: &&Block| other.addr != area.addr && other.frames.iter().any(|f| dropped.contains(f));

@@ -15,6 +15,7 @@ use kmem::{
     FailSlab, FaultAttr, FrameKind, FreeError, Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, PageOwner, Pfn,
     Violation, VirtAddr, VmFlags, VmallocArgs, VmallocEntry, Vpn, Warning,
 };
+use std::cell::RefCell;
 use std::rc::Rc;
 
 /// The allocator under test and the machine it runs on.
@@ -25,6 +26,8 @@ pub struct KmemSubject {
     warnings: Vec<Warning>,
     /// What the last call asked of other layers and of the machine.
     nested: Nested,
+    /// What `vmallocinfo` shows since the last call, once somebody has asked.
+    areas: RefCell<Option<Vec<VmallocEntry>>>,
     caches_made: u32,
     slots: Vec<Option<Pfn>>,
     sheaves: Sheaves,
@@ -49,6 +52,7 @@ impl KmemSubject {
             machine,
             warnings: Vec::new(),
             nested: Nested::default(),
+            areas: RefCell::default(),
             caches_made: 0,
             slots: Vec::new(),
             sheaves: Sheaves::default(),
@@ -63,6 +67,8 @@ impl KmemSubject {
 
     /// The allocator itself.
     pub fn kmem(&self) -> &Kmem<SimPlatform> {
+        // Whoever has it may change it.
+        self.areas.take();
         &self.kmem
     }
 
@@ -322,6 +328,7 @@ impl Subject for KmemSubject {
     }
 
     fn call(&mut self, call: &Call) -> Reply {
+        self.areas.take();
         let reply = self
             .slab_call(call)
             .or_else(|| self.pages_call(call))
@@ -424,9 +431,12 @@ impl WhiteBox for KmemSubject {
     }
 
     fn vmallocinfo(&self) -> Vec<VmallocEntry> {
-        let mut areas = Vec::new();
-        self.kmem.vmallocinfo(|area| areas.push(area));
-        areas
+        let read = || {
+            let mut areas = Vec::new();
+            self.kmem.vmallocinfo(|area| areas.push(area));
+            areas
+        };
+        self.areas.borrow_mut().get_or_insert_with(read).clone()
     }
 
     fn frame_kind(&self, pfn: u32) -> FrameKind {
