@@ -58,7 +58,7 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// # Errors
     ///
-    /// As [`Self::alloc_pages`].
+    /// As [`Self::alloc_block`].
     pub(crate) fn alloc_missed(
         &self,
         order: Order,
@@ -93,7 +93,7 @@ impl<P: Platform> PageAllocator<P> {
         self.alloc_block_at(order, gfp, node, FrameKind::Pages, location)
     }
 
-    /// Frees a block from [`Self::alloc_pages`].
+    /// Frees a block from [`Self::alloc_block`].
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ impl<P: Platform> PageAllocator<P> {
     ///
     /// # Errors
     ///
-    /// [`AllocError::ZeroSize`], and as [`Self::alloc_pages`].
+    /// [`AllocError::ZeroSize`], and as [`Self::alloc_block`].
     pub(crate) fn alloc_pages_exact_at(
         &self,
         size: usize,
@@ -148,7 +148,7 @@ impl<P: Platform> PageAllocator<P> {
         Ok(first)
     }
 
-    /// Turns a block of [`Self::alloc_pages`] into pages that are freed one by one.
+    /// Turns a block of [`Self::alloc_block`] into pages that are freed one by one.
     ///
     /// # Errors
     ///

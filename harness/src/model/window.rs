@@ -69,9 +69,13 @@ impl Model {
 
     /// Follows the frees of this kind that a call has done on its way: what they gave back it may have handed out again.
     pub fn settle_deferred(&mut self, subject: &dyn crate::subject::Subject) {
-        if self.limbo.iter().any(|ghost| ghost.why == Why::Deferred) {
+        let waiting = self.limbo.iter().filter(|ghost| ghost.why == Why::Deferred);
+        let waiting: Vec<(u64, u64)> = waiting.map(|ghost| (ghost.block.addr, ghost.block.end())).collect();
+        if !waiting.is_empty() {
             self.settle(subject);
         }
+        let is_drained = |&(addr, _): &(u64, u64)| self.deferred(addr).is_none();
+        self.notes.drained = waiting.into_iter().filter(is_drained).collect();
     }
 
     /// The area at an address that waits for such a free.

@@ -107,6 +107,8 @@ pub(crate) struct Notes {
     pub(crate) lent: Vec<(u64, u8)>,
     /// Pages of areas, by address, that went to other frames during the call that is being judged.
     pub(crate) moved_pages: Vec<u64>,
+    /// Where the areas were whose freeing was put off and which were freed during the call: their pages may have moved before.
+    pub(crate) drained: Vec<(u64, u64)>,
     /// Blocks and pages of areas that moved, and pages that were lent, during the call that is being judged.
     pub(crate) moved: usize,
     /// Whether the call that is being judged does nothing but compact.

@@ -133,6 +133,7 @@ fn check_right(cx: &Context<'_>, moved: &Moved) -> Result<(), Violation> {
         let of_area = cx.model.movable_page(from);
         return match of_area.filter(|(block, index)| block.addr + (index * PAGE_SIZE) as u64 == page) {
             Some(_) => Ok(()),
+            None if cx.model.notes.drained.iter().any(|&(start, end)| (start..end).contains(&page)) => Ok(()),
             None => {
                 let message = format!("{moved:x?}: that is no page of a movable area, or somebody else shows it");
                 Err(cx.violation(OracleId::O10RightTier, &[], message))

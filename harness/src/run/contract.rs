@@ -96,7 +96,11 @@ pub(crate) const OUT_OF_REACH: &[(&str, &str, &str)] = &[
     ("slab steps", "NolockDrained", ONE_AT_A_TIME),
     ("slab steps", "NolockFreeRefused", ONE_AT_A_TIME),
     ("frees that wait for readers", "RcuChainLost", NO_WRITE_TO_FREED),
+    ("reclaim and refusal", "VmallocPagePinned", SEEN_BEFORE),
 ];
+/// Why no page of an area refuses to move.
+const SEEN_BEFORE: &str =
+    "that a page may not move is seen before it is asked; only another CPU's pin in between is refused";
 /// Why no chain of waiting objects is cut off.
 const NO_WRITE_TO_FREED: &str =
     "a trace writes to no block that it gave up, but for bytes that a debug cache guards; a test of the core does";

@@ -192,8 +192,8 @@ impl Session {
         self.guest.begin_step();
         self.guest.set_evictable(&self.model.evictable(&call));
         let reply = self.guest.call(&call);
-        self.follow_moves()?;
         self.model.settle_deferred(&*self.guest);
+        self.follow_moves()?;
         if reply == Reply::Unsupported {
             return Ok(reply);
         }

@@ -3,7 +3,7 @@
 use kmem::FaultPoint;
 use serde::{Deserialize, Serialize};
 
-/// The tier that a [`Op::Burst`] allocates from.
+/// The tier that a [`Op::Burst`](super::Op::Burst) allocates from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum BurstTier {
     /// `alloc_pages` of the smallest order that holds the size.
