@@ -97,6 +97,8 @@ pub(crate) const OUT_OF_REACH: &[(&str, &str, &str)] = &[
     ("slab steps", "NolockFreeRefused", ONE_AT_A_TIME),
     ("frees that wait for readers", "RcuChainLost", NO_WRITE_TO_FREED),
     ("reclaim and refusal", "VmallocPagePinned", SEEN_BEFORE),
+    ("kvmalloc and vmalloc", "VfreeNoted", ONE_AT_A_TIME),
+    ("warnings", "WarnVfreeOfNothing", ONE_AT_A_TIME),
 ];
 /// Why no page of an area refuses to move.
 const SEEN_BEFORE: &str =
