@@ -87,8 +87,9 @@ impl Session {
             _ => (VmFlags::FLUSH_RESET_PERMS, false),
         };
         let puts = flags.contains(VmFlags::MAP_PUT_PAGES);
-        // A block of several pages has no reference to each; now and then a caller does not know that.
-        let fits = |block: &&Block| !puts || (block.own_references() > 0 && (block.order == 0 || pick % 16 == 15));
+        // A page that only areas have references to is not the program's to map. A block of several pages has no reference to
+        // each; now and then a caller does not know that.
+        let fits = |block: &&Block| block.own_references() > 0 && (!puts || block.order == 0 || pick % 16 == 15);
         let blocks = self.model.count(Tiers::PAGES);
         let following = (0..blocks.min(64)).filter_map(|n| self.model.pick(Tiers::PAGES, pick.wrapping_add(n)));
         let chosen: Vec<u64> = following.filter(fits).take(count).map(|block| block.addr).collect();
