@@ -32,16 +32,7 @@ impl PageTables {
         gfp: GfpFlags,
         mut next: impl FnMut() -> Option<Pfn>,
     ) -> Result<(), MapError> {
-        let mut mapped = 0;
-        for piece in range.by_table() {
-            let mut nr_tables = self.nr_tables.lock();
-            let path = self
-                .tables_or_make(pages, piece.start(), HUGE + 1, gfp, &mut nr_tables)
-                .map_err(|error| MapError { error, mapped })?;
-            map_piece(&pages.base, &path, piece, &mut next);
-            mapped += piece.pages();
-        }
-        Ok(())
+        self.map_pieces(pages, range, gfp, HUGE + 1, |path, piece| map_piece(&pages.base, path, piece, &mut next))
     }
 
     /// log2 of the pages that the entry maps which maps this page; `None` if there is no entry.

@@ -159,13 +159,28 @@ impl PageTables {
         gfp: GfpFlags,
         mut next: impl FnMut() -> Option<Pfn>,
     ) -> Result<(), MapError> {
+        self.map_pieces(pages, range, gfp, LEVELS, |path, piece| {
+            map_piece(&pages.base, path.tables[LEAF], piece, &mut next);
+        })
+    }
+
+    /// Has each piece of `range` mapped by `map`, in tables down to this many levels; missing ones are made.
+    #[inline(always)]
+    fn map_pieces<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        range: VpnRange,
+        gfp: GfpFlags,
+        levels: usize,
+        mut map: impl FnMut(&Path, VpnRange),
+    ) -> Result<(), MapError> {
         let mut mapped = 0;
         for piece in range.by_table() {
             let mut nr_tables = self.nr_tables.lock();
             let path = self
-                .tables_or_make(pages, piece.start(), LEVELS, gfp, &mut nr_tables)
+                .tables_or_make(pages, piece.start(), levels, gfp, &mut nr_tables)
                 .map_err(|error| MapError { error, mapped })?;
-            map_piece(&pages.base, path.tables[LEAF], piece, &mut next);
+            map(&path, piece);
             mapped += piece.pages();
         }
         Ok(())

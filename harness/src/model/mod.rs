@@ -58,20 +58,6 @@ pub struct ExpectedUse {
     pub bad: u64,
 }
 
-/// A virtual area that was freed and whose translations may still sit in a TLB.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FreedArea {
-    /// First address.
-    pub addr: u64,
-    /// Pages of address space without the guard.
-    pub pages: usize,
-    /// The frames that are somebody else's, who may pass them on before the flush.
-    pub shared: Vec<u32>,
-}
-
-/// How many freed areas are remembered.
-const FREED_AREAS: usize = 32;
-
 /// What is live, and what that implies.
 pub struct Model {
     geometry: Geometry,
@@ -83,7 +69,6 @@ pub struct Model {
     guards: rcu::Guards,
     sheaves: Vec<SheafModel>,
     expected: ExpectedUse,
-    freed_areas: Vec<FreedArea>,
     /// Guarded objects that were freed, and guarded bytes that were changed.
     pub(crate) debugged: Debugged,
     next_handle: u64,
@@ -113,7 +98,6 @@ impl Model {
             limbo: Limbo::new(FrameMap::new(geometry.frames(), geometry.direct_map.as_u64())),
             sheaves: Vec::new(),
             expected: ExpectedUse::default(),
-            freed_areas: Vec::new(),
             debugged: Debugged::default(),
             next_handle: 0,
             cpu: 0,
@@ -285,11 +269,6 @@ impl Model {
         self.expected
     }
 
-    /// Areas freed lately, the oldest first.
-    pub fn freed_areas(&self) -> &[FreedArea] {
-        &self.freed_areas
-    }
-
     /// The handle of the vmalloc block that owns a frame.
     pub fn vmalloc_owner(&self, frame: u32) -> Option<u64> {
         self.frames.vmalloc_owner(frame)
@@ -356,7 +335,6 @@ impl Model {
                 if let Some(block) = freed_address(call).and_then(|addr| self.remove(addr)) {
                     self.guard(&block, self.notes.time + 1);
                     self.let_go_of_pages(call, &block);
-                    self.remember_freed(&block);
                 }
             }
             _ => {}
@@ -420,9 +398,6 @@ impl Model {
     /// Follows a call that answered with a block: an allocation, or a reallocation in place, moved, or to nothing.
     fn follow_block(&mut self, call: &Call, addr: u64, usable: usize, subject: &dyn Subject) {
         let old = old_address(call).and_then(|old| self.remove(old));
-        if let Some(old) = old.as_ref().filter(|old| old.addr != addr) {
-            self.remember_freed(old);
-        }
         // Null and the zero-size address stand for no block.
         if addr <= kmem::VirtAddr::ZERO_SIZE.as_u64() {
             return;
@@ -563,18 +538,6 @@ impl Model {
             }
         };
         *counter = apply(*counter, block.pages());
-    }
-
-    fn remember_freed(&mut self, block: &Block) {
-        if !block.tier.is_virtual() {
-            return;
-        }
-        if self.freed_areas.len() == FREED_AREAS {
-            self.freed_areas.remove(0);
-        }
-        let is_shared = |frame: &&u32| block.tier != Tier::Vmalloc && !self.is_dropped(block, **frame);
-        let shared = block.frames.iter().filter(is_shared).copied().collect();
-        self.freed_areas.push(FreedArea { addr: block.addr, pages: block.area_pages, shared });
     }
 }
 

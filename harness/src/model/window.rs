@@ -83,9 +83,4 @@ impl Model {
         let ghost = self.ghost_overlapping(addr, addr.saturating_add(1))?;
         (ghost.why == Why::Deferred && ghost.block.addr == addr).then_some(&ghost.block)
     }
-
-    /// Tells whether nobody has a page any more to which an area that is gone had a reference.
-    pub(super) fn is_dropped(&self, area: &Block, frame: u32) -> bool {
-        area.puts_pages() && self.block(self.address_of(frame)).is_none()
-    }
 }
