@@ -28,7 +28,7 @@ enum Table {
     Realloc,
     /// Large blocks out of a checkerboard of areas, whose pages may move or not.
     Moving,
-    /// Linux's test_vmalloc, all thirteen cases.
+    /// Linux's test_vmalloc.
     Vmalloc,
 }
 
@@ -52,8 +52,8 @@ pub(super) struct BenchArgs {
     /// Which pair that is.
     #[arg(long, value_enum, default_value_t = HotPair::Kmalloc, hide = true)]
     pair: HotPair,
-    /// Only executes a case of test_vmalloc, by its bit: what runs below callgrind. `--pairs` says how often.
-    #[arg(long, value_name = "BIT", hide = true)]
+    /// Only executes a case of test_vmalloc, by its place in the list: what runs below callgrind. `--pairs` says how often.
+    #[arg(long, value_name = "N", hide = true)]
     case: Option<usize>,
 }
 
@@ -155,8 +155,8 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
         }
         (None, None) => {}
     }
-    if let (Some(bit), Some(loops)) = (args.case, args.pairs) {
-        return bench_vmalloc::only(bit, loops);
+    if let (Some(place), Some(loops)) = (args.case, args.pairs) {
+        return bench_vmalloc::only(place, loops);
     }
     if let Some(pairs) = args.pairs {
         hot_pairs(args.pair, pairs)?;

@@ -26,9 +26,9 @@ struct Row {
     published_ns: Option<u32>,
 }
 
-/// Executes the case with this bit, and nothing else.
-pub(super) fn only(bit: usize, loops: u64) -> Result<Verdict, UserError> {
-    let case = Case::ALL.get(bit).ok_or_else(|| UserError(format!("there is no case {bit}")))?;
+/// Executes the case at this place, and nothing else.
+pub(super) fn only(place: usize, loops: u64) -> Result<Verdict, UserError> {
+    let case = Case::ALL.get(place).ok_or_else(|| UserError(format!("there is no case {place}")))?;
     execute(*case, loops).map(|_| Verdict::Fine)
 }
 
@@ -64,9 +64,9 @@ fn execute(case: Case, loops: u64) -> Result<(Duration, Passed), UserError> {
     }
 }
 
-/// Measures the case with this bit.
-fn measure(bit: usize) -> Result<Row, UserError> {
-    let case = Case::ALL[bit];
+/// Measures the case at this place.
+fn measure(place: usize) -> Result<Row, UserError> {
+    let case = Case::ALL[place];
     let [few, many] = if case.is_repeated() { LOOPS } else { [0, 1] };
     let allocs = match execute(case, many)?.1 {
         Passed::WithRefusal(granted) if !case.is_repeated() => granted as f64,
@@ -74,7 +74,7 @@ fn measure(bit: usize) -> Result<Row, UserError> {
     };
     let [short, long] = [least_time(case, few)?, least_time(case, many)?];
     let ns = long.saturating_sub(short).as_nanos() as f64 / allocs;
-    let count = |loops: u64| instructions_of(&["--case", &bit.to_string(), "--pairs", &loops.to_string()]);
+    let count = |loops: u64| instructions_of(&["--case", &place.to_string(), "--pairs", &loops.to_string()]);
     let instructions = count(many).and_then(|many| Ok(many.saturating_sub(count(few)?) as f64 / allocs));
     Ok(Row { name: case.name(), ns, instructions, published_ns: case.published_ns() })
 }
