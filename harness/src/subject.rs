@@ -378,6 +378,10 @@ pub trait WhiteBox {
     fn slabinfo(&self) -> Vec<kmem::CacheInfo>;
     /// vmalloc areas, live and lazy.
     fn vmallocinfo(&self) -> Vec<kmem::VmallocEntry>;
+    /// The area that starts at an address.
+    fn vm_area(&self, addr: u64) -> Option<kmem::VmallocEntry> {
+        self.vmallocinfo().into_iter().find(|area| area.start.as_u64() == addr)
+    }
     /// Who owns a frame.
     fn frame_kind(&self, pfn: u32) -> kmem::FrameKind;
     /// The migrate type of the pageblock around a frame; `None` outside all zones.

@@ -1,6 +1,7 @@
 //! Audits over all layers, and what `inspect` shows.
 
 use super::Kmem;
+use crate::addr::VirtAddr;
 use crate::buddy::OwnerClass;
 use crate::error::{CacheId, Invariant, Violation};
 use crate::inspect::{BuddyInfo, CacheInfo, MemInfo, PageOwner, PageTypeInfo, VmallocEntry};
@@ -76,6 +77,11 @@ impl<P: Platform> Kmem<P> {
     /// Calls `each` for every area of the vmalloc window, lazily freed ones included, in the order of their addresses.
     pub fn vmallocinfo(&self, each: impl FnMut(VmallocEntry)) {
         self.vmalloc.for_each_area(&self.pages, each);
+    }
+
+    /// The area that has `addr` in its pages, also one that only waits to be freed or flushed, or that a pool keeps.
+    pub fn find_vm_area(&self, addr: VirtAddr) -> Option<VmallocEntry> {
+        self.vmalloc.find_vm_area(&self.pages, addr)
     }
 
     /// Calls `each` for every block of pages that is in use, in the order of frames: a leak report, if nothing should

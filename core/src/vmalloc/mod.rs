@@ -110,6 +110,8 @@ use tree::Tree;
 
 /// The name of the cache of area records, as `slabinfo` shows it.
 const RECORD_CACHE: &str = "vmap_area";
+/// How many areas a walk over all of them reads at a time, while it has the window's lock.
+const SHOWN_AT_ONCE: usize = 16;
 
 /// The vmalloc window: its areas, and the page tables behind them.
 pub(crate) struct Vmalloc {
@@ -187,15 +189,34 @@ impl Vmalloc {
     /// Shows every area in address order, lazy ones too. Areas that come and go meanwhile may be missed.
     pub(crate) fn for_each_area<P: Platform>(&self, pages: &PageAllocator<P>, mut see: impl FnMut(VmallocEntry)) {
         let mut from = 0;
-        while let Some((_, node)) = self.area_from(&pages.base, from) {
-            from = node.end();
-            if let Some(mut entry) = node.entry() {
-                if node.state.is_live() {
-                    entry.on_nodes = self.pages_on_nodes(pages, &node);
+        let mut batch = [None; SHOWN_AT_ONCE];
+        loop {
+            let shown = self.areas_from(&pages.base, from, &mut batch);
+            for node in batch.iter().take(shown).flatten() {
+                from = node.end();
+                if let Some(entry) = self.entry(pages, node) {
+                    see(entry);
                 }
-                see(entry);
+            }
+            if shown < SHOWN_AT_ONCE {
+                return;
             }
         }
+    }
+
+    /// The area, of whatever state, that has `addr` in its pages.
+    pub(crate) fn find_vm_area<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Option<VmallocEntry> {
+        let (_, node) = self.area_around(&pages.base, addr)?;
+        self.entry(pages, &node)
+    }
+
+    /// What is shown of an area; nothing of one that is only about to be.
+    fn entry<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> Option<VmallocEntry> {
+        let mut entry = node.entry()?;
+        if node.state.is_live() {
+            entry.on_nodes = self.pages_on_nodes(pages, node);
+        }
+        Some(entry)
     }
 
     /// How many of an area's pages have their frames on each memory node.

@@ -179,6 +179,19 @@ impl Vmalloc {
         Some((at, self.load_locked(base, at, &spot)))
     }
 
+    /// Fills `batch` with the areas at or after `page`, of whatever state, in address order; returns how many there are.
+    pub(super) fn areas_from<P>(&self, base: &Base<P>, page: u64, batch: &mut [Option<Node>]) -> usize {
+        let space = self.space.lock();
+        let mut places = batch.iter_mut();
+        space.tree.walk_from(&records(base).window(), page, |at, spot| {
+            let Some(place) = places.next() else { return false };
+            *place = Some(self.load_locked(base, at, spot));
+            places.len() > 0
+        });
+        let left = places.len();
+        batch.len() - left
+    }
+
     /// The first area, of whatever state, that has a page at or after `page`; guards do not count.
     pub(super) fn area_ending_after<P>(&self, base: &Base<P>, page: u64) -> Option<Node> {
         let around = self.area_around(base, Vpn::new(page).addr());

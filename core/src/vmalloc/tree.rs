@@ -168,20 +168,19 @@ impl Tree {
         best
     }
 
-    /// The first area that starts at or after page `page`. Walking with it needs no stack and tolerates changes
-    /// between the steps.
+    /// The first area that starts at or after page `page`.
     pub(super) fn ceiling(&self, store: &impl Store, page: u64) -> Option<(Link, Spot)> {
-        let (mut at, mut best) = (self.root, None);
-        while !at.is_nil() {
-            let node = store.load(at);
-            if node.start >= page {
-                best = Some((at, node));
-                at = node.left;
-            } else {
-                at = node.right;
-            }
-        }
-        best
+        let mut first = None;
+        self.walk_from(store, page, |at, spot| {
+            first = Some((at, *spot));
+            false
+        });
+        first
+    }
+
+    /// Shows the areas that start at or after page `page` in address order, as long as `see` agrees.
+    pub(super) fn walk_from(&self, store: &impl Store, page: u64, mut see: impl FnMut(Link, &Spot) -> bool) {
+        walk_from(store, self.root, u8::MAX, page, &mut see);
     }
 
     /// Shows all areas in address order, as long as `see` agrees, and checks the equations above on the way.
@@ -340,6 +339,21 @@ fn settle(store: &impl Store, at: Link, old: &Spot, mut node: Spot) -> Subtree {
     }
     store.store(at, &node);
     Subtree { root: at, same: (node.height, node.max_gap) == (old.height, old.max_gap) }
+}
+
+/// Shows a subtree's areas from page `page` on; tells whether `see` wants more. Heights fall on the way down, so a link that
+/// was corrupted into a cycle ends the walk instead of keeping it forever.
+fn walk_from(store: &impl Store, at: Link, above: u8, page: u64, see: &mut impl FnMut(Link, &Spot) -> bool) -> bool {
+    if at.is_nil() {
+        return true;
+    }
+    let node = store.load(at);
+    if node.height >= above {
+        return true;
+    }
+    let is_wanted = node.start >= page;
+    (!is_wanted || walk_from(store, node.left, node.height, page, see) && see(at, &node))
+        && walk_from(store, node.right, node.height, page, see)
 }
 
 /// Height and largest gap of a subtree that may be empty.

@@ -2,7 +2,7 @@
 
 use super::block::{Block, Tier};
 use super::frames::FrameMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Why a block that was given up must not be touched.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,15 +30,25 @@ pub struct Ghost {
 }
 
 /// All blocks in limbo, by address. They overlap neither each other nor a live block.
+///
+/// ```text
+/// ghosts[a].why == Deferred       <=>  a in deferred
+/// ghosts[a].why == Rcu { stamp }  <=>  (stamp, a) in readers
+/// pages[tier] == sum of the pages of the ghosts of that tier that are not Leaked
+/// ```
 #[derive(Debug)]
 pub(super) struct Limbo {
     ghosts: BTreeMap<u64, Ghost>,
+    deferred: BTreeSet<u64>,
+    readers: BTreeSet<(u64, u64)>,
+    pages: [u64; Tier::COUNT],
     frames: FrameMap,
 }
 
 impl Limbo {
     pub(super) fn new(frames: FrameMap) -> Self {
-        Self { ghosts: BTreeMap::new(), frames }
+        let (ghosts, deferred, readers) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
+        Self { ghosts, deferred, readers, pages: [0; Tier::COUNT], frames }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -49,15 +59,50 @@ impl Limbo {
         self.ghosts.values()
     }
 
+    pub(super) fn get(&self, addr: u64) -> Option<&Ghost> {
+        self.ghosts.get(&addr)
+    }
+
+    /// The areas whose freeing was put off.
+    pub(super) fn deferred(&self) -> impl Iterator<Item = &Ghost> {
+        self.deferred.iter().filter_map(|addr| self.ghosts.get(addr))
+    }
+
+    /// The blocks that wait for a grace period up to this one.
+    pub(super) fn awaited(&self, completed: u64) -> impl Iterator<Item = &Ghost> {
+        self.readers.range(..=(completed, u64::MAX)).filter_map(|(_, addr)| self.ghosts.get(addr))
+    }
+
+    /// Pages that blocks of a tier still have, but for those that stay for ever.
+    pub(super) fn waiting_pages(&self, tier: Tier) -> u64 {
+        self.pages[tier as usize]
+    }
+
     pub(super) fn add(&mut self, block: Block, why: Why) {
         self.frames.add(&block);
+        match why {
+            Why::Leaked => {}
+            Why::Deferred => drop(self.deferred.insert(block.addr)),
+            Why::Rcu { stamp, .. } => drop(self.readers.insert((stamp, block.addr))),
+        }
+        if why != Why::Leaked {
+            self.pages[block.tier as usize] += block.pages();
+        }
         self.ghosts.insert(block.addr, Ghost { block, why });
     }
 
-    pub(super) fn remove(&mut self, addr: u64) {
-        if let Some(ghost) = self.ghosts.remove(&addr) {
-            self.frames.remove(&ghost.block);
+    pub(super) fn remove(&mut self, addr: u64) -> Option<Ghost> {
+        let ghost = self.ghosts.remove(&addr)?;
+        self.frames.remove(&ghost.block);
+        match ghost.why {
+            Why::Leaked => {}
+            Why::Deferred => drop(self.deferred.remove(&addr)),
+            Why::Rcu { stamp, .. } => drop(self.readers.remove(&(stamp, addr))),
         }
+        if ghost.why != Why::Leaked {
+            self.pages[ghost.block.tier as usize] -= ghost.block.pages();
+        }
+        Some(ghost)
     }
 
     /// The area, and the number of its page, whose page is behind a frame, of a movable area that waits.
@@ -69,8 +114,7 @@ impl Limbo {
 
     /// Puts another frame behind a page of an area.
     pub(super) fn replace_frame(&mut self, addr: u64, index: usize, frame: u32) {
-        let Some(Ghost { mut block, why }) = self.ghosts.remove(&addr) else { return };
-        self.frames.remove(&block);
+        let Some(Ghost { mut block, why }) = self.remove(addr) else { return };
         if let Some(slot) = block.frames.get_mut(index) {
             *slot = frame;
         }

@@ -254,6 +254,11 @@ impl Model {
         self.limbo.iter()
     }
 
+    /// Such memory that starts at `addr`.
+    pub fn ghost_at(&self, addr: u64) -> Option<&Ghost> {
+        self.limbo.get(addr)
+    }
+
     /// Such memory with a byte in `[start, end)`.
     pub fn ghost_overlapping(&self, start: u64, end: u64) -> Option<&Ghost> {
         self.limbo.overlapping(start, end)

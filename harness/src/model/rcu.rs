@@ -81,22 +81,17 @@ impl Model {
             return;
         }
         let first_frame = |addr: u64| self.direct_frames(addr, PAGE_SIZE).start;
-        let areas = inside.vmallocinfo();
-        let is_listed = |addr: u64, kind| areas.iter().any(|area| area.start.as_u64() == addr && area.kind == kind);
-        let gone = |ghost: &&super::Ghost| match ghost.why {
-            Why::Leaked => false,
-            Why::Deferred => !is_listed(ghost.block.addr, AreaKind::Deferred),
-            Why::Rcu { stamp, .. } if stamp > completed => false,
-            Why::Rcu { .. } => match ghost.block.tier {
-                Tier::LargeKmalloc => inside.frame_kind(first_frame(ghost.block.addr)) != FrameKind::LargePending,
-                Tier::Vmalloc => !is_listed(ghost.block.addr, AreaKind::Pending),
-                _ => true,
-            },
+        let is_listed = |addr: u64, kind| inside.vm_area(addr).is_some_and(|area| area.kind == kind);
+        let gone = |ghost: &&super::Ghost| match (ghost.why, ghost.block.tier) {
+            (Why::Deferred, _) => !is_listed(ghost.block.addr, AreaKind::Deferred),
+            (_, Tier::LargeKmalloc) => inside.frame_kind(first_frame(ghost.block.addr)) != FrameKind::LargePending,
+            (_, Tier::Vmalloc) => !is_listed(ghost.block.addr, AreaKind::Pending),
+            _ => true,
         };
-        let gone: Vec<super::Ghost> = self.limbo.iter().filter(gone).cloned().collect();
+        let waiting = self.limbo.deferred().chain(self.limbo.awaited(completed));
+        let gone: Vec<u64> = waiting.filter(gone).map(|ghost| ghost.block.addr).collect();
         for ghost in gone {
-            self.limbo.remove(ghost.block.addr);
-            if ghost.why == Why::Deferred {
+            if let Some(ghost) = self.limbo.remove(ghost).filter(|ghost| ghost.why == Why::Deferred) {
                 self.drop_pages(&ghost.block);
             }
         }
@@ -120,7 +115,6 @@ impl Model {
 
     /// Pages that blocks of a tier still have although they were given up.
     pub fn waiting_pages(&self, tier: Tier) -> u64 {
-        let waits = |ghost: &&super::Ghost| ghost.block.tier == tier && ghost.why != Why::Leaked;
-        self.limbo.iter().filter(waits).map(|ghost| ghost.block.pages()).sum()
+        self.limbo.waiting_pages(tier)
     }
 }

@@ -69,8 +69,8 @@ impl Model {
 
     /// Follows the frees of this kind that a call has done on its way: what they gave back it may have handed out again.
     pub fn settle_deferred(&mut self, subject: &dyn crate::subject::Subject) {
-        let waiting = self.limbo.iter().filter(|ghost| ghost.why == Why::Deferred);
-        let waiting: Vec<(u64, u64)> = waiting.map(|ghost| (ghost.block.addr, ghost.block.end())).collect();
+        let waiting: Vec<(u64, u64)> =
+            self.limbo.deferred().map(|ghost| (ghost.block.addr, ghost.block.end())).collect();
         if !waiting.is_empty() {
             self.settle(subject);
         }
@@ -80,7 +80,11 @@ impl Model {
 
     /// The area at an address that waits for such a free.
     pub fn deferred(&self, addr: u64) -> Option<&Block> {
-        let ghost = self.ghost_overlapping(addr, addr.saturating_add(1))?;
-        (ghost.why == Why::Deferred && ghost.block.addr == addr).then_some(&ghost.block)
+        self.limbo.get(addr).filter(|ghost| ghost.why == Why::Deferred).map(|ghost| &ghost.block)
+    }
+
+    /// An area that waits for such a free, if there is one.
+    pub fn any_deferred(&self) -> Option<&Block> {
+        self.limbo.deferred().next().map(|ghost| &ghost.block)
     }
 }

@@ -101,6 +101,8 @@ pub(crate) struct Notes {
     pub(crate) warned: u32,
     /// The window and the blocks for huge entries before the call, if it may make an area.
     pub(crate) area: Option<o23_areas::Before>,
+    /// Credit of the calls for areas since the last one that was judged by where its area is.
+    pub(crate) unjudged_areas: usize,
     /// The free that was done by the last step, if it was one.
     pub(crate) freed: Option<Call>,
     /// Blocks lent to the host by the calls before this one, as long as these did nothing else.

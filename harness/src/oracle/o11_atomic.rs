@@ -78,7 +78,8 @@ impl Remains {
     fn of(cx: &Context<'_>, inside: &dyn WhiteBox, call: &Call) -> Self {
         let notes = &cx.model.notes;
         let descriptors = u64::from(may_need_descriptor(call));
-        let waiting = (slabs_put_off(inside) - notes.put_off) * typesafe_pages(inside);
+        let put_off = slabs_put_off(inside) - notes.put_off;
+        let waiting = if put_off > 0 { put_off * typesafe_pages(inside) } else { 0 };
         let lazy = notes.pending_pages.saturating_sub(cx.model.waiting_pages(Tier::Vmalloc));
         Self { slab: descriptors + waiting, lazy }
     }

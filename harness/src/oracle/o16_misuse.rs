@@ -39,7 +39,7 @@ impl Oracle for MisuseNamed {
         check_waiting(cx, step, addr)?;
         // An object of no bytes overlaps nothing.
         let block = cx.model.block(addr).or_else(|| cx.model.overlapping(addr, addr + 1, None));
-        let leaked = cx.model.ghosts().any(|ghost| ghost.why == Why::Leaked && ghost.block.addr == addr);
+        let leaked = cx.model.ghost_at(addr).is_some_and(|ghost| ghost.why == Why::Leaked);
         if leaked && block.is_none() && step.reply != Reply::Rejected(FreeError::Leaked(VirtAddr::new(addr))) {
             let message = format!("{addr:#x} is of a cache that is gone, but {:?} answers {:?}", step.call, step.reply);
             return Err(cx.violation(OracleId::O16Misuse, &[], message));

@@ -12,14 +12,22 @@
 //! * Node: with `THISNODE` each page is of the node. Else no page comes from farther away if the nearest node had enough
 //!   for all above its low marks. The pages that an area keeps when it grows are not asked. Leans to "justified" by what records, tables and per-CPU lists can take.
 
-use super::scene::{Snapshot, windows};
+use super::scene::{self, Snapshot};
 use super::{Context, Oracle, OracleId, Step, Violation};
-use crate::model::areas::{AreaWish, HUGE_ORDER, HUGE_PAGES, Window};
-use crate::model::old_address;
+use crate::model::areas::{AreaWish, HUGE_ORDER, HUGE_PAGES};
 use crate::model::zones::fallback_order;
+use crate::model::{Tiers, old_address};
 use crate::subject::{Call, Reply, WhiteBox, WindowCall};
-use kmem::{Event, GfpFlags, Mobility, NodeId, PAGE_SIZE, PageDebug};
+use kmem::{AreaKind, Event, GfpFlags, Mobility, NodeId, PAGE_SIZE, PageDebug};
 
+/// The areas that stay besides the live ones: as it is; without the ranges in pools; when lazy areas are flushed as well; when
+/// also those that wait for somebody are freed.
+const AS_IS: &[AreaKind] = &[AreaKind::Pooled, AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred];
+const WITHOUT_POOLS: &[AreaKind] = &[AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred];
+const FLUSHED: &[AreaKind] = &[AreaKind::Pending, AreaKind::Deferred];
+const LIVE: &[AreaKind] = &[];
+/// How many areas are looked at before a call, on average. Among more, only some of the calls are judged.
+const LOOKED_AT: usize = 32;
 /// Pages that record, tables and the refill of a per-CPU list may take beside those of the area.
 const BESIDE: u64 = 256;
 
@@ -29,9 +37,8 @@ pub(super) struct Areas;
 /// What is known before a call that may make an area.
 #[derive(Clone, Debug)]
 pub(crate) struct Before {
-    /// The window as it is; without the ranges in pools; when lazy areas are flushed as well; when also those that wait for
-    /// readers are.
-    windows: [Window; 4],
+    /// What was in the window.
+    areas: scene::Areas,
     /// How often addresses had been given back.
     given_back: u64,
     /// Whether huge entries are owed.
@@ -46,7 +53,8 @@ impl Oracle for Areas {
     }
 
     fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
-        let before = before(cx, call);
+        let before =
+            AreaWish::of(cx.model.geometry(), call).filter(|_| is_due(cx)).and_then(|wish| before(cx, call, wish));
         cx.model.notes.area = before;
         Ok(())
     }
@@ -71,9 +79,16 @@ impl Oracle for Areas {
     }
 }
 
-fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
+/// Whether a call that may make an area is judged, so that what this costs does not grow with the number of areas.
+fn is_due(cx: &mut Context<'_>) -> bool {
+    let waited = cx.model.notes.unjudged_areas + LOOKED_AT;
+    let is_due = waited >= cx.model.count(Tiers::GUARDED);
+    cx.model.notes.unjudged_areas = if is_due { 0 } else { waited };
+    is_due
+}
+
+fn before(cx: &Context<'_>, call: &Call, wish: AreaWish) -> Option<Before> {
     let inside = cx.subject.white_box().filter(|_| cx.model.is_tight())?;
-    let wish = AreaWish::of(cx.model.geometry(), call)?;
     // What fits a page is no area for `kvmalloc`, and what fits the old block is no new one.
     let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages <= (old.usable / PAGE_SIZE) as u64);
     let is_area = matches!(
@@ -84,7 +99,7 @@ fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
     if is_small || old_address(call).is_some_and(stays) {
         return None;
     }
-    let windows = windows(cx.model, inside);
+    let areas = scene::Areas::as_is(cx.model, inside);
     let node = wish.node.unwrap_or(cx.model.node_here());
     let near = fallback_order(cx.model.geometry(), node)
         .into_iter()
@@ -94,33 +109,36 @@ fn before(cx: &Context<'_>, call: &Call) -> Option<Before> {
     let found = (wish.huge || has_nodes).then(|| Snapshot::of_blocks(cx.model, inside, false));
     let must_be_huge = wish.huge
         && plain
-        && windows[0].lowest_gap(&wish.as_huge()).is_some()
+        && areas.window(cx.model.geometry(), AS_IS).lowest_gap(&wish.as_huge()).is_some()
         && found.as_ref().is_some_and(|found| {
             found.polite_runs(cx.model, wish.gfp, near, HUGE_ORDER) > wish.as_huge().pages / HUGE_PAGES
         });
     let suffices = |found: &Snapshot| found.polite_pages(cx.model, wish.gfp, near) >= wish.as_huge().pages + BESIDE;
     let judged = has_nodes && !super::window::shows_others(call) && cx.model.geometry().mobility != Mobility::Defrag;
     let near = found.as_ref().filter(|_| judged).is_some_and(suffices).then_some(near);
-    Some(Before { windows, given_back: given_back(inside), must_be_huge, near })
+    Some(Before { areas, given_back: given_back(inside), must_be_huge, near })
 }
 
 /// The area is at the lowest place that there was.
 fn judge_place(cx: &Context<'_>, before: &Before, area: &AreaWish, addr: u64) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box() else { return Ok(()) };
     let page = addr / PAGE_SIZE as u64;
-    let lowest = before.windows.each_ref().map(|window| window.lowest_gap(area));
-    let is_lowest = |lowest: &[Option<u64>]| lowest.contains(&Some(page));
+    let window = |stay| before.areas.window(cx.model.geometry(), stay);
+    let lowest = |stay| window(stay).lowest_gap(area);
+    let is_lowest = |stay| lowest(stay) == Some(page);
+    let is_pooled = || window(AS_IS).pooled_for(area).any(|pooled| pooled == page);
     let has_pools = cx.model.geometry().cpus > 1;
     let fits = match given_back(inside) != before.given_back {
-        false => is_lowest(&lowest[..2]) || before.windows[0].pooled_for(area).any(|pooled| pooled == page),
+        false => is_lowest(AS_IS) || is_lowest(WITHOUT_POOLS) || is_pooled(),
         true if has_pools => {
-            let freest = lowest[3].is_some_and(|lowest| lowest <= page);
+            let freest = lowest(LIVE).is_some_and(|lowest| lowest <= page);
             let in_range = area.within.is_none_or(|(first, end)| (first..end).contains(&page));
             freest && in_range && page.is_multiple_of(area.align)
         }
-        true => is_lowest(&lowest),
+        true => [AS_IS, WITHOUT_POOLS, FLUSHED, LIVE].into_iter().any(is_lowest),
     };
-    if fits { Ok(()) } else { Err(format!("page {page:#x}, but the lowest place for {area:x?} is {lowest:x?}")) }
+    let places = || [AS_IS, WITHOUT_POOLS, FLUSHED, LIVE].map(lowest);
+    if fits { Ok(()) } else { Err(format!("page {page:#x}, but the lowest place for {area:x?} is {:x?}", places())) }
 }
 
 /// How often addresses were given back.

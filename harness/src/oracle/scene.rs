@@ -410,18 +410,32 @@ fn is_of_type(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// The window as it is; without the ranges in pools; when lazy areas are flushed as well; when also those that wait for readers
-/// are.
-pub(crate) fn windows(model: &Model, inside: &dyn WhiteBox) -> [Window; 4] {
-    let entries = inside.vmallocinfo();
-    let with = |kinds: &[AreaKind]| {
-        let stale = entries.iter().filter(|entry| kinds.contains(&entry.kind)).map(span_of);
-        let pooled = entries.iter().filter(|entry| entry.kind == AreaKind::Pooled).map(span_of);
-        Window::new(model.geometry(), live_spans(model).chain(stale).collect()).with_pools(pooled.collect())
-    };
-    let (lazy, pending, deferred) = (AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred);
-    let stays = [pending, deferred];
-    [with(&[AreaKind::Pooled, lazy, pending, deferred]), with(&[lazy, pending, deferred]), with(&stays), with(&[])]
+/// All areas of the window at a moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Areas {
+    live: Vec<Span>,
+    /// What the subject lists besides.
+    others: Vec<(AreaKind, Span)>,
+}
+
+impl Areas {
+    /// The moment as it is.
+    pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
+        let listed = inside.vmallocinfo();
+        let others = listed.iter().filter(|entry| !entry.kind.is_live()).map(|entry| (entry.kind, span_of(entry)));
+        Self { live: live_spans(model).collect(), others: others.collect() }
+    }
+
+    /// The window with the live areas and those others that are of these kinds; its pools are known in any case.
+    pub(crate) fn window(&self, geometry: &Geometry, kinds: &[AreaKind]) -> Window {
+        let stay = self.of(kinds);
+        let pooled = self.of(&[AreaKind::Pooled]).collect();
+        Window::new(geometry, self.live.iter().copied().chain(stay).collect()).with_pools(pooled)
+    }
+
+    fn of<'a>(&'a self, kinds: &'a [AreaKind]) -> impl Iterator<Item = Span> + 'a {
+        self.others.iter().filter(|(kind, _)| kinds.contains(kind)).map(|(_, span)| *span)
+    }
 }
 
 /// Where an area is, as the subject shows it.

@@ -120,11 +120,10 @@ fn resets(block: &Block) -> bool {
 /// Nothing waits to be freed when somebody who may wait has freed what there was.
 pub(super) fn check_drained(cx: &Context<'_>, step: &Step) -> Result<(), Violation> {
     let drains = matches!(step.call, Call::Reclaim | Call::Window(WindowCall::DrainDeferred));
-    let waits = |ghost: &&crate::model::Ghost| ghost.why == crate::model::Why::Deferred;
-    match cx.model.ghosts().find(waits).filter(|_| drains) {
-        Some(ghost) => {
-            let message = format!("{:?} has left {}, which vfree_atomic put off", step.call, ghost.block.describe());
-            Err(cx.violation(OracleId::O16Misuse, &[ghost.block.handle], message))
+    match cx.model.any_deferred().filter(|_| drains) {
+        Some(block) => {
+            let message = format!("{:?} has left {}, which vfree_atomic put off", step.call, block.describe());
+            Err(cx.violation(OracleId::O16Misuse, &[block.handle], message))
         }
         None => Ok(()),
     }

@@ -430,6 +430,10 @@ impl WhiteBox for KmemSubject {
         caches
     }
 
+    fn vm_area(&self, addr: u64) -> Option<VmallocEntry> {
+        self.kmem.find_vm_area(VirtAddr::new(addr)).filter(|area| area.start.as_u64() == addr)
+    }
+
     fn vmallocinfo(&self) -> Vec<VmallocEntry> {
         let read = || {
             let mut areas = Vec::new();

@@ -160,6 +160,10 @@ impl<T: Twist> WhiteBox for Twisted<T> {
         self.inner.slabinfo()
     }
 
+    fn vm_area(&self, addr: u64) -> Option<VmallocEntry> {
+        self.inner.vm_area(addr)
+    }
+
     fn vmallocinfo(&self) -> Vec<VmallocEntry> {
         self.inner.vmallocinfo()
     }

@@ -55,3 +55,27 @@ fn frames_for_users_stay_within_the_area_whatever_the_numbers_say() {
     m.vrealloc(a, 1, KERNEL).unwrap();
     assert_eq!(remap(a, 0, 3 * PAGE_SIZE), Ok(frames), "a user may have them mapped: none was given back");
 }
+
+#[test]
+fn every_area_is_listed_once_in_order_however_many_there_are() {
+    let m = Machine::new(256);
+    for count in 0..50 {
+        let listed: Vec<VirtAddr> = m.entries().iter().map(|entry| entry.start).collect();
+        let expected: Vec<VirtAddr> = (0..count).map(|n| page(m.start(), 2 * n)).collect();
+        assert_eq!(listed, expected);
+        m.vmalloc(1, KERNEL).unwrap();
+    }
+}
+
+#[test]
+fn an_area_is_found_by_any_of_its_addresses_until_it_is_flushed() {
+    let m = Machine::new(256);
+    let a = m.vmalloc(2 * PAGE_SIZE, KERNEL).unwrap();
+    let found = |addr| m.window.find_vm_area(&m.pages, addr).map(|entry| (entry.start, entry.kind));
+    assert_eq!(found(at(a, 5000)), Some((a, AreaKind::Vmalloc)));
+    assert_eq!((found(page(a, 2)), found(VirtAddr::NULL)), (None, None), "the guard is no page of the area");
+    m.vfree(a).unwrap();
+    assert_eq!(found(a), Some((a, AreaKind::Lazy)));
+    m.purge();
+    assert_eq!(found(a), None);
+}
