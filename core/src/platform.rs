@@ -97,6 +97,8 @@ events! {
     Split;
     /// Two buddies were merged.
     Merge;
+    /// Single pages that lie in a row were given back as the block that they are.
+    RunFreed;
     /// A pageblock changed its migrate type to serve a request.
     PageblockClaimed;
     /// A block of another migrate type was taken without changing the pageblock.

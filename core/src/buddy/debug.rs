@@ -126,6 +126,28 @@ impl<P: Platform> PageAllocator<P> {
         self.checks.enabled.is_empty() || self.check_freed(first, order, kind)
     }
 
+    /// Looks at pages that are about to be free and to become a block; `false`, with nothing done, if one of them is bad.
+    #[inline]
+    pub(super) fn pass_free_checks(&self, first: Pfn, order: Order) -> bool {
+        self.checks.enabled.is_empty() || self.check_freed_row(first, order)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn check_freed_row(&self, first: Pfn, order: Order) -> bool {
+        let enabled = self.checks.enabled;
+        if enabled.contains(PageDebug::CHECK) && self.bad_frame(first, order).is_some() {
+            return false;
+        }
+        if enabled.contains(PageDebug::OWNER) {
+            (0..order.pages()).filter_map(|n| first.checked_add(n)).for_each(|page| self.checks.note(page, None));
+        }
+        if enabled.contains(PageDebug::POISON) {
+            poison(&self.base, first, order);
+        }
+        true
+    }
+
     #[cold]
     #[inline(never)]
     fn check_freed(&self, first: Pfn, order: Order, kind: FrameKind) -> bool {

@@ -7,9 +7,9 @@ use super::zonelist::{Pass, Request};
 use crate::addr::Pfn;
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
-use crate::order::Order;
+use crate::order::{Order, PAGE_ALLOC_COSTLY_ORDER};
 use crate::page::FrameKind;
-use crate::platform::Platform;
+use crate::platform::{Event, Platform};
 use core::panic::Location;
 
 /// What a run gives no right to: whoever insists shall insist on single pages.
@@ -66,5 +66,47 @@ impl<P: Platform> PageAllocator<P> {
             zone.ledger.hand_out(kind, block.order.pages());
             Some(block.first)
         })
+    }
+
+    /// Gives back `count` pages in a row, each of which is a page of its own and in use by the same kind of owner.
+    ///
+    /// The lists of the CPU keep small blocks for the next request. What lies in larger ones is joined again without them:
+    /// one step for the block, not one for each of its pages.
+    pub(crate) fn free_run(&self, first: Pfn, count: u64) {
+        let kind = self.base.frames.kind(first);
+        let mut freed = 0;
+        while let Some(at) = first.checked_add(freed).filter(|_| freed < count) {
+            let order = self.largest_block(at, count - freed);
+            if !self.free_row(at, order, kind) {
+                (0..order.pages())
+                    .filter_map(|n| at.checked_add(n))
+                    .for_each(|page| self.free_block(page, Order::ZERO));
+            }
+            freed += order.pages();
+        }
+    }
+
+    /// The largest block, within a pageblock, that starts at a page and has at most so many.
+    fn largest_block(&self, at: Pfn, pages: u64) -> Order {
+        let largest = self.blocks.order.min(self.base.geometry.max_order).get();
+        let aligned = at.as_u32().trailing_zeros().min(u32::from(largest));
+        Order::new(aligned.min(pages.max(1).ilog2()) as u8).unwrap_or(Order::ZERO)
+    }
+
+    /// Gives pages back that together are a block; `false`, with nothing done, if they have to be looked at one by one.
+    fn free_row(&self, first: Pfn, order: Order, kind: FrameKind) -> bool {
+        let last = first.checked_add(order.pages() - 1);
+        let [of_first, of_last] = [Some(first), last].map(|page| page.map(|page| self.base.frames.zone(page)));
+        let zone = of_first.filter(|_| of_first == of_last).and_then(|zone| self.zones.get(usize::from(zone)));
+        let Some(zone) = zone.filter(|_| order.get() > PAGE_ALLOC_COSTLY_ORDER) else { return false };
+        if !self.pass_free_checks(first, order) {
+            return false;
+        }
+        self.locked(zone, |locked| {
+            zone.ledger.take_back(kind, order.pages());
+            locked.free(first, order);
+        });
+        self.base.event(Event::RunFreed);
+        true
     }
 }

@@ -14,7 +14,6 @@ use super::range::VpnRange;
 use crate::addr::{Pfn, Vpn};
 use crate::base::Base;
 use crate::buddy::PageAllocator;
-use crate::order::Order;
 use crate::page::{FrameTable, PageList};
 use crate::platform::Platform;
 
@@ -120,10 +119,16 @@ impl Detached {
     }
 }
 
-/// Gives single frames back to the page allocator.
+/// Gives single frames back to the page allocator, those that follow each other in memory and on the list together.
 pub(crate) fn free_list<P: Platform>(pages: &PageAllocator<P>, list: &mut PageList) {
-    while let Some(frame) = list.pop_head(&pages.base.frames) {
-        pages.free_block(frame, Order::ZERO);
+    let frames = &pages.base.frames;
+    while let Some(first) = list.pop_head(frames) {
+        let mut count = 1;
+        while list.head().is_some_and(|next| first.checked_add(count) == Some(next)) {
+            list.pop_head(frames);
+            count += 1;
+        }
+        pages.free_run(first, count);
     }
 }
 

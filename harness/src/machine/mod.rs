@@ -501,11 +501,12 @@ impl SimMachine {
     /// Asks whether the frames may be used by their addresses in the direct map.
     #[inline]
     fn check_aliases(&self, addr: u64, phys: PhysAddr, len: usize, write: bool) -> Result<(), AccessFault> {
-        if self.aliases.are_usual() {
+        // An access to no bytes asks for no frame.
+        if self.aliases.are_usual() || len == 0 {
             return Ok(());
         }
         let frame = |byte: u64| (byte / PAGE_SIZE as u64) as u32;
-        let mut frames = frame(phys.as_u64())..=frame(phys.as_u64().saturating_add(len.saturating_sub(1) as u64));
+        let mut frames = frame(phys.as_u64())..=frame(phys.as_u64().saturating_add(len as u64 - 1));
         let allowed = frames.all(|frame| self.aliases.allows(self.cpu(), frame, write));
         if allowed { Ok(()) } else { Err(AccessFault::NotMapped(addr)) }
     }

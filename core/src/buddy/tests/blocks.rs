@@ -5,6 +5,7 @@ use crate::addr::Pfn;
 use crate::buddy::OwnerClass;
 use crate::geometry::ZoneKind::{Dma, Normal};
 use crate::gfp::GfpFlags;
+use crate::hardening::PageDebug;
 use crate::page::FrameKind;
 use crate::platform::Event;
 use crate::testing::{JUNK, Rng, page_allocator};
@@ -146,4 +147,50 @@ fn only_the_requested_block_is_zeroed() {
         pages.free_pages(first, order(k)).unwrap();
         pages.drain_all_pages();
     }
+}
+
+/// The first 64 frames of a zone of 128, each a page of its own behind an area.
+fn row(pages: &Pages) -> Vec<Pfn> {
+    let first = pages.alloc_run(order(6), GfpFlags::KERNEL, None, FrameKind::Vmalloc).unwrap();
+    assert_eq!(first, pfn(0));
+    (0..64).map(|n| pfn(first.as_u32() + n)).collect()
+}
+
+#[test]
+fn pages_in_a_row_go_back_as_the_blocks_that_they_lie_in() {
+    for (first, count) in [(0, 64), (1, 63), (0, 63), (3, 40), (5, 1)] {
+        let pages = page_allocator(&shaped(&[(Normal, 0, 128)], 7, 7));
+        let all = row(&pages);
+        pages.free_run(pfn(first), count);
+        pages.check_invariants().unwrap();
+        assert_eq!(pages.owned(OwnerClass::Vmalloc), 64 - count);
+        let rest = all.iter().filter(|page| !(first..first + count as u32).contains(&page.as_u32()));
+        rest.for_each(|&page| pages.free_run(page, 1));
+        pages.drain_all_pages();
+        assert_canonical(&pages, &[(0, 128)], 7);
+        assert_eq!(pages.owned(OwnerClass::Free), 128);
+    }
+}
+
+#[test]
+fn a_long_row_does_not_pass_through_the_lists_of_the_cpu() {
+    let pages = page_allocator(&shaped(&[(Normal, 0, 128)], 7, 7));
+    row(&pages);
+    pages.free_run(pfn(0), 64);
+    assert_eq!((pages.owned(OwnerClass::Pcp), pages.owned(OwnerClass::Free)), (0, 128));
+    assert_eq!(pages.base.platform.count(Event::RunFreed), 1);
+}
+
+#[test]
+fn a_bad_page_in_a_row_is_put_aside_alone() {
+    let mut geometry = shaped(&[(Normal, 0, 128)], 7, 7);
+    geometry.page_debug = PageDebug::CHECK;
+    let pages = page_allocator(&geometry);
+    row(&pages);
+    pages.base.frames.add_mapping(pfn(17));
+    pages.free_run(pfn(0), 64);
+    pages.check_invariants().unwrap();
+    pages.drain_all_pages();
+    assert_eq!((pages.owned(OwnerClass::Bad), pages.owned(OwnerClass::Free)), (1, 127));
+    assert_eq!(pages.base.frames.kind(pfn(17)), FrameKind::Bad);
 }
