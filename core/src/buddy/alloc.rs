@@ -123,7 +123,7 @@ impl<P: Platform> PageAllocator<P> {
         if order > max {
             return Err(AllocError::OrderTooLarge { max });
         }
-        Ok(Request { order, gfp, route, node })
+        Ok(Request { order, gfp, route, node, replaces: false })
     }
 
     #[cold]
@@ -141,7 +141,7 @@ impl<P: Platform> PageAllocator<P> {
         if let Some(pcp) = self.pcp(self.base.cpu(), request.route.zone()) {
             count_shared(&pcp.slow_allocs, P::STATISTICS);
         }
-        let take = || self.alloc_from_zones(&request, kind);
+        let take = |request: &Request| self.alloc_from_zones(request, kind);
         self.prepared(&request, kind, location, take).ok_or(AllocError::NoPages { order })
     }
 
@@ -151,16 +151,14 @@ impl<P: Platform> PageAllocator<P> {
         request: &Request,
         kind: FrameKind,
         location: &'static Location<'static>,
-        mut take: impl FnMut() -> Option<Pfn>,
+        mut take: impl FnMut(&Request) -> Option<Pfn>,
     ) -> Option<Pfn> {
         let Request { order, gfp, .. } = *request;
-        let first = loop {
-            let first = take()?;
-            // A bad block is out of circulation, so the next one is another.
-            if self.passes_checks(first, order, gfp, kind, location) {
-                break first;
-            }
-        };
+        let mut first = take(request)?;
+        // A bad block is out of circulation, so the next one is another.
+        while !self.passes_checks(first, order, gfp, kind, location) {
+            first = take(&Request { replaces: true, ..*request })?;
+        }
         if kind == FrameKind::Pages {
             self.note_use(first, order, gfp);
         }

@@ -69,7 +69,7 @@ impl<P: Platform> PageAllocator<P> {
         if self.base.fault(FaultSite::new(FaultPoint::Page, request.gfp)) {
             return None;
         }
-        self.prepared(request, FrameKind::Pages, location, || {
+        self.prepared(request, FrameKind::Pages, location, |request| {
             self.alloc_from_zone(zone, request, pass, FrameKind::Pages)
         })
     }

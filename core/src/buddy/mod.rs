@@ -213,6 +213,15 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
+    /// Runs what a request does after reclaim, while no watermark is boosted: the pages of an area are many requests, and what
+    /// one of them takes from another type must not have the next one refused.
+    pub(crate) fn without_boosts<R>(&self, body: impl FnOnce() -> R) -> R {
+        self.zones.iter().for_each(Zone::begin_retry);
+        let result = body();
+        self.zones.iter().for_each(Zone::end_retry);
+        result
+    }
+
     /// The node of a frame's memory; `None` outside all zones.
     pub(crate) fn node_of(&self, pfn: Pfn) -> Option<NodeId> {
         if self.base.frames.kind(pfn) == FrameKind::Absent {

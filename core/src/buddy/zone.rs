@@ -26,6 +26,8 @@ pub(super) struct Zone {
     pub(super) marks: Watermarks,
     /// Pages on top of each mark; written under the zone's lock.
     boost: AtomicU64,
+    /// Requests that try again after reclaim; while there are any, no mark is boosted.
+    retries: AtomicU64,
     /// Pages kept from requests that could use a higher zone, by the highest kind that they could use.
     pub(super) reserve: [u64; ZONE_KINDS.len()],
     pub(super) pcp: PcpLimits,
@@ -55,6 +57,7 @@ impl Zone {
             frames: spec.frames.get(),
             marks,
             boost: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
             reserve: ZONE_KINDS.map(|highest| lowmem_reserve(geometry, spec, highest)),
             pcp: match geometry.page_debug.is_empty() {
                 true => PcpLimits::new(spec.frames.get(), marks.low, cpus_that_share(geometry, spec.node)),
@@ -91,6 +94,16 @@ impl Zone {
     /// Pages on top of each watermark at present.
     pub(super) fn boost(&self) -> u64 {
         self.boost.load(Relaxed)
+    }
+
+    /// Notes that a request tries again after reclaim: what a boost calls for is being done.
+    pub(super) fn begin_retry(&self) {
+        self.retries.fetch_add(1, Relaxed);
+    }
+
+    /// Notes that it does so no longer.
+    pub(super) fn end_retry(&self) {
+        self.retries.fetch_sub(1, Relaxed);
     }
 
     /// Tells whether so much is free that nobody need hurry to give pages back.
@@ -379,9 +392,10 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// Tells whether the request leaves the watermark standing and a block large enough exists.
     ///
-    /// A single page for an urgent caller need not leave the boost standing, which is there for reclaim's sake only.
+    /// A single page for an urgent caller need not leave the boost standing, which is there for reclaim's sake only; nor need
+    /// a block that replaces a bad one, which may have raised it.
     pub(super) fn passes(&self, request: &Request, pass: Pass) -> bool {
-        let boost = self.zone.boost();
+        let boost = if request.replaces { 0 } else { self.zone.boost() };
         let Some(floor) = self.zone.marks.floor(pass.mark, boost, pass.rights) else { return true };
         if self.spare_above(floor, request, pass.rights).is_some() {
             return self.has_block(request.order, pass.rights);
@@ -426,8 +440,11 @@ impl<P: Platform> LockedZone<'_, P> {
             || MigrateType::ALL.into_iter().filter(usable).any(|t| self.areas.smallest(order, t).is_some())
     }
 
-    /// Raises the watermarks until reclaim has run.
+    /// Raises the watermarks until reclaim has run; not on behalf of a request for which it has: its next page would be refused.
     pub(super) fn raise_boost(&self) {
+        if self.zone.retries.load(Relaxed) > 0 {
+            return;
+        }
         let before = self.zone.boost();
         let after = self.zone.marks.boosted(before, self.zone.frames, self.blocks.order.pages());
         if after > before {

@@ -66,6 +66,8 @@ pub(super) struct Request {
     pub(super) route: Route,
     /// The node whose list is walked.
     pub(super) node: NodeId,
+    /// A block that was taken for it was bad, and another one is wanted.
+    pub(super) replaces: bool,
 }
 
 /// One walk over the zones.
@@ -294,7 +296,7 @@ mod tests {
     const MACHINE: [(ZoneKind, u32, u32); 4] = [(Dma, 0, 16), (Dma32, 16, 16), (Normal, 32, 16), (Movable, 48, 16)];
 
     fn request(lists: &Zonelists, gfp: GfpFlags, node: NodeId) -> Request {
-        Request { order: Order::ZERO, gfp, route: lists.route(node, gfp), node }
+        Request { order: Order::ZERO, gfp, route: lists.route(node, gfp), node, replaces: false }
     }
 
     fn walk(lists: &Zonelists, gfp: GfpFlags) -> Vec<usize> {

@@ -205,6 +205,12 @@ impl<P: Platform> Kmem<P> {
                 return Some(GaveUp::NoProspect);
             }
         }
+        self.pages.without_boosts(|| self.try_rounds(effort, served))
+    }
+
+    /// Rounds of reclaim and compaction, as many as the flags allow.
+    fn try_rounds(&self, effort: &mut Effort, served: &mut dyn FnMut(GfpFlags) -> bool) -> Option<GaveUp> {
+        let gfp = effort.gfp;
         loop {
             effort.rounds += 1;
             self.reclaim();

@@ -50,13 +50,15 @@ impl Model {
         areas.map(|area| area.frames.iter().filter(|&&shown| shown == frame).count()).sum()
     }
 
-    /// The pieces of a free that are bad: a mapping shows a page of them.
+    /// The pieces freed by a call, or by frees that were put off and that it has done on its way, that are bad: a mapping
+    /// shows a page of them.
     pub fn bad_pieces(&self, call: &Call, reply: &Reply) -> Vec<Piece> {
         if self.count(super::Tiers::VMAP) == 0 {
             return Vec::new();
         }
         let mut pieces = self.freed_pieces(call, reply);
         pieces.retain(|&(first, order)| (first..first + (1 << order)).any(|frame| self.mappings(frame) > 0));
+        pieces.extend(&self.notes.late_bad);
         pieces
     }
 

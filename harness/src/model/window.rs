@@ -46,14 +46,15 @@ impl Model {
         }
     }
 
-    /// Drops the references that an area has.
+    /// Drops the references that an area has. A page that loses its last one while another mapping shows it is bad.
     pub(super) fn drop_pages(&mut self, area: &Block) {
         for &frame in area.frames.iter().filter(|_| area.puts_pages()) {
             self.change_held(frame, -1);
             let addr = self.address_of(frame);
-            match self.live.get_mut(addr) {
-                Some(block) if block.refs > 0 => block.refs -= 1,
-                _ => drop(self.remove(addr)),
+            if let Some(block) = self.live.get_mut(addr).filter(|block| block.refs > 0) {
+                block.refs -= 1;
+            } else if self.remove(addr).is_some() && self.mappings(frame) > 0 {
+                self.notes.late_bad.push((frame, 0));
             }
         }
     }
@@ -69,6 +70,7 @@ impl Model {
 
     /// Follows the frees of this kind that a call has done on its way: what they gave back it may have handed out again.
     pub fn settle_deferred(&mut self, subject: &dyn crate::subject::Subject) {
+        self.notes.late_bad.clear();
         let waiting: Vec<(u64, u64)> =
             self.limbo.deferred().map(|ghost| (ghost.block.addr, ghost.block.end())).collect();
         if !waiting.is_empty() {

@@ -299,12 +299,14 @@ impl ZoneRules {
         self.rule(index).map(|rule| rule.node)
     }
 
-    /// How many single pages zone `index` must give one after another, however much its marks are boosted meanwhile.
+    /// How many single pages zone `index` must give one after another. Unless reclaim has run for the request (section 3.3),
+    /// its marks may be boosted meanwhile.
     ///
     /// With guards (section 3.8) each page takes a block of their order off the free pages, or a smaller one as a whole.
-    pub fn single_pages(&self, index: usize, state: &ZoneState) -> u64 {
+    pub fn single_pages(&self, index: usize, state: &ZoneState, reclaimed: bool) -> u64 {
         let Some(rule) = self.rule(index) else { return 0 };
-        let mark = reserve_mark(self.gfp, rule.marks.min + rule.most_boost).map_or(0, |mark| mark + rule.reserve);
+        let boost = if reclaimed { 0 } else { rule.most_boost };
+        let mark = reserve_mark(self.gfp, rule.marks.min + boost).map_or(0, |mark| mark + rule.reserve);
         let usable = state.pages(Class::Ordinary) + if self.cma { state.pages(Class::Cma) } else { 0 };
         let above = usable.saturating_sub(mark).div_ceil(1 << self.guard_order);
         let pages = |class: Class| -> u64 {
@@ -380,10 +382,10 @@ mod tests {
         assert!(!rules.admits(0, 0, &state(16, 4)) && rules.admits(0, 0, &state(17, 4)));
         assert!(!rules.admits(0, 2, &state(19, 4)) && rules.admits(0, 2, &state(20, 4)));
         assert!(!rules.admits(0, 5, &state(60, 4)), "no block of order 5");
-        assert_eq!(rules.single_pages(0, &state(20, 4)), 4);
+        assert_eq!(rules.single_pages(0, &state(20, 4), false), 4);
         geometry.guardpage_minorder = kmem::Order::new(2).unwrap();
         let rules = ZoneRules::new(&geometry, GfpFlags::KERNEL, NodeId::ZERO);
-        assert_eq!(rules.single_pages(0, &state(25, 3)), 3, "four each, the last may go below the mark");
-        assert_eq!(rules.single_pages(0, &state(63, 0)), 12);
+        assert_eq!(rules.single_pages(0, &state(25, 3), false), 3, "four each, the last may go below the mark");
+        assert_eq!(rules.single_pages(0, &state(63, 0), false), 12);
     }
 }

@@ -303,12 +303,13 @@ impl Snapshot {
         AreaVerdict { has_gap: tables.is_some(), has_memory: self.single_pages(model, gfp, wish.node) >= needed }
     }
 
-    /// Must an area be served that grows to what is wished for? One of huge entries is copied to a new area.
+    /// Must an area be served that grows to what is wished for? One of huge entries is copied to a new area. One without a
+    /// guard gets one if it goes elsewhere, as any new area.
     pub(crate) fn serves_growth(&self, model: &Model, block: &Block, wish: &AreaWish) -> AreaVerdict {
         let (start, mapped) = (block.addr / PAGE_SIZE as u64, block.frames.len() as u64);
         let guard = u64::from(block.guarded);
         if block.leaf > 0 || !self.window.can_grow(start, wish.pages + guard) {
-            return self.serves_area(model, &AreaWish { guard, ..*wish }, true);
+            return self.serves_area(model, wish, true);
         }
         let own = wish.pages.saturating_sub(mapped);
         let needed = own + self.window.new_tables(start + mapped, own) + stranded(model, wish.gfp);
@@ -324,7 +325,7 @@ impl Snapshot {
         let rule = |&flags: &GfpFlags| ZoneRules::new(model.geometry(), flags, node);
         let rules: Vec<ZoneRules> = readings.iter().map(rule).collect();
         let of_zone = |(index, state): (usize, &ZoneState)| {
-            rules.iter().map(|rules| rules.single_pages(index, state)).min().unwrap_or(0)
+            rules.iter().map(|rules| rules.single_pages(index, state, self.reclaimed)).min().unwrap_or(0)
         };
         self.zones.iter().enumerate().map(of_zone).sum()
     }
