@@ -188,6 +188,10 @@ impl Model {
 
     /// Follows what a step means for guarded bytes. Called before the blocks are followed.
     pub(super) fn follow_debugged(&mut self, step: &Step, subject: &dyn Subject) {
+        if matches!(step.reply, Reply::Block { .. } | Reply::Pages(_)) {
+            // What is handed out may be where a slab was until this call.
+            self.notice_slabs(subject);
+        }
         let debugged = &mut self.debugged;
         match (&step.call, &step.reply) {
             (Call::Validate, Reply::Size(_)) => {

@@ -105,11 +105,12 @@ impl Limbo {
         Some(ghost)
     }
 
-    /// The area, and the number of its page, whose page is behind a frame, of a movable area that waits.
+    /// The area, and the number of its page, whose page is behind a frame, of a movable area whose freeing was put off.
+    /// Those that readers may look at stay where they are.
     pub(super) fn movable_page(&self, frame: u32) -> Option<(&Block, usize)> {
-        let areas = self.ghosts.values().map(|ghost| &ghost.block).filter(|block| block.tier == Tier::Vmalloc);
+        let areas = self.deferred().map(|ghost| &ghost.block).filter(|block| block.movable);
         let page = |block: &Block| block.frames.iter().position(|&other| other == frame);
-        areas.filter(|block| block.movable).find_map(|block| Some((block, page(block)?)))
+        areas.filter(|block| block.tier == Tier::Vmalloc).find_map(|block| Some((block, page(block)?)))
     }
 
     /// Puts another frame behind a page of an area.

@@ -28,7 +28,7 @@ impl Model {
     }
 
     /// The area, and the number of its page, whose page is behind a frame and may go to another one: of a movable area, live
-    /// or waiting to be freed, and not pinned.
+    /// or put off by `vfree_atomic`, and not pinned.
     pub fn movable_page(&self, frame: u32) -> Option<(&Block, usize)> {
         if self.pinned_frames.contains(&frame) {
             return None;

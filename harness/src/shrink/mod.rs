@@ -81,6 +81,8 @@ impl<F: FnMut(&Trace) -> bool> Search<F> {
         }
         let mut candidate = self.best.clone();
         change(&mut candidate);
+        // What is written has to be readable again: a simpler machine has room for less.
+        candidate.geometry = candidate.geometry.normalized();
         if !self.tried.insert(digest(&candidate)) {
             return false;
         }
