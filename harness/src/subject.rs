@@ -9,7 +9,7 @@ mod window;
 pub use objects::{ObjectsCall, SHEAF_ROOM};
 pub use window::WindowCall;
 
-use crate::machine::{Nested, Remembered, RememberedTable};
+use crate::machine::{LeafRun, Nested, Remembered, RememberedTable};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use kmem::{AllocError, CacheError, CacheId, Destroyed, FaultPoint, FreeError, GfpFlags, NodeId, RemapError};
@@ -331,6 +331,11 @@ pub trait Subject {
     fn leaf_order(&self, addr: u64) -> u8 {
         let _ = addr;
         0
+    }
+
+    /// What the page tables map of the vmalloc window, by the same walk; nothing for a subject without one.
+    fn leaf_runs(&self) -> Vec<LeafRun> {
+        Vec::new()
     }
 
     /// The physical address that the current CPU's TLB would reach for `addr` right now, stale entries included;

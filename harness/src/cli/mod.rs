@@ -72,7 +72,7 @@ enum Command {
     #[command(after_help = "Example: hammer shrink hammer-out/O1Overlap-1a2b3c4d/trace.ron")]
     Shrink(shrink::ShrinkArgs),
     /// Explains a trace: each call, its answer and why; memory around the call that failed or was refused.
-    #[command(after_help = "Example: hammer show corpus/seeds/checkerboard.ron")]
+    #[command(after_help = "Example: hammer show corpus/seeds/kvmalloc-survives-fragmentation.ron --html story.html")]
     Show(show::ShowArgs),
     /// Records the heap of a real program as a trace (needs valgrind, unless a log is given).
     #[command(after_help = "Example: hammer record --to corpus/recorded/ls.ron -- ls /")]

@@ -4,9 +4,10 @@ use super::replay::subject;
 use super::ui::Ui;
 use super::{UserError, Verdict};
 use clap::Args;
+use kmem_harness::report::page::{self, PageError};
 use kmem_harness::report::story::Story;
 use kmem_harness::trace::Trace;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub(super) struct ShowArgs {
@@ -15,12 +16,24 @@ pub(super) struct ShowArgs {
     /// On what to execute it.
     #[arg(long, default_value = "kmem")]
     subject: String,
+    /// Also write a page for a browser, which needs nothing but itself: memory after each operation, model and subject.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "report.html")]
+    html: Option<PathBuf>,
+    /// Also write a picture of memory: at the violation, else at the call that explains most.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "heap.svg")]
+    svg: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &ShowArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let subject = subject(&args.subject)?;
     let trace = Trace::load(&args.file).map_err(|e| UserError(e.to_string()))?;
     let story = Story::of(&trace, subject);
+    if let Some(path) = &args.html {
+        write(path, page::html(&trace, subject, &story, None), ui)?;
+    }
+    if let Some(path) = &args.svg {
+        write(path, page::svg(&trace, subject, &story), ui)?;
+    }
     let report = &story.report;
     let verdict = match &report.violation {
         None => "Every oracle is content.".to_owned(),
@@ -29,7 +42,16 @@ pub(super) fn run(args: &ShowArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let value = serde_json::json!({
         "ok": report.violation.is_none(), "ops": report.calls, "violation": &report.violation,
         "steps": story.steps(), "memory": story.memory(),
+        "html": &args.html, "svg": &args.svg,
     });
     ui.result(&value, format!("{}\n{}\n{verdict}", story.steps(), story.memory()));
     Ok(if report.violation.is_some() { Verdict::Violation(args.file.clone()) } else { Verdict::Fine })
+}
+
+/// Writes what was drawn, and says where it is.
+fn write(path: &Path, drawn: Result<String, PageError>, ui: &Ui) -> Result<(), UserError> {
+    let text = drawn.map_err(|e| UserError(e.to_string()))?;
+    std::fs::write(path, text).map_err(|e| UserError(format!("{} cannot be written: {e}", path.display())))?;
+    ui.tell(format!("wrote {}", path.display()));
+    Ok(())
 }

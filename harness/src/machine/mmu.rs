@@ -6,6 +6,7 @@
 //! ```
 
 use kmem::{Pfn, PhysAddr, PhysMem, Vpn};
+use std::ops::Range;
 
 const PRESENT: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -68,6 +69,57 @@ pub(crate) fn tables_above(memory: &PhysMem, root: Pfn, vpn: Vpn) -> impl Iterat
     })
 }
 
+/// Pages next to each other that lead to frames next to each other, by entries of one size and with the same rights.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeafRun {
+    /// Number of the first page.
+    pub vpn: u64,
+    /// How many pages.
+    pub pages: u64,
+    /// The frame behind the first.
+    pub pfn: u32,
+    /// log2 of the pages that each entry maps.
+    pub order: u8,
+    /// Whether every level allows writing.
+    pub writable: bool,
+}
+
+impl LeafRun {
+    /// Tells whether a leaf goes on where the run ends.
+    fn goes_on(&self, leaf: &Self) -> bool {
+        let next = (self.vpn + self.pages, u64::from(self.pfn) + self.pages, self.order, self.writable);
+        next == (leaf.vpn, u64::from(leaf.pfn), leaf.order, leaf.writable)
+    }
+}
+
+/// Everything that the tables below `root` map of these pages; missing tables are stepped over.
+pub(crate) fn leaf_runs(memory: &PhysMem, root: Pfn, pages: Range<u64>) -> Vec<LeafRun> {
+    let mut runs: Vec<LeafRun> = Vec::new();
+    let mut vpn = pages.start;
+    while vpn < pages.end {
+        let page = Vpn::new(vpn);
+        let Some(found) = walk(memory, root, page) else {
+            let shift = SHIFTS[tables_above(memory, root, page).count()];
+            vpn = (vpn >> shift).saturating_add(1) << shift;
+            continue;
+        };
+        let end = (((vpn >> found.leaf_order) + 1) << found.leaf_order).min(pages.end);
+        let leaf = LeafRun {
+            vpn,
+            pages: end - vpn,
+            pfn: found.pfn.as_u32(),
+            order: found.leaf_order,
+            writable: found.writable,
+        };
+        match runs.last_mut().filter(|run| run.goes_on(&leaf)) {
+            Some(run) => run.pages += leaf.pages,
+            None => runs.push(leaf),
+        }
+        vpn = end;
+    }
+    runs
+}
+
 /// Sets the accessed and dirty bits of the entry that a walk ended at, as a processor does when it fills its TLB.
 pub(crate) fn mark_used(memory: &PhysMem, found: Translation) {
     if let Some(entry) = memory.read_u64(found.entry) {
@@ -115,6 +167,31 @@ mod tests {
     fn a_large_page_keeps_the_low_bits_of_the_page_number() {
         let found = walk(&tables(), Pfn::new(0), vpn([402, 1, 4, 5])).unwrap();
         assert_eq!((found.pfn, found.leaf_order), (Pfn::new(512 + 5), 9));
+    }
+
+    #[test]
+    fn the_runs_are_what_page_by_page_walks_find() {
+        let memory = tables();
+        let write = |frame: u64, index: u64, entry: u64| {
+            assert!(memory.write_u64(PhysAddr::new(frame * 4096 + index * 8), entry));
+        };
+        write(3, 4, 0x4000 | PRESENT | WRITE);
+        write(3, 5, 0x5000 | PRESENT | WRITE);
+        write(3, 6, 0x7000 | PRESENT | WRITE);
+        let (first, end) = (vpn([402, 0, 0, 0]).as_u64(), vpn([402, 2, 0, 0]).as_u64());
+        let runs = leaf_runs(&memory, Pfn::new(0), first..end);
+        let page =
+            |at: u64| walk(&memory, Pfn::new(0), Vpn::new(at)).map(|t| (t.pfn.as_u32(), t.leaf_order, t.writable));
+        let in_run = |at: u64| {
+            let run = runs.iter().find(|run| (run.vpn..run.vpn + run.pages).contains(&at))?;
+            Some((run.pfn + (at - run.vpn) as u32, run.order, run.writable))
+        };
+        assert!((first..end).all(|at| page(at) == in_run(at)));
+        assert_eq!(
+            runs.iter().map(|run| (run.pages, run.order)).collect::<Vec<_>>(),
+            [(1, 0), (2, 0), (1, 0), (512, 9)]
+        );
+        assert_eq!(leaf_runs(&memory, Pfn::new(0), first + 515..first + 517).len(), 0, "a hole");
     }
 
     #[test]

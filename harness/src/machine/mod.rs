@@ -24,6 +24,7 @@ mod tlb;
 pub use direct::DirectAliases;
 pub use faults::FaultPlan;
 pub use givers::{Evicted, Givers};
+pub use mmu::LeafRun;
 pub use owners::Owners;
 pub use platform::SimPlatform;
 pub use readers::Readers;
@@ -453,6 +454,12 @@ impl SimMachine {
     pub fn leaf_order(&self, addr: u64) -> u8 {
         let found = self.root.get().and_then(|root| mmu::walk(&self.memory, root, VirtAddr::new(addr).vpn()));
         found.map_or(0, |found| found.leaf_order)
+    }
+
+    /// What the tables map of the vmalloc window, by a walk of its own.
+    pub fn leaf_runs(&self) -> Vec<LeafRun> {
+        let pages = self.vmalloc_start / PAGE_SIZE as u64..self.vmalloc_end / PAGE_SIZE as u64;
+        self.root.get().map_or(Vec::new(), |root| mmu::leaf_runs(&self.memory, root, pages))
     }
 
     /// From now on the machine notes what its hooks are asked.

@@ -1,5 +1,6 @@
 //! The folder of a failure: everything needed to see it, replay it and keep it as a test.
 
+use super::page;
 use super::story::Story;
 use crate::engines::{Executor, Finding};
 use crate::generate::Target;
@@ -74,6 +75,7 @@ impl Case {
         fs::write(dir.join("test.rs"), self.test())?;
         fs::write(dir.join("steps.txt"), story.steps())?;
         fs::write(dir.join("heap.txt"), story.memory())?;
+        fs::write(dir.join("report.html"), page::html(&self.trace, self.subject, &story, Some(&self.violation))?)?;
         fs::write(dir.join("README.md"), self.readme(&trace))?;
         Ok(trace)
     }
@@ -95,7 +97,8 @@ impl Case {
              | `trace.ron` | the minimal trace |\n\
              | `test.rs` | the same as a test: put it into `proptests/tests/` |\n\
              | `steps.txt` | each call, its answer, and why |\n\
-             | `heap.txt` | memory before and after the call that failed |\n",
+             | `heap.txt` | memory before and after the call that failed |\n\
+             | `report.html` | all of it for a browser, with memory after each operation |\n",
             ops = self.trace.ops.len(),
             origin = self.origin,
             found = self.found_ops,
@@ -172,7 +175,7 @@ mod tests {
         assert_eq!(Trace::load(&path).unwrap(), case.trace);
         let dir = path.parent().unwrap();
         assert!(fs::read_to_string(dir.join("test.rs")).unwrap().contains(&case.trace.to_text()));
-        for file in ["steps.txt", "heap.txt", "README.md"] {
+        for file in ["steps.txt", "heap.txt", "README.md", "report.html"] {
             assert!(!fs::read_to_string(dir.join(file)).unwrap().is_empty(), "{file}");
         }
         fs::remove_dir_all(out).unwrap();

@@ -1,7 +1,7 @@
 //! Physical memory as text: one character a frame.
 
+use super::owners::symbol;
 use crate::subject::WhiteBox;
-use kmem::FrameKind;
 use std::fmt::Write as _;
 
 /// Frames in a row.
@@ -52,27 +52,6 @@ fn fold(rows: &[(u32, String)]) -> String {
 fn note_repeats(text: &mut String, repeated: usize) {
     if repeated > 0 {
         let _ = writeln!(text, "       ({repeated} more like it)");
-    }
-}
-
-fn symbol(kind: FrameKind) -> char {
-    match kind {
-        FrameKind::Absent => ' ',
-        FrameKind::Free => '.',
-        FrameKind::Pcp => ',',
-        FrameKind::Pages => 'P',
-        FrameKind::PagesTail => 'p',
-        FrameKind::LargeKmalloc => 'L',
-        FrameKind::LargeTail => 'l',
-        FrameKind::Vmalloc => 'V',
-        FrameKind::PageTable => 'T',
-        FrameKind::Deferred => ';',
-        FrameKind::PagesShared => 'R',
-        FrameKind::Guard => '|',
-        FrameKind::Bad => '!',
-        FrameKind::Slab(_) => 'S',
-        FrameKind::Leaked => 'x',
-        FrameKind::LargePending => 'w',
     }
 }
 

@@ -3,6 +3,9 @@
 pub mod closing;
 mod contract;
 pub mod failure;
+mod film;
 pub mod heap_map;
+mod owners;
+pub mod page;
 pub mod story;
 pub mod table;

@@ -28,19 +28,36 @@ pub struct Story {
     after: Option<String>,
     /// The largest order that was free before the call that is being told.
     largest_free: Option<usize>,
+    /// How many operations were executed when memory looks as it does after that call; one more than the trace has: all,
+    /// and everything was freed.
+    pub(super) focus: usize,
+    /// Address and usable bytes that the last call before a violation answered, if that was a block.
+    pub(super) answer: Option<(u64, usize)>,
     /// What the oracles made of it.
     pub report: RunReport,
 }
 
 /// One call, or several like it that a macro operation made.
-struct Row {
-    op: usize,
+pub(super) struct Row {
+    pub(super) op: usize,
     call: String,
-    tier: &'static str,
-    answer: String,
-    granted: bool,
+    pub(super) tier: &'static str,
+    pub(super) answer: String,
+    pub(super) granted: bool,
     why: Vec<String>,
     times: usize,
+}
+
+impl Row {
+    /// The call, or how often it was made and the last of them.
+    pub(super) fn call(&self) -> String {
+        if self.times > 1 { format!("{} times, last {}", self.times, self.call) } else { self.call.clone() }
+    }
+
+    /// What explains the answer.
+    pub(super) fn why(&self) -> String {
+        self.why.join("; ")
+    }
 }
 
 /// What happened inside, as far as it explains an answer.
@@ -93,12 +110,28 @@ impl Story {
             before: None,
             after: None,
             largest_free: None,
+            focus: 0,
+            answer: None,
             report,
         };
+        story.look_where_it_ends(&steps, &trace.ops);
         if let Ok(mut subject) = kind.build(&trace.geometry.to_geometry(), Spare::default()) {
             story.tell(&steps, &trace.ops, &mut *subject);
         }
         story
+    }
+
+    fn look_where_it_ends(&mut self, steps: &[StepRecord], ops: &[Op]) {
+        self.focus = match &self.report.violation {
+            Some(violation) if violation.op >= ops.len() => ops.len() + 1,
+            Some(_) => self.report.ops,
+            None => steps.get(self.focus(steps, ops)).map_or(ops.len(), |record| record.step.op + 1),
+        };
+        let last = steps.last().filter(|record| record.step.op + 1 == self.focus && self.report.violation.is_some());
+        self.answer = match last.map(|record| &record.step.reply) {
+            Some(&Reply::Block { addr, usable }) => Some((addr, usable)),
+            _ => None,
+        };
     }
 
     fn tell(&mut self, steps: &[StepRecord], ops: &[Op], subject: &mut dyn Subject) {
@@ -145,13 +178,17 @@ impl Story {
         }
     }
 
+    /// The calls, and how many were left out.
+    pub(super) fn rows(&self) -> (&[Row], usize) {
+        (&self.rows, self.left_out)
+    }
+
     /// The steps as a table.
     pub fn steps(&self) -> String {
         let mut table = table(&[">op", "call", "tier", "answer", "why"]);
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
         for row in &self.rows {
-            let call = if row.times > 1 { format!("{} times, last {}", row.times, row.call) } else { row.call.clone() };
-            table.add_row([row.op.to_string(), call, row.tier.to_owned(), row.answer.clone(), row.why.join("; ")]);
+            table.add_row([row.op.to_string(), row.call(), row.tier.to_owned(), row.answer.clone(), row.why()]);
         }
         let note = if self.left_out > 0 { format!("{} rows left out\n", self.left_out) } else { String::new() };
         format!("{table}\n{note}")

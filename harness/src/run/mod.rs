@@ -31,7 +31,9 @@ pub use coverage::{Coverage, Row, rows};
 pub use score::{Kill, SCORE_OPS, degenerate_score};
 pub use throughput::{Throughput, throughput};
 
+use crate::model::Model;
 use crate::oracle::{OracleId, Step, Violation};
+use crate::subject::Subject;
 use crate::subjects::{Spare, SubjectKind};
 use crate::suites::{Kernel, Stop};
 use crate::trace::Trace;
@@ -99,6 +101,19 @@ impl RunReport {
     }
 }
 
+/// Somebody who looks at a run between its operations, and changes nothing.
+pub(crate) trait Watch {
+    /// Looks after so many operations of the trace; one more than it has: after everything was freed. The last look is at
+    /// what the run leaves behind, after a violation too.
+    fn look(&mut self, done: usize, model: &Model, subject: &dyn Subject);
+}
+
+/// Nobody looks.
+impl Watch for () {
+    #[inline]
+    fn look(&mut self, _done: usize, _model: &Model, _subject: &dyn Subject) {}
+}
+
 /// Runs traces one after the other, reusing the machine's memory.
 #[derive(Default)]
 pub struct Runner {
@@ -116,7 +131,18 @@ impl Runner {
     ///
     /// A panic of the subject is a violation too: [`OracleId::Panic`].
     pub fn run(&mut self, trace: &Trace, kind: SubjectKind, options: &RunOptions) -> RunReport {
-        self.run_with(&trace.geometry.to_geometry(), kind, options, |session| session.run(trace))
+        self.run_watched(trace, kind, options, &mut ())
+    }
+
+    /// Runs a trace as [`Self::run`] does, and lets somebody look at it between its operations.
+    pub(crate) fn run_watched(
+        &mut self,
+        trace: &Trace,
+        kind: SubjectKind,
+        options: &RunOptions,
+        watch: &mut impl Watch,
+    ) -> RunReport {
+        self.run_with(&trace.geometry.to_geometry(), kind, options, |session| session.run(trace, watch))
     }
 
     /// Runs a program on a new `kmem` of this shape, as [`Self::run`] does with a trace. The program's own answer is `None`

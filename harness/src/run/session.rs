@@ -2,7 +2,7 @@
 
 use super::hash::StepHasher;
 use super::objects::return_call;
-use super::{Coverage, RunOptions, RunReport, StepRecord};
+use super::{Coverage, RunOptions, RunReport, StepRecord, Watch};
 use crate::model::{Block, Model};
 use crate::oracle::{self, Context, Step, Violation};
 use crate::subject::{Call, Reply, Subject};
@@ -72,8 +72,8 @@ impl Session {
     }
 
     /// Runs the trace and frees everything; the first violation stops it and is kept.
-    pub(super) fn run(&mut self, trace: &Trace) {
-        self.violation = self.run_to_the_end(trace).err();
+    pub(super) fn run(&mut self, trace: &Trace, watch: &mut impl Watch) {
+        self.violation = self.run_to_the_end(trace, watch).err();
     }
 
     /// Runs a program and frees everything; the first violation stops it and is kept.
@@ -93,7 +93,8 @@ impl Session {
         self.violation = Some(violation);
     }
 
-    fn run_to_the_end(&mut self, trace: &Trace) -> Verdict {
+    fn run_to_the_end(&mut self, trace: &Trace, watch: &mut impl Watch) -> Verdict {
+        watch.look(0, &self.model, &*self.guest);
         for fault in &trace.faults {
             self.call(Call::FailNth { point: fault.point, nth: fault.nth })?;
         }
@@ -105,6 +106,7 @@ impl Session {
             if self.effective || matches!(op, Op::Audit | Op::Interleave { .. }) {
                 self.coverage.operation(op.kind());
             }
+            watch.look(self.ops, &self.model, &*self.guest);
             verdict?;
             self.op += 1;
             until_audit = until_audit.wrapping_sub(1);
@@ -113,7 +115,9 @@ impl Session {
                 self.audit()?;
             }
         }
-        self.free_everything()
+        let verdict = self.free_everything();
+        watch.look(trace.ops.len() + 1, &self.model, &*self.guest);
+        verdict
     }
 
     /// Frees all blocks and caches, has everything given back, and asks what must hold then.

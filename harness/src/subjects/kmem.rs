@@ -5,7 +5,7 @@ mod window;
 
 use super::objects::Sheaves;
 use super::{Guest, Spare};
-use crate::machine::{Evicted, Nested, Remembered, RememberedTable, SimMachine, SimPlatform, TlbFlushes};
+use crate::machine::{Evicted, LeafRun, Nested, Remembered, RememberedTable, SimMachine, SimPlatform, TlbFlushes};
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use crate::oracle::CONSTRUCTED;
@@ -380,6 +380,10 @@ impl Subject for KmemSubject {
 
     fn leaf_order(&self, addr: u64) -> u8 {
         self.machine.leaf_order(addr)
+    }
+
+    fn leaf_runs(&self) -> Vec<LeafRun> {
+        self.machine.leaf_runs()
     }
 
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {

@@ -1,7 +1,7 @@
 //! `kmem` behind a wrapper that does one thing wrong.
 
 use super::{Guest, KmemSubject, Spare};
-use crate::machine::{Remembered, RememberedTable, TlbFlushes};
+use crate::machine::{LeafRun, Remembered, RememberedTable, TlbFlushes};
 use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{BuddyInfo, CacheInfo, FrameKind, Geometry, GeometryError, MemInfo, Violation, VmallocEntry};
 
@@ -109,6 +109,10 @@ impl<T: Twist> Subject for Twisted<T> {
 
     fn leaf_order(&self, addr: u64) -> u8 {
         self.inner.leaf_order(addr)
+    }
+
+    fn leaf_runs(&self) -> Vec<LeafRun> {
+        self.inner.leaf_runs()
     }
 
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {

@@ -95,6 +95,13 @@ pub enum LoadError {
     Text(PathBuf, TextError),
 }
 
+impl super::Op {
+    /// Writes the operation as its line in the text of a trace.
+    pub fn to_text(&self) -> String {
+        one_line(self)
+    }
+}
+
 impl Trace {
     /// Reads a trace from text.
     ///

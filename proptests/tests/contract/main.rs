@@ -11,6 +11,7 @@ mod kvmalloc_table;
 mod moving;
 mod properties;
 mod replay;
+mod report_page;
 mod slub_kunit;
 mod story;
 mod test_vmalloc;
