@@ -63,7 +63,12 @@ fn letters(browser: &mut Browser) -> String {
 
 #[test]
 fn the_script_draws_what_is_on_the_page_without_it() {
-    let pages = [("stale-translation-after-reuse", "forgets-tlb-flush"), ("kvmalloc-survives-fragmentation", "kmem")];
+    let pages = [
+        ("stale-translation-after-reuse", "forgets-tlb-flush"),
+        ("kvmalloc-survives-fragmentation", "kmem"),
+        ("huge-mapping", "kmem"),
+        ("frees-wait-for-readers", "kmem"),
+    ];
     for (seed, subject) in pages {
         on_page("the_script_draws", seed, subject, |browser, file| {
             let drawn = DRAWN.map(|selector| browser.markup(selector));
@@ -113,8 +118,9 @@ fn keys_and_the_slider_change_the_state_and_both_ways_lead_to_the_same() {
 #[test]
 fn everything_is_reached_by_tab_and_seen_when_it_is() {
     on_page("tab", "kvmalloc-survives-fragmentation", "kmem", |browser, _| {
-        let mut reached = Vec::new();
-        for _ in 0..16 {
+        let mut reached: Vec<String> = Vec::new();
+        while reached.last().map(String::as_str) != Some("SUMMARY") {
+            assert!(reached.len() < 20, "{reached:?}");
             browser.press("Tab");
             let outline = browser.text("getComputedStyle(document.activeElement).outlineStyle");
             assert_ne!(outline, "none", "after {reached:?}");
@@ -155,7 +161,8 @@ fn dark_narrow_and_on_paper_it_can_be_read() {
         browser.call("Emulation.setEmulatedMedia", json!({ "media": "screen" }));
         let narrow = json!({ "width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": false });
         browser.call("Emulation.setDeviceMetricsOverride", narrow);
-        assert_eq!(browser.eval("document.documentElement.scrollWidth"), 360, "nothing but maps and tables scrolls");
+        let fits = browser.eval("(e => e.scrollWidth <= e.clientWidth)(document.documentElement)");
+        assert_eq!(fits, true, "nothing but maps and tables scrolls to the side");
     });
 }
 
