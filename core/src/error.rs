@@ -143,6 +143,15 @@ pub enum FreeError {
         /// The order that the block has.
         found: Order,
     },
+    /// The mapping has another number of pages.
+    WrongCount {
+        /// The address given.
+        addr: VirtAddr,
+        /// The number given.
+        count: usize,
+        /// How many pages are mapped there as one.
+        found: usize,
+    },
     /// What would take the block is in use, the call may not wait for it, and no more frees can be put off.
     WouldBlock(VirtAddr),
 }
@@ -165,6 +174,12 @@ impl fmt::Display for FreeError {
             }
             Self::Leaked(addr) => write!(f, "the cache of {addr} was destroyed before; free objects first"),
             Self::WouldBlock(addr) => write!(f, "what takes {addr} is in use; free it where waiting is allowed"),
+            Self::WrongCount { addr, count, found } => {
+                write!(
+                    f,
+                    "{addr} is a mapping of {found} pages, not {count}; unmap it with the number it was made with"
+                )
+            }
             Self::WrongOrder { found } => write!(f, "the block has order {found}; free it with that"),
         }
     }
@@ -405,7 +420,7 @@ kinds! { AllocError:
     BadRange Busy SheafEmpty WouldBlock
 }
 kinds! { FreeError:
-    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked BadRcuHead WrongOrder WouldBlock
+    Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked BadRcuHead WrongOrder WouldBlock WrongCount
 }
 kinds! { CacheError:
     BadName BadSize BadAlign BadFlags BadFreePointer TooMany Unknown BuiltIn Busy Injected

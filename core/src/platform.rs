@@ -199,6 +199,10 @@ events! {
     WarnVmapResetsPerms;
     /// A warning: a mapping without a guard page.
     WarnVmapWithoutGuard;
+    /// A warning: a mapping of no pages.
+    WarnVmMapRamZero;
+    /// A warning: what was to be unmapped is no mapping of its own.
+    WarnVmUnmapRamOfNothing;
     /// A warning: a late look at an address that is no area's.
     WarnVfreeOfNothing;
     /// Warned of a bad page found when it was freed.
@@ -381,6 +385,14 @@ events! {
     VmapPoolDecayed;
     /// All pools were given back to the window, because addresses or memory ran short.
     VmapPoolsEmptied;
+    /// A mapping was cut from a block of the CPU.
+    VmapRunTaken;
+    /// A CPU got a new block for such mappings.
+    VmapBlockMade;
+    /// All mappings of a block came and went.
+    VmapBlockDirty;
+    /// A purge took a block that nobody used, before it was used up.
+    VmapBlockPurged;
     /// An area waits to be freed by somebody who may wait.
     VfreeDeferred;
     /// What was freed could not even be looked at: its address waits.

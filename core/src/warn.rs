@@ -118,6 +118,13 @@ pub enum Warning {
     VmapResetsPerms,
     /// A mapping was asked for without a guard page; it has one. Once.
     VmapWithoutGuard,
+    /// A mapping of no pages was asked for; it was refused. Once.
+    VmMapRamZero,
+    /// What `vm_unmap_ram` was to unmap is not a mapping of its own. Once.
+    VmUnmapRamOfNothing {
+        /// The address.
+        addr: VirtAddr,
+    },
     /// An address that `vfree_atomic` could only note is not the start of an area.
     VfreeOfNothing {
         /// The address.
@@ -163,6 +170,8 @@ impl Warning {
             Self::KvmallocTooLarge { .. } => Event::WarnKvmallocTooLarge,
             Self::VmapResetsPerms => Event::WarnVmapResetsPerms,
             Self::VmapWithoutGuard => Event::WarnVmapWithoutGuard,
+            Self::VmMapRamZero => Event::WarnVmMapRamZero,
+            Self::VmUnmapRamOfNothing { .. } => Event::WarnVmUnmapRamOfNothing,
             Self::VfreeOfNothing { .. } => Event::WarnVfreeOfNothing,
             Self::BadPage { found: Found::Freeing, .. } => Event::WarnBadPageFreed,
             Self::BadPage { found: Found::Allocating, .. } => Event::WarnBadPageAllocated,
@@ -182,6 +191,8 @@ impl Warning {
             Self::VmallocZero => Some(7),
             Self::VmapResetsPerms => Some(8),
             Self::VmapWithoutGuard => Some(9),
+            Self::VmMapRamZero => Some(10),
+            Self::VmUnmapRamOfNothing { .. } => Some(11),
             _ => None,
         }
     }
@@ -222,6 +233,8 @@ impl fmt::Display for Warning {
             Self::KvmallocTooLarge { bytes } => write!(f, "kvmalloc of {bytes} bytes; check the size for overflow"),
             Self::VmapResetsPerms => f.write_str("vmap cannot reset permissions; leave FLUSH_RESET_PERMS out"),
             Self::VmapWithoutGuard => f.write_str("a mapping of vmap has a guard page; leave NO_GUARD out"),
+            Self::VmMapRamZero => f.write_str("vm_map_ram of no pages"),
+            Self::VmUnmapRamOfNothing { addr } => write!(f, "vm_unmap_ram of {addr}, which is no mapping of its own"),
             Self::VfreeOfNothing { addr } => write!(f, "vfree_atomic of {addr}, which is not the start of an area"),
             Self::BadPage { first, order, frame, reason, found } => {
                 write!(f, "bad page: frame {frame} of the block at {first}, order {order}: {reason:?}, {found:?}")

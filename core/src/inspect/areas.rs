@@ -12,6 +12,8 @@ pub enum AreaKind {
     Vmalloc,
     /// Maps frames of somebody else.
     Vmap,
+    /// Has mappings of `vm_map_ram`.
+    Ram,
     /// Freed, and waits for a grace period.
     Pending,
     /// Freed by a caller that may not wait; somebody else has to do it.
@@ -70,10 +72,14 @@ impl fmt::Display for VmallocEntry {
             AreaKind::Pooled => return write!(f, "pooled vm_area"),
             AreaKind::Vmalloc => "vmalloc",
             AreaKind::Vmap => "vmap",
+            AreaKind::Ram => "vm_map_ram",
             AreaKind::Pending => "vmalloc waits for readers",
             AreaKind::Deferred => "vmalloc waits to be freed",
         };
         write!(f, "pages={} {word}", self.mapped)?;
+        if self.flags.contains(VmFlags::USERMAP) {
+            write!(f, " user")?;
+        }
         for (node, pages) in NodeId::all().zip(self.on_nodes).filter(|(_, pages)| *pages > 0) {
             write!(f, " N{node}={pages}")?;
         }

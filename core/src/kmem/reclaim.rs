@@ -20,7 +20,7 @@ impl<P: Platform> Kmem<P> {
         }
         self.drain_deferred_vfree();
         self.pages.base.event(Event::ReclaimVa);
-        self.vmalloc.purge(&self.pages, &self.slab);
+        self.vmalloc.purge(&self.pages, &self.slab, true);
         self.vmalloc.empty_pools(&self.pages, &self.slab);
         self.pages.base.event(Event::ReclaimSlab);
         self.slab.reclaim(&self.pages);

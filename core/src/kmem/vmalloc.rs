@@ -239,9 +239,30 @@ impl<P: Platform> Kmem<P> {
         self.vmalloc.vmalloc_to_page(&self.pages, addr).is_some()
     }
 
-    /// Flushes all lazily freed ranges; their addresses and frames can be used again.
+    /// Maps frames that the caller owns side by side, for a short time: cheaper than [`Self::vmap`] where mappings come and go.
+    /// Up to 64 pages are cut from a block of the CPU; no guard page follows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::vmap`]; [`AllocError::ZeroSize`] after a warning.
+    pub fn vm_map_ram(&self, frames: &[Pfn], gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.with_reclaim(gfp, |gfp| self.vmalloc.vm_map_ram(&self.pages, &self.slab, frames, gfp))
+    }
+
+    /// Removes a mapping of [`Self::vm_map_ram`] of so many pages.
+    ///
+    /// # Errors
+    ///
+    /// [`FreeError::WrongCount`] for a mapping of another number, [`FreeError::Foreign`] for an address that is none's start;
+    /// nothing is changed then.
+    pub fn vm_unmap_ram(&self, addr: VirtAddr, count: usize) -> Result<(), FreeError> {
+        self.vmalloc.vm_unmap_ram(&self.pages, &self.slab, addr, count)
+    }
+
+    /// Flushes all lazily freed ranges, and all that [`Self::vm_unmap_ram`] unmapped; addresses and frames of what was freed
+    /// as a whole can be used again.
     pub fn vm_unmap_aliases(&self) {
-        self.vmalloc.purge(&self.pages, &self.slab);
+        self.vmalloc.purge(&self.pages, &self.slab, false);
     }
 
     /// Tells whether an address lies in the vmalloc window; a pure range test.

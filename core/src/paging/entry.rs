@@ -5,11 +5,13 @@ use crate::addr::{Pfn, PhysAddr};
 /// A page-table entry as the x86-64 processor reads it.
 ///
 /// ```text
-///  63  62..52   51..12   11..8   7     6      5         4..2    1      0
-///  NX  ignored  frame    0       HUGE  DIRTY  ACCESSED  0       WRITE  PRESENT
+///  63  62..52   51..12   11..10   9      8   7     6      5         4..2    1      0
+///  NX  ignored  frame    ignored  FIRST  0   HUGE  DIRTY  ACCESSED  0       WRITE  PRESENT
 /// ```
 ///
 /// `HUGE` ends the walk one level early: the entry maps a run of frames, where it would else name a table.
+///
+/// `FIRST` means nothing to the processor: the page is the first of a mapping that is unmapped as a whole.
 ///
 /// An entry is in one of three states, told apart by [`Self::is_present`] and [`Self::is_empty`]:
 ///
@@ -30,6 +32,7 @@ impl Pte {
     /// Set from the start, as Linux does for kernel pages: the processor then never has to write the entry.
     const ACCESSED_DIRTY: u64 = 1 << 5 | 1 << 6;
     const HUGE: u64 = 1 << 7;
+    const FIRST: u64 = 1 << 9;
     const NO_EXECUTE: u64 = 1 << 63;
     const FRAME: u64 = ((1 << 52) - 1) & !0xfff;
 
@@ -46,6 +49,16 @@ impl Pte {
     /// An entry that points to the table of the next level; what it forbids would be forbidden to all pages below.
     pub(crate) const fn table(frame: Pfn) -> Self {
         Self(frame.addr().as_u64() | Self::PRESENT | Self::WRITE | Self::ACCESSED_DIRTY)
+    }
+
+    /// The same entry, for the first page of a mapping.
+    pub(super) const fn first(self) -> Self {
+        Self(self.0 | Self::FIRST)
+    }
+
+    /// Tells whether a mapping begins, or began, with this page.
+    pub(crate) const fn is_first(self) -> bool {
+        self.0 & Self::FIRST != 0
     }
 
     /// Reads an entry from its word in memory.

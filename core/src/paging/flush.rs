@@ -35,7 +35,7 @@ impl TlbFlush {
     pub(crate) const NONE: Self = Self { first: u64::MAX, end: 0 };
 
     /// All pages of a range.
-    pub(super) const fn of(range: VpnRange) -> Self {
+    pub(crate) const fn of(range: VpnRange) -> Self {
         if range.pages() == 0 { Self::NONE } else { Self { first: range.start().as_u64(), end: range.end() } }
     }
 

@@ -36,6 +36,7 @@ mod entry;
 mod flush;
 mod huge;
 mod range;
+mod runs;
 #[cfg(test)]
 mod tests;
 
@@ -157,10 +158,22 @@ impl PageTables {
         pages: &PageAllocator<P>,
         range: VpnRange,
         gfp: GfpFlags,
+        next: impl FnMut() -> Option<Pfn>,
+    ) -> Result<(), MapError> {
+        self.map_from(pages, range, None, gfp, next)
+    }
+
+    /// [`Self::map`], with the page `first` marked as the first of a mapping.
+    fn map_from<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        range: VpnRange,
+        first: Option<Vpn>,
+        gfp: GfpFlags,
         mut next: impl FnMut() -> Option<Pfn>,
     ) -> Result<(), MapError> {
         self.map_pieces(pages, range, gfp, LEVELS, |path, piece| {
-            map_piece(&pages.base, path.tables[LEAF], piece, &mut next);
+            map_piece(&pages.base, path.tables[LEAF], piece, first, &mut next);
         })
     }
 
@@ -402,7 +415,13 @@ fn add_inuse<P>(base: &Base<P>, table: Pfn, entries: i16) {
     base.frames.set_inuse(table, base.frames.inuse(table).wrapping_add_signed(entries));
 }
 
-fn map_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, next: &mut impl FnMut() -> Option<Pfn>) {
+fn map_piece<P>(
+    base: &Base<P>,
+    leaf: Pfn,
+    piece: VpnRange,
+    first: Option<Vpn>,
+    next: &mut impl FnMut() -> Option<Pfn>,
+) {
     let mut filled = 0;
     for page in piece.iter() {
         let at = index(page, LEAF);
@@ -411,7 +430,8 @@ fn map_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, next: &mut impl FnMu
             continue;
         }
         let Some(frame) = next() else { break };
-        store(&base.mem, leaf, at, Pte::page(frame));
+        let entry = Pte::page(frame);
+        store(&base.mem, leaf, at, if first == Some(page) { entry.first() } else { entry });
         filled += 1;
     }
     add_inuse(base, leaf, filled);

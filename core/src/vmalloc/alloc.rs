@@ -121,7 +121,7 @@ impl Vmalloc {
         slab: &SlabLayer,
         args: &VmallocArgs,
     ) -> Result<VirtAddr, AllocError> {
-        if args.flags.contains(VmFlags::MAP_PUT_PAGES) {
+        if args.flags.intersects(VmFlags::MAP_PUT_PAGES | VmFlags::MAP_RAM) {
             return Err(AllocError::BadFlags);
         }
         let count = checked_pages(&pages.base, args.size)?;
@@ -176,10 +176,23 @@ impl Vmalloc {
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
         let flags = mapping_flags(&pages.base, flags)?;
-        let count = checked_frames(&pages.base, frames)?;
+        checked_frames(&pages.base, frames)?;
         if flags.contains(VmFlags::MAP_PUT_PAGES) {
             check_references(pages, frames)?;
         }
+        self.map_side_by_side(pages, slab, frames, flags, gfp)
+    }
+
+    /// An area that shows frames of the caller, all of which are memory.
+    pub(super) fn map_side_by_side<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        frames: &[Pfn],
+        flags: VmFlags,
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let count = PageCount::new(frames.len() as u64);
         let area = self.reserve(pages, slab, Place::anywhere(count, flags), gfp)?;
         let mut rest = frames.iter().copied();
         let mapped = self.tables.map(pages, area.range, gfp & EFFORT, || rest.next());
@@ -274,7 +287,7 @@ impl Vmalloc {
 
     /// Takes back what a refused mapping had mapped.
     #[cold]
-    fn give_up<P: Platform>(
+    pub(super) fn give_up<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         range: VpnRange,
@@ -337,6 +350,9 @@ pub(super) fn page_flags<P: Platform>(base: &Base<P>, gfp: GfpFlags) -> GfpFlags
 /// The flags of a mapping of the caller's frames. A guard follows it in any case, and the frames' permissions are not the
 /// area's to reset: both are mistakes of the caller.
 fn mapping_flags<P: Platform>(base: &Base<P>, flags: VmFlags) -> Result<VmFlags, AllocError> {
+    if flags.contains(VmFlags::MAP_RAM) {
+        return Err(AllocError::BadFlags);
+    }
     if flags.contains(VmFlags::FLUSH_RESET_PERMS) {
         base.warn(GfpFlags::empty(), Warning::VmapResetsPerms);
         return Err(AllocError::BadFlags);
@@ -356,7 +372,7 @@ fn check_references<P: Platform>(pages: &PageAllocator<P>, frames: &[Pfn]) -> Re
 }
 
 /// How many frames there are, if they can all be mapped.
-fn checked_frames<P>(base: &Base<P>, frames: &[Pfn]) -> Result<PageCount, AllocError> {
+pub(super) fn checked_frames<P>(base: &Base<P>, frames: &[Pfn]) -> Result<PageCount, AllocError> {
     let requested = frames.len().saturating_mul(PAGE_SIZE);
     let count = checked_pages(base, requested)?;
     match frames.iter().find(|frame| base.frames.kind(**frame) == FrameKind::Absent) {

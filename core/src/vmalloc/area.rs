@@ -68,6 +68,11 @@ pub(super) enum State {
     },
     /// Maps frames of somebody else.
     Vmap,
+    /// Has mappings of `vm_map_ram`, each of its own number of pages.
+    Block {
+        /// The block below it on its CPU's queue.
+        next: Link,
+    },
     /// As `Vmalloc` or `Vmap`, but freed by a caller that may not wait; it stays as it is until somebody frees it who may.
     Deferred {
         /// The area below it on its CPU's stack.
@@ -103,6 +108,7 @@ impl State {
             Self::Pooled { next } => (8, next.0),
             Self::Deferred { next, owned: true } => (9, next.0),
             Self::Deferred { next, owned: false } => (10, next.0),
+            Self::Block { next } => (11, next.0),
         }
     }
 
@@ -118,6 +124,7 @@ impl State {
             8 => Self::Pooled { next: Link(word) },
             9 => Self::Deferred { next: Link(word), owned: true },
             10 => Self::Deferred { next: Link(word), owned: false },
+            11 => Self::Block { next: Link(word) },
             _ => Self::Reserved,
         }
     }
@@ -135,7 +142,10 @@ impl State {
 
     /// Tells whether the processor can use the area's pages.
     pub(super) const fn is_live(self) -> bool {
-        matches!(self, Self::Vmalloc { .. } | Self::Pending { .. } | Self::Vmap | Self::Deferred { .. })
+        matches!(
+            self,
+            Self::Vmalloc { .. } | Self::Pending { .. } | Self::Vmap | Self::Block { .. } | Self::Deferred { .. }
+        )
     }
 }
 
@@ -194,6 +204,7 @@ impl Node {
             State::Vmap => (self.mapped as usize).saturating_mul(PAGE_SIZE),
             State::Reserved
             | State::Pending { .. }
+            | State::Block { .. }
             | State::Deferred { .. }
             | State::Lazy { .. }
             | State::Pooled { .. } => 0,
@@ -206,7 +217,9 @@ impl Node {
             State::Reserved => return None,
             State::Vmalloc { .. } => AreaKind::Vmalloc,
             State::Pending { .. } => AreaKind::Pending,
+            State::Vmap if self.flags.contains(VmFlags::MAP_RAM) => AreaKind::Ram,
             State::Vmap => AreaKind::Vmap,
+            State::Block { .. } => AreaKind::Ram,
             State::Deferred { .. } => AreaKind::Deferred,
             State::Lazy { .. } => AreaKind::Lazy,
             State::Pooled { .. } => AreaKind::Pooled,

@@ -1,6 +1,7 @@
 //! Recounts the window. The numbers are those of the equations in the module's text and in that of `nodes`.
 
 use super::area::{Link, Node, State};
+use super::check_ram::is_ram;
 use super::flags::VmFlags;
 use super::tree::Spot;
 use super::{Vmalloc, records};
@@ -38,8 +39,8 @@ impl LazyTotals {
 }
 
 impl Totals {
-    fn add(&mut self, node: &Node, owned: u64) {
-        self.mapped += node.mapped;
+    fn add(&mut self, node: &Node, entries: u64, owned: u64) {
+        self.mapped += entries;
         self.owned += owned;
         self.live += u64::from(node.state.is_live());
         match node.state {
@@ -63,9 +64,9 @@ impl Vmalloc {
         let mut totals = Totals::default();
         space.tree.check(&records.window(), |at, spot| {
             let node = records.load(at);
-            totals.add(&node, self.owned_frames(pages, &node));
+            totals.add(&node, self.nr_entries(pages, &node), self.owned_frames(pages, &node));
             self.check_state(&pages.base, at, spot, &node)?;
-            self.check_pages(pages, &node)
+            if is_ram(&node) { self.check_ram(pages, at, &node) } else { self.check_pages(pages, &node) }
         })?;
         self.check_nodes(pages, &totals)?;
         self.check_tables(pages, &totals)

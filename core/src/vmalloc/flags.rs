@@ -21,6 +21,9 @@ bitflags! {
         /// 2 MiB or more may be mapped by huge entries, 512 pages each, if the caller may block. Size and alignment grow to
         /// multiples of 2 MiB then; without the memory for it the area is made as if the flag were not there.
         const ALLOW_HUGE_VMAP = 0x400;
+        /// The addresses are those of `vm_map_ram`: a mapping, or a block from which mappings are cut. Linux keeps that
+        /// elsewhere; it cannot be asked for.
+        const MAP_RAM = 0x4000;
         /// The area was asked for with [`GfpFlags::MOVABLE`], and neither for users nor with permissions to reset: its pages
         /// may go to other frames. Follows from that, whatever is asked for here; Linux has no such areas.
         const MOVABLE = 0x8000;

@@ -117,17 +117,27 @@ impl Vmalloc {
         if addr == VirtAddr::NULL {
             return Ok(());
         }
-        let (at, node, shows_others) = self.retire(&pages.base, addr, call)?;
+        let retired = self.retire(&pages.base, addr, call)?;
+        self.free_retired(pages, slab, retired);
+        Ok(())
+    }
+
+    /// Unmaps an area that is Lazy, and has it wait for the flush.
+    pub(super) fn free_retired<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        slab: &SlabLayer,
+        (at, node, shows_others): (Link, Node, bool),
+    ) {
         let owned = if shows_others { self.let_go(pages, &node) } else { node.mapped };
         let flush = self.tables.unmap(pages, node.mapped_range());
         let waiting = self.defer(&pages.base, at, flush, owned);
         if node.flags.contains(VmFlags::FLUSH_RESET_PERMS) {
             pages.base.event(Event::PermsReset);
-            self.purge(pages, slab);
+            self.purge(pages, slab, false);
         } else if waiting > self.lazy_max {
             self.purge_unless_under_way(pages, slab);
         }
-        Ok(())
     }
 
     /// Ends a mapping's hold on frames that it did not allocate, and with the area's references, if it has any, that too;
@@ -153,25 +163,31 @@ impl Vmalloc {
         self.lazy_pages.fetch_add(span, Ordering::Relaxed) + span
     }
 
-    /// Flushes once and gives back what all lazy areas held (Linux: `vm_unmap_aliases`); returns how many frames.
-    pub(crate) fn purge<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer) -> u64 {
+    /// Flushes once and gives back what all lazy areas held; returns how many frames. If it is forced, all blocks of
+    /// `vm_map_ram` go that nobody uses, else only those that are nearly used up.
+    pub(crate) fn purge<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, forced: bool) -> u64 {
         let _under_way = self.purging.lock();
-        self.purge_all(pages, slab)
+        self.purge_all(pages, slab, forced)
     }
 
     /// The purge of a caller that may not wait.
     #[cold]
     #[inline(never)]
-    fn purge_unless_under_way<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer) {
+    pub(super) fn purge_unless_under_way<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer) {
         if let Some(_under_way) = self.purging.try_lock() {
-            self.purge_all(pages, slab);
+            self.purge_all(pages, slab, false);
         }
     }
 
-    fn purge_all<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer) -> u64 {
-        let Some(unflushed) = self.collect_lazy() else { return 0 };
-        pages.base.event(Event::Purge);
+    fn purge_all<P: Platform>(&self, pages: &PageAllocator<P>, slab: &SlabLayer, forced: bool) -> u64 {
         let (mut gone, mut changed) = (Detached::new(), Detached::new());
+        self.purge_blocks(pages, forced, &mut gone);
+        let lazy = self.collect_lazy();
+        if lazy.is_none() && gone.to_flush() == TlbFlush::NONE {
+            return 0;
+        }
+        let unflushed = lazy.unwrap_or(TlbFlush::NONE);
+        pages.base.event(Event::Purge);
         self.each_purged(&pages.base, |_, node| {
             let resets = node.flags.contains(VmFlags::FLUSH_RESET_PERMS);
             let gone = if resets { &mut changed } else { &mut gone };

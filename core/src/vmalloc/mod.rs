@@ -16,6 +16,7 @@
 //! | `access` | copying and filling through the page tables |
 //! | `deferred` | `vfree_atomic`: frees of callers that may not wait |
 //! | `read` | `vread` of any place, frames for a user's address space |
+//! | `ram` | `vm_map_ram`: mappings that come and go, cut from blocks |
 //! | `check` | the recount |
 //!
 //! # Freeing is lazy, and stronger than Linux's
@@ -29,6 +30,7 @@
 //! | Reserved | taken | being filled | in the caller's hands | the caller gets the address, or the call fails |
 //! | Vmalloc | taken | present | owned | `vfree`, `vrealloc` |
 //! | Vmap | taken | present | somebody else's, or shared with others | `vunmap`, `vfree` |
+//! | Block | taken | some present, some unmapped | somebody else's | all mappings came and went; a purge |
 //! | Lazy | taken | unmapped | owned if `vmalloc`ed; of a mapping, those of which it had the last reference | purge |
 //! | Pooled | taken | none | none | a new area of the same size; a purge, or a shortage, that gives them back |
 //!
@@ -55,6 +57,7 @@
 //! I15.1  a is lazy  =>  none of its entries is present, and the deferred flush covers them
 //! I16.1  page i of a: i < mapped(a) => its entry names a frame (present if a is live);  else, and for the guard, empty
 //! I16.2  sum of mapped(a) over all a == number of entries in the tables                 (so gaps are unmapped)
+//!        of a block, mapped(a) is the number of its entries that are not empty;  its pages: R1..R4 of `ram`
 //! I16.4  every entry of a maps 2^leaf(a) pages;  start(a), pages(a) and mapped(a) are multiples of that
 //! I17.5  the lazy list of node k holds exactly the lazy areas with node_of(start) == k, and its counters are their sums
 //! I17.6  no area is Reserved, and no purge has areas, while no call is under way
@@ -66,6 +69,7 @@ mod alloc;
 mod area;
 mod check;
 mod check_nodes;
+mod check_ram;
 mod deferred;
 mod flags;
 mod frames;
@@ -75,6 +79,7 @@ mod migrate;
 mod nodes;
 mod pending;
 mod pool;
+mod ram;
 mod read;
 mod realloc;
 mod record;
@@ -89,7 +94,6 @@ use crate::base::Base;
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, BlockKind, CacheId, FreeError};
 use crate::inspect::VmallocEntry;
-use crate::numa::MAX_NODES;
 use crate::page::FrameKind;
 use crate::paging::PageTables;
 use crate::platform::Platform;
@@ -105,6 +109,7 @@ use area::Node;
 use deferred::Deferred;
 use lazy::lazy_max_pages;
 use nodes::Nodes;
+use ram::RamBlocks;
 use record::{RECORD_BYTES, Records};
 use tree::Tree;
 
@@ -126,6 +131,7 @@ pub(crate) struct Vmalloc {
     lazy_pages: AtomicU64,
     nodes: Nodes,
     deferred: Deferred,
+    ram: RamBlocks,
     space: SpinLock<Space>,
     /// Held while a purge is under way, so that whoever waits for it finds its pages free.
     purging: SpinLock<()>,
@@ -153,7 +159,7 @@ impl Vmalloc {
         let args = CacheArgs { align: RECORD_BYTES, flags: SlabFlags::NO_MERGE, ..CacheArgs::new(RECORD_BYTES) };
         let records = slab.internal_create(pages, RECORD_CACHE, &args).map_err(|_| AllocError::BadFlags)?;
         let first = geometry.vmalloc_start.vpn().as_u64();
-        let (nodes, deferred) = parts.into_nodes();
+        let (nodes, deferred, ram) = parts.into_nodes();
         Ok(Self {
             tables: PageTables::new(pages)?,
             records,
@@ -161,6 +167,7 @@ impl Vmalloc {
             lazy_pages: AtomicU64::new(0),
             nodes,
             deferred,
+            ram,
             lazy_max: lazy_max_pages(geometry.cpus, geometry.managed().get()),
             space: SpinLock::new(Space { tree: Tree::of_window(geometry) }),
             purging: SpinLock::new(()),
@@ -214,21 +221,23 @@ impl Vmalloc {
     fn entry<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> Option<VmallocEntry> {
         let mut entry = node.entry()?;
         if node.state.is_live() {
-            entry.on_nodes = self.pages_on_nodes(pages, node);
+            self.count_pages(pages, node, &mut entry);
         }
         Some(entry)
     }
 
-    /// How many of an area's pages have their frames on each memory node.
-    fn pages_on_nodes<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> [u32; MAX_NODES] {
-        let mut on_nodes = [0; MAX_NODES];
-        self.tables.visit(pages, node.mapped_range(), |_, entry| {
-            let home = entry.frame().and_then(|frame| pages.node_of(frame));
-            if let Some(count) = home.and_then(|home| on_nodes.get_mut(home.index())) {
+    /// Counts the mapped pages of a live area, and how many have their frames on each memory node.
+    fn count_pages<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node, into: &mut VmallocEntry) {
+        let mut mapped = 0;
+        self.tables.visit(pages, node.whole_range(), |_, entry| {
+            let frame = entry.frame().filter(|_| entry.is_present());
+            mapped += u64::from(frame.is_some());
+            let home = frame.and_then(|frame| pages.node_of(frame));
+            if let Some(count) = home.and_then(|home| into.on_nodes.get_mut(home.index())) {
                 *count += 1;
             }
         });
-        on_nodes
+        into.mapped = PageCount::new(mapped);
     }
 
     /// Frames that `vfree` gave back and that wait for the flush.

@@ -27,6 +27,7 @@ use super::flags::VmFlags;
 use super::lazy::LazyList;
 use super::live::LiveAreas;
 use super::pool::Pools;
+use super::ram::RamBlocks;
 use super::tree::Spot;
 use super::{Vmalloc, misplaced, records};
 use crate::addr::{VirtAddr, Vpn};
@@ -47,20 +48,22 @@ pub(crate) struct VmallocParts {
     nodes: MetaSlice<SpinLock<VmapNode>>,
     live: LiveAreas,
     deferred: Deferred,
+    ram: RamBlocks,
 }
 
 impl VmallocParts {
-    /// Carves an empty node for each CPU, up to the most that there are, the chains of all, and each CPU's place for frees
-    /// that wait.
+    /// Carves an empty node for each CPU, up to the most that there are, the chains of all, each CPU's place for frees
+    /// that wait, and its queue of blocks.
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
         let count = usize::from(geometry.cpus.clamp(1, MAX_NODES));
         let nodes = carver.carve(count, |_| SpinLock::new(VmapNode::EMPTY));
         let live = LiveAreas::carve(geometry, count, carver);
-        Self { nodes, live, deferred: Deferred::carve(geometry, carver) }
+        let deferred = Deferred::carve(geometry, carver);
+        Self { nodes, live, deferred, ram: RamBlocks::carve(geometry, carver) }
     }
 
-    pub(super) fn into_nodes(self) -> (Nodes, Deferred) {
-        (Nodes { slots: self.nodes, live: self.live }, self.deferred)
+    pub(super) fn into_nodes(self) -> (Nodes, Deferred, RamBlocks) {
+        (Nodes { slots: self.nodes, live: self.live }, self.deferred, self.ram)
     }
 }
 
@@ -140,6 +143,10 @@ impl Vmalloc {
         if let State::Pending { .. } | State::Deferred { .. } = node.state {
             return Err(FreeError::DoubleFree(addr));
         }
+        // What `vm_map_ram` gave is unmapped by its own call alone.
+        if node.flags.contains(VmFlags::MAP_RAM) {
+            return Err(FreeError::Foreign(addr));
+        }
         let answer = act(&mut of, at, &mut node)?;
         if node != before {
             records.store(at, &node);
@@ -154,6 +161,7 @@ impl Vmalloc {
         let Some((_, node)) = self.area_around(base, addr) else { return FreeError::Foreign(addr) };
         let start = node.addr();
         match node.state {
+            _ if node.flags.contains(VmFlags::MAP_RAM) => FreeError::Foreign(addr),
             State::Vmalloc { .. } | State::Vmap if addr != start => FreeError::Interior { addr, start },
             State::Reserved => FreeError::Foreign(addr),
             // A live area that starts here is younger than the question.

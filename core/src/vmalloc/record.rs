@@ -6,8 +6,8 @@
 //!       height:gap  max_gap  left  right  start  span   next
 //!       place in the window's tree:       fixed while   chain of live areas of
 //!       lock `space`                      in the tree   its vmap node: its lock
-//! word  7                  8                  9               10..15
-//!       state:flags:pages  align:leaf:mapped  requested/next  unused
+//! word  7                  8                  9               10                          11   12..15
+//!       state:flags:pages  align:leaf:mapped  requested/next  free:dirty:unflushed pages  CPU  unused
 //!       the area itself: the node's lock, or whoever alone may touch an area in its state
 //! ```
 //!
@@ -16,6 +16,7 @@
 
 use super::area::{Link, Node, State};
 use super::flags::VmFlags;
+use super::ram::Usage;
 use super::tree::{Spot, Store};
 use crate::addr::PhysAddr;
 use crate::order::Order;
@@ -29,6 +30,7 @@ const WINDOW: u64 = 0;
 const FIXED: u64 = 4;
 const LIVE: u64 = 6;
 const AREA: u64 = 7;
+const USAGE: u64 = 10;
 
 const LOW_56: u64 = (1 << 56) - 1;
 /// A half of the address space has 2^35 pages.
@@ -62,6 +64,16 @@ impl<'b> Records<'b> {
         let state = u64::from(state) << 56 | u64::from(node.flags.bits()) << 40 | node.pages & LOW_40;
         let mapped = u64::from(node.align) << 56 | u64::from(node.leaf.get()) << 48 | node.mapped & LOW_40;
         set_words(self.mem, at, AREA, [state, mapped, word]);
+    }
+
+    /// How a block's pages are used.
+    pub(super) fn usage(self, at: Link) -> Usage {
+        Usage::from_words(words(self.mem, at, USAGE).unwrap_or_default())
+    }
+
+    /// Writes how a block's pages are used.
+    pub(super) fn set_usage(self, at: Link, usage: &Usage) {
+        set_words(self.mem, at, USAGE, usage.to_words());
     }
 
     /// Writes all of an area that is in no tree yet.
@@ -158,6 +170,7 @@ mod tests {
             State::Reserved,
             State::Vmalloc { requested: 4097 },
             State::Vmap,
+            State::Block { next: Link::from_word(192) },
             State::Pending { requested: 9, batch: 0 },
             State::Pending { requested: 9, batch: 1 },
             State::Deferred { next: Link::NIL, owned: true },

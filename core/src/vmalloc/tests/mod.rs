@@ -10,6 +10,7 @@ mod lazy;
 mod migrate;
 mod nodes;
 mod place;
+mod ram;
 mod random;
 mod read;
 mod realloc;
@@ -97,7 +98,7 @@ impl Machine {
     }
 
     fn purge(&self) -> u64 {
-        self.window.purge(&self.pages, &self.slab)
+        self.window.purge(&self.pages, &self.slab, true)
     }
 
     fn check(&self) -> Result<(), Violation> {
