@@ -158,7 +158,10 @@ impl Call {
     /// in the ordinary way.
     pub fn is_ordinary_allocation(&self) -> bool {
         matches!(self, Self::Objects(call) if call.gfp().is_some())
-            || matches!(self, Self::Window(WindowCall::Vmalloc { .. } | WindowCall::Vmap { .. }))
+            || matches!(
+                self,
+                Self::Window(WindowCall::Vmalloc { .. } | WindowCall::Vmap { .. } | WindowCall::VmMapRam { .. })
+            )
             || matches!(
                 self,
                 Self::AllocPages { .. }

@@ -27,7 +27,7 @@ pub enum AreaKind {
 impl AreaKind {
     /// Tells whether somebody has the area.
     pub const fn is_live(self) -> bool {
-        matches!(self, Self::Vmalloc | Self::Vmap)
+        matches!(self, Self::Vmalloc | Self::Vmap | Self::Ram)
     }
 }
 

@@ -120,6 +120,15 @@ impl Numbers {
             Role::Count if kind == OpKind::Burst => rng.random_range(1..=64),
             Role::Count if matches!(kind, OpKind::AllocContigRange | OpKind::AllocContigPages) => log(rng, 9),
             Role::Count if kind == OpKind::PrefillSheaf || kind == OpKind::RefillSheaf => log(rng, 7),
+            // Powers of two are the edges between mappings; 64 pages are the most from a block.
+            Role::Count if matches!(kind, OpKind::VmMapRam | OpKind::RamChurn | OpKind::UnmapRamWrong) => {
+                match rng.random_range(0..8) {
+                    0 => rng.random_range(60..=68),
+                    1 => rng.random_range(0..=160),
+                    n if n < 5 => 1 << (n - 2),
+                    _ => rng.random_range(1..=24),
+                }
+            }
             Role::Count => rng.random_range(0..=24),
             Role::Align if rng.random_ratio(1, 32) => log(rng, 16),
             Role::Align => (1 << rng.random_range(2..=9u32)) & !7,
@@ -140,6 +149,7 @@ impl Numbers {
             Role::FreePointer => rng.random_range(1..=9),
             Role::Capacity => rng.random_range(1..=70),
             Role::Percent => rng.random_range(0..=100),
+            Role::Step if kind == OpKind::RamChurn => rng.random_range(0..=6),
             Role::Step => rng.random_range(1..=6),
             Role::Spare => log(rng, 8),
             Role::Page => log(rng, 10),

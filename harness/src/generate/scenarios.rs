@@ -13,7 +13,7 @@ type Scene = fn(&mut TraceRng, &mut GeometrySpec, &mut Vec<Op>);
 
 /// Appends one of the scenes that the target can use; it may change the machine to fit.
 pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
-    const ALL: [Scene; 18] = [
+    const ALL: [Scene; 19] = [
         urgent,
         checkerboard,
         exhaust,
@@ -32,6 +32,7 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
         shortage::troubled_caches,
         shortage::mapped_while_free,
         huge_areas,
+        ram_blocks,
     ];
     let scenes: &[Scene] = match target {
         Target::Trace | Target::Codec => &ALL,
@@ -54,7 +55,7 @@ pub(crate) fn scene(rng: &mut TraceRng, target: Target, geometry: &mut GeometryS
             shortage::waiting_frees,
             shortage::troubled_caches,
         ],
-        Target::Vmalloc => &[narrow_window, common_sizes, checkerboard, fault_at_each_stage, huge_areas],
+        Target::Vmalloc => &[narrow_window, common_sizes, checkerboard, fault_at_each_stage, huge_areas, ram_blocks],
     };
     if let Some(scene) = scenes.get(rng.random_range(0..scenes.len())) {
         let start = ops.len();
@@ -111,6 +112,28 @@ fn huge_areas(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>
         ]);
     }
     ops.extend([Op::Purge, Op::Audit]);
+}
+
+/// Blocks of `vm_map_ram` are used up, some of them but for a few mappings; addresses are short or not.
+fn ram_blocks(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
+    geometry.vmalloc_pages = interesting::pick(&[64, 300, 700, 2100, 16_400], rng.next_u64());
+    ops.push(Op::AllocPages { order: rng.random_range(0..=6), gfp: Gfp::KERNEL });
+    for _ in 0..rng.random_range(2..=8) {
+        let count = interesting::pick(&[1, 2, 3, 8, 17, 32, 33, 64, 64, 65], rng.next_u64());
+        let (pick, step, phase) = (rng.random_range(0..4), rng.random_range(0..=6), rng.random_range(0..8));
+        ops.push(Op::RamChurn { pick, count, step, phase });
+        ops.push(match rng.random_range(0..8) {
+            0 => Op::Purge,
+            1 => Op::Reclaim,
+            2 => Op::SetCpu { cpu: rng.random_range(0..8) },
+            3 => Op::FailNth { point: FaultPoint::PageTable, nth: rng.random_range(0..4) },
+            4 => Op::UnmapRamWrong { pick, count, page: rng.random_range(0..8) },
+            5 => Op::FreeEvery { step: 2, phase },
+            6 => Op::Vread { pick, page: rng.random_range(0..512), size: rng.next_u64() >> 50 },
+            _ => Op::VmMapRam { pick, count, gfp: Gfp::KERNEL },
+        });
+    }
+    ops.push(Op::Audit);
 }
 
 /// Memory is full, then every second block goes, then everything that can be given back is asked for.

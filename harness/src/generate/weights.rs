@@ -72,6 +72,7 @@ impl Target {
                 G::AreaFlags,
                 G::AreaReach,
                 G::VfreeAtomic,
+                G::VmapRam,
             ],
         }
     }
@@ -114,8 +115,9 @@ pub(crate) fn draw_swarm(rng: &mut TraceRng, target: Target) -> Swarm {
     let anchors = [OpGroup::Kmalloc, OpGroup::Kvmalloc, OpGroup::Pages, OpGroup::Vmalloc];
     let anchor = core.first().or_else(|| anchors.get(rng.random_range(0..anchors.len())));
     let swarm = anchor.map_or(swarm, |&group| swarm.with(group));
-    // `vmap` maps pages that somebody has allocated.
-    if swarm.contains(OpGroup::Vmap) || swarm.contains(OpGroup::AreaFlags) { swarm.with(OpGroup::Pages) } else { swarm }
+    // These map pages that somebody has allocated.
+    let shows = [OpGroup::Vmap, OpGroup::AreaFlags, OpGroup::VmapRam].into_iter().any(|group| swarm.contains(group));
+    if shows { swarm.with(OpGroup::Pages) } else { swarm }
 }
 
 /// What an operation does to the number of live blocks.
@@ -139,7 +141,7 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::Kmalloc | K::KmallocArray | K::KmallocNode | K::KmallocNolock => Effect::Allocates(Family::Kmalloc),
         K::CacheAlloc | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => Effect::Allocates(Family::Cache),
         K::Vmalloc | K::VmallocRange | K::VmallocWith => Effect::Allocates(Family::Vmalloc),
-        K::Vmap | K::VmapWith => Effect::Allocates(Family::Vmap),
+        K::Vmap | K::VmapWith | K::VmMapRam => Effect::Allocates(Family::Vmap),
         K::AllocContigRange | K::AllocContigPages => Effect::Allocates(Family::Contig),
         K::Kvmalloc | K::KvmallocArray | K::KvmallocNode => Effect::Allocates(Family::Kvmalloc),
         K::FreePages | K::FreePagesNolock => Effect::Frees(Family::Pages),
@@ -147,7 +149,7 @@ pub(crate) const fn effect_of(kind: OpKind) -> Effect {
         K::KfreeNolock => Effect::Frees(Family::Kmalloc),
         K::CacheFree | K::CacheFreeBulk => Effect::Frees(Family::Cache),
         K::Vfree | K::VfreeAtomic => Effect::Frees(Family::Vmalloc),
-        K::Vunmap => Effect::Frees(Family::Vmap),
+        K::Vunmap | K::VmUnmapRam => Effect::Frees(Family::Vmap),
         K::FreeContigRange => Effect::Frees(Family::Contig),
         K::Kvfree | K::KvfreeSensitive => Effect::Frees(Family::Kvmalloc),
         K::KfreeRcu => Effect::Frees(Family::Kmalloc),
@@ -172,7 +174,7 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::AllocPagesNode | K::AllocPagesExact | K::CacheCreate | K::CacheCreateWith | K::CacheFreeBulk => 40,
         K::KmallocNode | K::CacheAllocNode | K::CacheAllocBulk | K::AllocFromSheaf => 60,
         K::PrefillSheaf | K::RefillSheaf | K::ReturnSheaf | K::KmallocNolock | K::KfreeNolock => 20,
-        K::KvmallocArray | K::Vrealloc | K::VreallocNear | K::VmallocWith | K::VmapWith => 40,
+        K::KvmallocArray | K::Vrealloc | K::VreallocNear | K::VmallocWith | K::VmapWith | K::VmMapRam => 40,
         K::Protect | K::Vread | K::RemapVmalloc | K::VfreeAtomic => 20,
         K::DrainDeferred => 5,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
@@ -190,6 +192,9 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::FreeMapped => 10,
         K::FailPages | K::FailSlabs => 8,
         K::VmapFree => 4,
+        K::VmUnmapRam => 40,
+        K::UnmapRamWrong => 20,
+        K::RamChurn => 2,
         K::Reclaim | K::Audit | K::DebugCache | K::Validate => 3,
         K::Overflow | K::WriteFreed => 30,
         K::BreakLink => 6,

@@ -1,7 +1,7 @@
 //! The vmalloc window: what a request says about its area, gaps between areas, and the page tables that a new one needs.
 
-use super::request;
-use crate::subject::Call;
+use super::{ram_block_pages, request};
+use crate::subject::{Call, WindowCall};
 use kmem::{Geometry, GfpFlags, NodeId, PAGE_SIZE};
 use std::collections::BTreeSet;
 
@@ -45,6 +45,7 @@ impl AreaWish {
             && geometry.vmap_allow_huge
             && geometry.max_order.get() >= HUGE_ORDER;
         match *call {
+            Call::Window(WindowCall::VmMapRam { .. }) => Some(Self { guard: 0, ..plain }),
             Call::Vmalloc { .. } | Call::Vmap { .. } | Call::Window(_) => Some(plain),
             Call::Vrealloc { near, .. } => Some(Self { align: in_pages(near.align), node: near.node, ..plain }),
             Call::Kvmalloc { .. } | Call::KvmallocArray { .. } => Some(Self { huge: may_be_huge, ..plain }),
@@ -66,6 +67,12 @@ impl AreaWish {
             }),
             _ => None,
         }
+    }
+
+    /// What a new block for mappings of `vm_map_ram` wishes for, and how hard it may try: of its size, aligned to that, no guard.
+    pub fn ram_block(geometry: &Geometry, gfp: GfpFlags) -> Self {
+        let pages = ram_block_pages(geometry) as u64;
+        Self { pages, guard: 0, align: pages, within: None, huge: false, node: None, gfp }
     }
 
     /// The same area mapped by entries of 512 pages: size and alignment grow to multiples of that.

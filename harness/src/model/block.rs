@@ -22,11 +22,13 @@ pub enum Tier {
     Vmalloc,
     /// `vmap`: an alias of frames that belong to others.
     Vmap,
+    /// `vm_map_ram`: an alias of frames that belong to others, for a short time.
+    MapRam,
 }
 
 impl Tier {
     /// How many tiers there are.
-    pub const COUNT: usize = Self::Vmap as usize + 1;
+    pub const COUNT: usize = Self::MapRam as usize + 1;
     /// All tiers, in order.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Pages,
@@ -37,6 +39,7 @@ impl Tier {
         Self::Cache,
         Self::Vmalloc,
         Self::Vmap,
+        Self::MapRam,
     ];
 
     /// Returns the name.
@@ -50,12 +53,13 @@ impl Tier {
             Self::Cache => "Cache",
             Self::Vmalloc => "Vmalloc",
             Self::Vmap => "Vmap",
+            Self::MapRam => "MapRam",
         }
     }
 
     /// Tells whether blocks of this tier are reached through the page table.
     pub const fn is_virtual(self) -> bool {
-        matches!(self, Self::Vmalloc | Self::Vmap)
+        matches!(self, Self::Vmalloc | Self::Vmap | Self::MapRam)
     }
 }
 
@@ -87,16 +91,20 @@ impl Tiers {
     pub const VMALLOC: Self = Self(1 << Tier::Vmalloc as u8);
     /// Blocks for `vunmap`.
     pub const VMAP: Self = Self(1 << Tier::Vmap as u8);
+    /// Blocks for `vm_unmap_ram`.
+    pub const MAP_RAM: Self = Self(1 << Tier::MapRam as u8);
+    /// Blocks that show frames of others.
+    pub const SHOWING: Self = Self(Self::VMAP.0 | Self::MAP_RAM.0);
     /// Blocks for `kvfree` and `kvrealloc`.
     pub const KVMALLOC: Self = Self(Self::KMALLOC.0 | Self::VMALLOC.0);
     /// Blocks for `kvfree_rcu_mightsleep`.
     pub const KVMALLOC_OR_CACHE: Self = Self(Self::KVMALLOC.0 | Self::CACHE.0);
     /// Blocks that are reached through the page table.
-    pub const VIRTUAL: Self = Self(Self::VMALLOC.0 | Self::VMAP.0);
-    /// Areas of the vmalloc window; a guard page follows, unless the caller wanted none.
+    pub const VIRTUAL: Self = Self(Self::VMALLOC.0 | Self::SHOWING.0);
+    /// Areas for `vfree`; a guard page follows, unless the caller wanted none.
     pub const GUARDED: Self = Self(Self::VMALLOC.0 | Self::VMAP.0);
     /// Blocks that own their memory, so that their contents can be demanded.
-    pub const OWNING: Self = Self(Self::ALL.0 & !Self::VMAP.0);
+    pub const OWNING: Self = Self(Self::ALL.0 & !Self::SHOWING.0);
     /// All blocks.
     pub const ALL: Self = Self((1 << Tier::COUNT) - 1);
 
@@ -179,7 +187,7 @@ impl Block {
             Tier::LargeKmalloc => self.usable.div_ceil(PAGE_SIZE) as u64,
             Tier::PagesExact | Tier::Contig => self.requested.div_ceil(PAGE_SIZE) as u64,
             Tier::Vmalloc => self.frames.len() as u64,
-            Tier::Kmalloc | Tier::Cache | Tier::Vmap => 0,
+            Tier::Kmalloc | Tier::Cache | Tier::Vmap | Tier::MapRam => 0,
         }
     }
 
@@ -203,12 +211,13 @@ mod tests {
             Tiers::CACHE,
             Tiers::VMALLOC,
             Tiers::VMAP,
+            Tiers::MAP_RAM,
         ];
         for tier in Tier::ALL {
             assert_eq!(families.iter().filter(|f| f.contains(tier)).count(), 1, "{tier:?}");
             assert!(Tiers::ALL.contains(tier));
-            assert_eq!(Tiers::GUARDED.contains(tier), tier.is_virtual());
+            assert_eq!(Tiers::VIRTUAL.contains(tier), tier.is_virtual());
         }
-        assert!(!Tiers::OWNING.contains(Tier::Vmap));
+        assert!(!Tiers::OWNING.contains(Tier::Vmap) && !Tiers::OWNING.contains(Tier::MapRam));
     }
 }

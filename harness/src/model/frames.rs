@@ -41,7 +41,7 @@ impl FrameMap {
 
     fn apply(&mut self, block: &Block, direct: impl Fn(&mut Use), vmalloc: impl Fn(&mut Use, u64)) {
         match block.tier {
-            Tier::Vmap => {}
+            Tier::Vmap | Tier::MapRam => {}
             Tier::Vmalloc => {
                 for &frame in &block.frames {
                     if let Some(u) = self.uses.get_mut(frame as usize) {

@@ -14,6 +14,7 @@ mod frames;
 mod limbo;
 mod live;
 mod moving;
+mod ram;
 mod rcu;
 mod refs;
 mod window;
@@ -22,10 +23,12 @@ pub mod zones;
 pub use block::{Block, Tier, Tiers};
 pub use caches::{CacheModel, RootModel};
 pub use limbo::{Ghost, Why};
+pub use ram::{RamBlock, RamPage, ram_block_pages};
 pub use rcu::RcuCall;
 
 use crate::oracle::Step;
 use crate::subject::{Call, ObjectsCall, Reply, Strength, Subject, WindowCall};
+use areas::Span;
 use caches::Caches;
 use classes::{KMALLOC_MAX_CACHE, get_order};
 use debugged::Debugged;
@@ -77,6 +80,7 @@ pub struct Model {
     pinned_frames: Vec<u32>,
     /// Handles of the page blocks whose owners let the machine free them.
     evictable: std::collections::BTreeSet<u64>,
+    ram: ram::RamBlocks,
     /// Page counters after the last step; what a failed call must not change.
     pub(crate) last_use: Option<MemInfo>,
     /// What was written to free pages.
@@ -103,6 +107,7 @@ impl Model {
             cpu: 0,
             pinned_frames: Vec::new(),
             evictable: std::collections::BTreeSet::new(),
+            ram: ram::RamBlocks::default(),
             last_use: None,
             damage: damage::Damage::default(),
             notes: crate::oracle::Notes::default(),
@@ -148,7 +153,7 @@ impl Model {
         }
         let mapped = |block: &Block| {
             let frames = self.direct_frames(block.addr, block.usable);
-            self.blocks(Tiers::VMAP).any(|area| area.frames.iter().any(|frame| frames.contains(frame)))
+            self.blocks(Tiers::SHOWING).any(|area| area.frames.iter().any(|frame| frames.contains(frame)))
         };
         let free = |block: &&Block| {
             self.evictable.contains(&block.handle)
@@ -168,6 +173,11 @@ impl Model {
     /// How many blocks of these tiers are live.
     pub fn count(&self, tiers: Tiers) -> usize {
         self.live.count(tiers)
+    }
+
+    /// The handle of the next block that is new.
+    pub fn newest(&self) -> u64 {
+        self.next_handle
     }
 
     /// How many blocks are live.
@@ -445,6 +455,7 @@ impl Model {
             map_frames(&mut block, old.as_ref(), subject);
         }
         self.take_over(&block);
+        self.follow_ram(call, addr);
         self.insert(block);
     }
 
@@ -506,6 +517,7 @@ impl Model {
             Call::CacheAlloc { .. } => Tier::Cache,
             Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vrealloc { .. } => Tier::Vmalloc,
             Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }) => Tier::Vmap,
+            Call::Window(WindowCall::VmMapRam { .. }) => Tier::MapRam,
             Call::Window(WindowCall::Vmalloc { .. }) => Tier::Vmalloc,
             _ if self.in_vmalloc_window(addr) => Tier::Vmalloc,
             _ if requested > KMALLOC_MAX_CACHE => Tier::LargeKmalloc,
@@ -535,7 +547,7 @@ impl Model {
             Tier::Pages | Tier::PagesExact | Tier::Contig => &mut self.expected.pages,
             Tier::LargeKmalloc => &mut self.expected.large_kmalloc,
             Tier::Vmalloc => &mut self.expected.vmalloc,
-            Tier::Kmalloc | Tier::Cache | Tier::Vmap => {
+            Tier::Kmalloc | Tier::Cache | Tier::Vmap | Tier::MapRam => {
                 if let Some(cache) = block.cache.and_then(|id| self.caches.get_mut(id)) {
                     cache.live = apply(cache.live as u64, 1) as usize;
                 }
@@ -589,7 +601,7 @@ fn is_about_frames(call: &Call) -> bool {
         Call::Vmap { .. }
             | Call::AllocContigRange { .. }
             | Call::AllocContigPages { .. }
-            | Call::Window(WindowCall::Vmap { .. })
+            | Call::Window(WindowCall::Vmap { .. } | WindowCall::VmMapRam { .. })
     )
 }
 
@@ -606,7 +618,8 @@ pub fn freed_address(call: &Call) -> Option<u64> {
         | Call::Vfree { addr }
         | Call::Vunmap { addr }
         | Call::Kvfree { addr }
-        | Call::KvfreeSensitive { addr, .. } => Some(*addr),
+        | Call::KvfreeSensitive { addr, .. }
+        | Call::Window(WindowCall::VmUnmapRam { addr, .. }) => Some(*addr),
         Call::Krealloc { addr, size: 0, .. }
         | Call::Vrealloc { addr, size: 0, .. }
         | Call::Kvrealloc { addr, size: 0, .. } => Some(*addr),

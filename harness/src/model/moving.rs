@@ -24,7 +24,7 @@ impl Model {
             && block.refs == 0
             && block.held == 0
             && !block.disowned
-            && !self.blocks(Tiers::VMAP).any(shows)
+            && !self.blocks(Tiers::SHOWING).any(shows)
     }
 
     /// The area, and the number of its page, whose page is behind a frame and may go to another one: of a movable area, live

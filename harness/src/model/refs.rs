@@ -46,14 +46,14 @@ impl Model {
 
     /// How many live mappings show a frame.
     pub fn mappings(&self, frame: u32) -> usize {
-        let areas = self.blocks(super::Tiers::VMAP);
+        let areas = self.blocks(super::Tiers::SHOWING);
         areas.map(|area| area.frames.iter().filter(|&&shown| shown == frame).count()).sum()
     }
 
     /// The pieces freed by a call, or by frees that were put off and that it has done on its way, that are bad: a mapping
     /// shows a page of them.
     pub fn bad_pieces(&self, call: &Call, reply: &Reply) -> Vec<Piece> {
-        if self.count(super::Tiers::VMAP) == 0 {
+        if self.count(super::Tiers::SHOWING) == 0 {
             return Vec::new();
         }
         let mut pieces = self.freed_pieces(call, reply);

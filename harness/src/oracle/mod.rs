@@ -36,12 +36,13 @@ mod o23_areas;
 mod o24_nested;
 mod pattern;
 mod policy;
+mod ram;
 mod scene;
 mod window;
 
 pub use access::{BadAccess, judge_access, judge_read};
 pub use moves::{on_lent, on_move};
-pub use o04_content::{read_block, write_block};
+pub use o04_content::{read_alias, read_block, write_block};
 pub use o15_translation::touch_guard;
 pub use o19_pages::write_free;
 pub use pattern::{CONSTRUCTED, constructed_byte};
@@ -99,6 +100,8 @@ pub(crate) struct Notes {
     pub(crate) sample: usize,
     /// Warnings that come once only and came.
     pub(crate) warned: u32,
+    /// How often addresses were short before the call.
+    pub(crate) reclaimed_va: u64,
     /// The window and the blocks for huge entries before the call, if it may make an area.
     pub(crate) area: Option<o23_areas::Before>,
     /// Credit of the calls for areas since the last one that was judged by where its area is.

@@ -8,7 +8,7 @@
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::areas::AreaWish;
 use crate::model::{Block, old_address, request};
-use crate::subject::{Call, Reply, WindowCall};
+use crate::subject::{Call, Reply};
 use kmem::PAGE_SIZE;
 
 /// See the module.
@@ -52,7 +52,7 @@ fn check_block(
     }
     check_guards(cx, call, addr, bytes, in_place)?;
     match call {
-        Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }) => Ok(()),
+        call if super::window::shows_others(call) => Ok(()),
         _ => check_area_frames(cx, addr, bytes / PAGE_SIZE, old_address(call)),
     }
 }

@@ -2,15 +2,17 @@
 //!
 //! Contract: I2, I4 and I19. Each block gets a pattern keyed by its handle, its generation and the offset
 //! ([`super::pattern`]): after the allocation, after each reallocation, and at each write operation. It is
-//! compared before each free and reallocation, at read operations, and for a sample of blocks at each audit. Objects of
-//! a cache with a constructor are not written: they must be constructed when handed out and still so when freed.
+//! compared before each free and reallocation, at read operations, and for a sample of blocks at each audit. A fresh
+//! mapping of pages shows what these hold. Objects of a cache with a constructor are not written: they must be constructed
+//! when handed out and still so when freed.
 //! Precision: blocks above 256 bytes are sampled, at both ends and in every page.
 
 use super::pattern::{self, CONSTRUCTED};
+use super::window::shows_others;
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::{Block, Tier, Tiers, freed_address, old_address};
+use crate::model::{Block, Tiers, freed_address, old_address};
 use crate::subject::{Call, Reply};
-use kmem::FreeError;
+use kmem::{FreeError, PAGE_SIZE};
 
 /// How many blocks an audit looks at.
 const SAMPLE: usize = 16;
@@ -47,10 +49,11 @@ impl Oracle for Content {
             area.filter(written).map_or(Ok(()), |addr| read_block(cx, addr))?;
         }
         if let (Call::SplitPage { addr, order }, Reply::Done) = (&step.call, &step.reply) {
-            let mut pages = (0..1 << order).map(|n| addr + n * kmem::PAGE_SIZE as u64);
+            let mut pages = (0..1 << order).map(|n| addr + n * PAGE_SIZE as u64);
             return pages.try_for_each(|page| write_block(cx, page));
         }
         match &step.reply {
+            Reply::Block { addr, .. } if shows_others(&step.call) => check_shown(cx, *addr),
             Reply::Block { addr, .. } => write_block(cx, *addr),
             // The first page of a block that somebody else holds as well.
             Reply::Done if freed_address(&step.call).is_some_and(|addr| is_unwritten(cx, addr)) => {
@@ -92,7 +95,7 @@ pub fn write_block(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
     if let Some(object) = constructed(cx, addr) {
         return check_constructed(cx, &object);
     }
-    let Some(block) = cx.model.rewritten(addr).filter(|b| b.tier != Tier::Vmap) else { return Ok(()) };
+    let Some(block) = cx.model.rewritten(addr).filter(|b| Tiers::OWNING.contains(b.tier)) else { return Ok(()) };
     match pattern::write(cx.subject, block) {
         Ok(()) => Ok(()),
         Err(damage) => {
@@ -111,7 +114,9 @@ pub fn read_block(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
     if let Some(object) = constructed(cx, addr) {
         return check_constructed(cx, &object);
     }
-    let Some(block) = cx.model.block(addr).filter(|b| b.written && b.tier != Tier::Vmap) else { return Ok(()) };
+    let Some(block) = cx.model.block(addr).filter(|b| b.written && Tiers::OWNING.contains(b.tier)) else {
+        return Ok(());
+    };
     match pattern::verify(cx.subject, addr, block, block.requested) {
         Ok(()) => Ok(()),
         Err(damage) => {
@@ -119,6 +124,34 @@ pub fn read_block(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
             Err(cx.violation(OracleId::O4Content, &[handle], message))
         }
     }
+}
+
+/// Compares what is seen at another address with what was written last to a live block.
+///
+/// # Errors
+///
+/// O4 if something else is seen, or nothing can be read there.
+pub fn read_alias(cx: &mut Context<'_>, addr: u64, alias: u64) -> Result<(), Violation> {
+    let Some(block) = cx.model.block(addr).filter(|block| block.written) else { return Ok(()) };
+    pattern::verify(cx.subject, alias, block, block.requested).map_err(|damage| {
+        let message = format!("{} is not what is seen at {alias:#x}: {damage}", block.describe());
+        cx.violation(OracleId::O4Content, &[block.handle], message)
+    })
+}
+
+/// A fresh mapping shows what its frames hold: read by both addresses, as the processor reads.
+fn check_shown(cx: &mut Context<'_>, addr: u64) -> Result<(), Violation> {
+    let frames = cx.model.block(addr).map_or(Vec::new(), |block| block.frames.clone());
+    for (at, frame) in (addr..).step_by(PAGE_SIZE).zip(frames) {
+        let (mut shown, mut held) = ([0; PAGE_SIZE], [0; PAGE_SIZE]);
+        let own = cx.model.address_of(frame);
+        let read = cx.subject.read(at, &mut shown).and_then(|()| cx.subject.read(own, &mut held));
+        if let Some(byte) = (0..PAGE_SIZE).find(|&byte| read.is_err() || shown[byte] != held[byte]) {
+            let message = format!("{at:#x} does not show frame {frame:#x}: byte {byte} differs, or {read:?}");
+            return Err(cx.violation(OracleId::O4Content, &[], message));
+        }
+    }
+    Ok(())
 }
 
 /// The block, if its cache has a constructor.

@@ -5,7 +5,7 @@
 //! each audit the same for objects: a cache counts as active exactly the live objects. Exact.
 
 use super::{Context, Oracle, OracleId, Violation};
-use crate::model::{ExpectedUse, Tier};
+use crate::model::{ExpectedUse, Tier, Tiers};
 use crate::subject::Reply;
 use kmem::MemInfo;
 
@@ -79,7 +79,8 @@ fn check_objects(cx: &Context<'_>) -> Result<(), String> {
 fn check_areas(cx: &Context<'_>) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box() else { return Ok(()) };
     let listed = inside.vmallocinfo().iter().filter(|entry| entry.kind.is_live()).count();
-    let live = cx.model.count(crate::model::Tiers::GUARDED);
+    let own_areas = cx.model.blocks(Tiers::MAP_RAM).filter(|block| !cx.model.is_run(block.frames.len())).count();
+    let live = cx.model.count(Tiers::GUARDED) + own_areas + cx.model.ram_blocks().len();
     if listed == live { Ok(()) } else { Err(format!("vmallocinfo lists {listed} areas, {live} are live")) }
 }
 

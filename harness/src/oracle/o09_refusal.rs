@@ -20,7 +20,9 @@ use super::policy::{
     check_reserves, insists, judge_boost, judge_bulk, judge_node, judge_reclaim, judge_why, may_skip_reclaim,
     mixing_counts, page_request, refusal_counts,
 };
+use super::ram::run_of;
 use super::scene::Snapshot;
+use super::window::shows_others;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
 use crate::model::areas::AreaWish;
 use crate::model::classes::{KVMALLOC_MAX, get_order, kmalloc_max};
@@ -284,7 +286,7 @@ fn vmap_reasons(model: &Model, pfns: &[u32]) -> Vec<Reason> {
 fn window_reasons(model: &Model, call: &WindowCall) -> Vec<Reason> {
     let mut reasons = match call {
         WindowCall::Vmalloc { size, gfp, .. } => vmalloc_reasons(model, Some(*size), *gfp),
-        WindowCall::Vmap { pfns, .. } => vmap_reasons(model, pfns),
+        WindowCall::Vmap { pfns, .. } | WindowCall::VmMapRam { pfns, .. } => vmap_reasons(model, pfns),
         _ => Vec::new(),
     };
     let WindowCall::Vmap { pfns, flags, .. } = call else { return reasons };
@@ -435,7 +437,8 @@ fn served_by(
             old_block(model, call).zip(wish).and_then(|(block, wish)| growth_served(found, model, block, &wish, error))
         }
         Call::Vrealloc { .. } => area(true),
-        Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }) => area(false),
+        _ if run_of(model, call).is_some() => run_served(found, model, run_of(model, call)?, gfp, error),
+        call if shows_others(call) => area(false),
         Call::Window(_) => area(true),
         Call::Kvmalloc { .. } | Call::KvmallocNode { .. } | Call::KvmallocArray { .. } | Call::Kvrealloc { .. }
             if size > PAGE_SIZE =>
@@ -487,6 +490,21 @@ fn area_served(
     match error {
         AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("the window has a gap"),
         _ => verdict.has_memory.then_some("there is memory for descriptor, pages and page tables"),
+    }
+}
+
+/// A mapping of few pages needs page tables, and a record and addresses for a block if the CPU has none with room.
+fn run_served(
+    found: &Snapshot,
+    model: &Model,
+    pages: usize,
+    gfp: GfpFlags,
+    error: &AllocError,
+) -> Option<&'static str> {
+    let verdict = found.serves_run(model, pages, gfp);
+    match error {
+        AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("a block has room, or the window for a block"),
+        _ => verdict.has_memory.then_some("there is memory for descriptor and page tables"),
     }
 }
 

@@ -64,7 +64,9 @@ impl Oracle for Translation {
         let Some(block) = cx.model.block(addr).filter(|b| b.tier.is_virtual()) else { return Ok(()) };
         check_guard(cx, block)?;
         match &step.call {
-            Call::Vmap { pfns } | Call::Window(WindowCall::Vmap { pfns, .. }) if block.frames != *pfns => {
+            Call::Vmap { pfns } | Call::Window(WindowCall::Vmap { pfns, .. } | WindowCall::VmMapRam { pfns, .. })
+                if block.frames != *pfns =>
+            {
                 let message = format!("{} reaches {:x?}, not {pfns:x?}", block.describe(), block.frames);
                 Err(cx.violation(OracleId::O15Translation, &[block.handle], message))
             }
@@ -77,7 +79,8 @@ impl Oracle for Translation {
         if !cx.model.is_tight() {
             return Ok(());
         }
-        cx.model.blocks(Tiers::GUARDED).try_for_each(|block| check_area(cx, block))?;
+        cx.model.blocks(Tiers::VIRTUAL).try_for_each(|block| check_area(cx, block))?;
+        super::ram::check_blocks(cx)?;
         check_stale(cx)?;
         check_tables(cx)
     }

@@ -8,7 +8,7 @@
 //! Exact, for subjects that verify each free.
 
 use super::{Context, Oracle, OracleId, Step, Violation};
-use crate::model::{Block, Model, Tier, Why, freed_address};
+use crate::model::{Block, Model, Tier, Tiers, Why, freed_address};
 use crate::subject::{Call, ObjectsCall, Reply, WindowCall};
 use kmem::{BlockKind, CacheId, FreeError, Hardening, VirtAddr};
 
@@ -158,9 +158,12 @@ fn accepts(model: &Model, call: &Call, addr: u64, block: &Block) -> bool {
                 block.tier == Tier::Cache && block.cache.is_some_and(|own| share(model, own, *cache))
             }
             Call::Vunmap { .. } => block.tier == Tier::Vmap,
-            Call::Vfree { .. } | Call::Window(_) => block.tier.is_virtual(),
+            Call::Window(WindowCall::VmUnmapRam { count, .. }) => {
+                block.tier == Tier::MapRam && block.requested / kmem::PAGE_SIZE == *count
+            }
+            Call::Vfree { .. } | Call::Window(_) => Tiers::GUARDED.contains(block.tier),
             Call::Kfree { .. } | Call::KfreeSensitive { .. } => is_slab(block.tier) || block.tier == Tier::LargeKmalloc,
-            _ => !matches!(block.tier, Tier::Pages | Tier::PagesExact | Tier::Contig),
+            _ => !matches!(block.tier, Tier::Pages | Tier::PagesExact | Tier::Contig | Tier::MapRam),
         }
 }
 
@@ -183,12 +186,15 @@ fn kind_of(tier: Tier) -> BlockKind {
         Tier::Kmalloc | Tier::Cache => BlockKind::Slab,
         Tier::LargeKmalloc => BlockKind::LargeKmalloc,
         Tier::Vmalloc => BlockKind::Vmalloc,
-        Tier::Vmap => BlockKind::Vmap,
+        Tier::Vmap | Tier::MapRam => BlockKind::Vmap,
     }
 }
 
 /// Compares the reason of a rejection with what is at the address.
 fn named(model: &Model, call: &Call, addr: u64, block: &Block, error: &FreeError) -> Result<(), String> {
+    if let Call::Window(WindowCall::VmUnmapRam { count, .. }) = call {
+        return super::ram::named(model, addr, *count, block, error);
+    }
     let kind = kind_of(block.tier);
     // From outside the window its two kinds look the same.
     let is_kind = |found: BlockKind| found == kind || (kind == BlockKind::Vmap && found == BlockKind::Vmalloc);
@@ -201,8 +207,10 @@ fn named(model: &Model, call: &Call, addr: u64, block: &Block, error: &FreeError
         FreeError::WrongOrder { found } => matches!(call, Call::FreePages { .. }) && found.get() == block.order,
         // A call for page blocks sees frames, and an address that is no frame's start is foreign to it.
         FreeError::Foreign(_) => {
-            matches!(call, Call::FreePages { .. } | Call::FreePagesExact { .. })
-                && (block.tier.is_virtual() || !addr.is_multiple_of(kmem::PAGE_SIZE as u64))
+            let of_frames = matches!(call, Call::FreePages { .. } | Call::FreePagesExact { .. })
+                && (block.tier.is_virtual() || !addr.is_multiple_of(kmem::PAGE_SIZE as u64));
+            // Mappings of `vm_map_ram` are known to its own call alone.
+            of_frames || (block.tier == Tier::MapRam && is_virtual_free(call))
         }
         _ => false,
     };

@@ -13,6 +13,10 @@ pub(super) fn check(cx: &Context<'_>) -> Result<(), String> {
     for entry in inside.vmallocinfo() {
         let text = entry.to_string();
         check_range(&entry, &text)?;
+        if entry.kind == AreaKind::Ram {
+            super::ram::check_listed(cx.model, &entry, &text)?;
+            continue;
+        }
         let block = cx.model.block(entry.start.as_u64()).filter(|block| block.tier.is_virtual());
         match (entry.kind.is_live(), block) {
             (true, Some(block)) => check_live(inside.geometry(), block, &text)?,

@@ -34,7 +34,8 @@ impl Oracle for Warnings {
         let verdict = given
             .iter()
             .try_for_each(|warning| check_given(cx, step, gfp, warning))
-            .and_then(|()| check_owed(step, gfp, &given, cx.model.notes.warned));
+            .and_then(|()| check_owed(step, gfp, &given, cx.model.notes.warned))
+            .and_then(|()| check_told_of_nothing(cx, step));
         verdict.map_err(|message| cx.violation(OracleId::O18Warnings, &[], message))
     }
 }
@@ -64,6 +65,8 @@ fn once(warning: &Warning) -> Option<u32> {
         Warning::VmallocZero => Some(128),
         Warning::VmapResetsPerms => Some(256),
         Warning::VmapWithoutGuard => Some(512),
+        Warning::VmMapRamZero => Some(1024),
+        Warning::VmUnmapRamOfNothing { .. } => Some(2048),
         _ => None,
     }
 }
@@ -99,9 +102,17 @@ fn check_given(cx: &mut Context<'_>, step: &Step, gfp: GfpFlags, warning: &Warni
         }
         Warning::VmapResetsPerms => asks_vmap_for(&step.call, VmFlags::FLUSH_RESET_PERMS),
         Warning::VmapWithoutGuard => asks_vmap_for(&step.call, VmFlags::NO_GUARD),
+        Warning::VmMapRamZero => is_ram_of_nothing(step),
+        Warning::VmUnmapRamOfNothing { .. } => super::ram::is_of_nothing(step),
         _ => true,
     };
     if is_owed { Ok(()) } else { Err(format!("{warning:?} is not owed: {:?} gave {:?}", step.call, step.reply)) }
+}
+
+/// The first unmapping of what is no area is warned of.
+fn check_told_of_nothing(cx: &Context<'_>, step: &Step) -> Result<(), String> {
+    let owed = super::ram::is_of_no_area(cx.model.geometry(), step) && cx.model.notes.warned & 2048 == 0;
+    if owed { Err(format!("nobody was warned of {:?}: {:?}", step.call, step.reply)) } else { Ok(()) }
 }
 
 /// Was anything owed that did not come? `warned` holds the warnings that came once, those of this step included.
@@ -132,6 +143,7 @@ fn check_owed(step: &Step, gfp: GfpFlags, given: &[Warning], warned: u32) -> Res
         ("FlagsRemoved by Vmalloc", removes_vmalloc(step, gfp), warned & 64 != 0),
         ("VmapResetsPerms", asks_vmap_for(&step.call, VmFlags::FLUSH_RESET_PERMS), warned & 256 != 0),
         ("VmapWithoutGuard", served_without_guard(step), warned & 512 != 0),
+        ("VmMapRamZero", is_ram_of_nothing(step), warned & 1024 != 0),
         ("FlagsRemoved by Slab", removes_slab(step, gfp), warned & 16 != 0),
     ];
     match rows.into_iter().find(|&(_, owed, came)| owed && !came) {
@@ -142,6 +154,11 @@ fn check_owed(step: &Step, gfp: GfpFlags, given: &[Warning], warned: u32) -> Res
 
 fn asks_vmap_for(call: &Call, flag: VmFlags) -> bool {
     matches!(call, Call::Window(WindowCall::Vmap { flags, .. }) if flags.contains(flag))
+}
+
+/// A mapping of no pages.
+fn is_ram_of_nothing(step: &Step) -> bool {
+    matches!(step.call, Call::Window(WindowCall::VmMapRam { .. })) && is_empty(step)
 }
 
 fn served_without_guard(step: &Step) -> bool {

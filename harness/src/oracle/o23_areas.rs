@@ -6,6 +6,7 @@
 //!   among the areas that are there, or a pooled range of that size. If the call has purged, those of them that wait for a
 //!   flush may be gone; exact without pools, between both extremes with them. Stronger than Linux, which looks for size +
 //!   align - 1.
+//! * Mappings of `vm_map_ram`: in [`ram`](super::ram).
 //! * Entries: 512 pages each in all of the area or in none of it; only where the request allows it (the caller asks for it, may
 //!   wait, and wants 2 MiB or more; the machine has such blocks). If the nearest node had the blocks, and one to spare, above its low
 //!   marks before the call, and there was room: in all of it.
@@ -55,13 +56,23 @@ impl Oracle for Areas {
     fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
         let before =
             AreaWish::of(cx.model.geometry(), call).filter(|_| is_due(cx)).and_then(|wish| before(cx, call, wish));
+        cx.model.notes.reclaimed_va = cx.subject.white_box().map_or(0, |inside| inside.event_count(Event::ReclaimVa));
         cx.model.notes.area = before;
         Ok(())
     }
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
+        let fail = |message| Err(cx.violation(OracleId::O23Areas, &[], format!("{:?}: {message}", step.call)));
+        if let Err(message) = super::ram::check_purged(cx, step) {
+            return fail(message);
+        }
         let Reply::Block { addr, .. } = step.reply else { return Ok(()) };
+        let cut =
+            super::ram::run_of(cx.model, &step.call).and_then(|pages| super::ram::judge_cut(cx.model, pages, addr));
+        if let Some(verdict) = cut {
+            return verdict.or_else(fail);
+        }
         let is_fresh = cx.model.in_vmalloc_window(addr) && old_address(&step.call) != Some(addr);
         let (Some(wish), Some(before)) = (AreaWish::of(cx.model.geometry(), &step.call), &cx.model.notes.area) else {
             return Ok(());
@@ -70,7 +81,7 @@ impl Oracle for Areas {
             return Ok(());
         }
         let area = wish.as_mapped(cx.subject.leaf_order(addr));
-        let verdict = judge_place(cx, before, &area, addr)
+        let verdict = judge_where(cx, step, before, &area, addr)
             .and_then(|()| judge_entries(cx, step, before, &wish, addr))
             .and_then(|()| judge_nodes(cx, step, before, &area, addr));
         verdict.map_err(|message| {
@@ -93,10 +104,15 @@ fn before(cx: &Context<'_>, call: &Call, wish: AreaWish) -> Option<Before> {
     let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages <= (old.usable / PAGE_SIZE) as u64);
     let is_area = matches!(
         call,
-        Call::Vmalloc { .. } | Call::VmallocRange(_) | Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. })
+        Call::Vmalloc { .. }
+            | Call::VmallocRange(_)
+            | Call::Vmap { .. }
+            | Call::Window(WindowCall::Vmap { .. } | WindowCall::VmMapRam { .. })
     );
     let is_small = wish.pages <= 1 && !is_area;
-    if is_small || old_address(call).is_some_and(stays) {
+    let from_block =
+        super::ram::run_of(cx.model, call).is_some_and(|pages| cx.model.ram_blocks_with_room(pages).next().is_some());
+    if is_small || from_block || old_address(call).is_some_and(stays) {
         return None;
     }
     let areas = scene::Areas::as_is(cx.model, inside);
@@ -119,6 +135,12 @@ fn before(cx: &Context<'_>, call: &Call, wish: AreaWish) -> Option<Before> {
     Some(Before { areas, given_back: given_back(inside), must_be_huge, near })
 }
 
+/// The area is where it belongs; of a mapping that is the first of a block, the block is.
+fn judge_where(cx: &Context<'_>, step: &Step, before: &Before, area: &AreaWish, addr: u64) -> Result<(), String> {
+    let block = super::ram::run_of(cx.model, &step.call).map(|_| AreaWish::ram_block(cx.model.geometry(), area.gfp));
+    judge_place(cx, before, block.as_ref().unwrap_or(area), addr)
+}
+
 /// The area is at the lowest place that there was.
 fn judge_place(cx: &Context<'_>, before: &Before, area: &AreaWish, addr: u64) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box() else { return Ok(()) };
@@ -127,15 +149,21 @@ fn judge_place(cx: &Context<'_>, before: &Before, area: &AreaWish, addr: u64) ->
     let lowest = |stay| window(stay).lowest_gap(area);
     let is_lowest = |stay| lowest(stay) == Some(page);
     let is_pooled = || window(AS_IS).pooled_for(area).any(|pooled| pooled == page);
+    let is_lowest_purged = || {
+        let after = [(FLUSHED, false), (FLUSHED, true), (LIVE, false), (LIVE, true)];
+        let window = |(stay, forced)| before.areas.purged_window(cx.model.geometry(), stay, forced);
+        after.into_iter().any(|after| window(after).lowest_gap(area) == Some(page))
+    };
     let has_pools = cx.model.geometry().cpus > 1;
     let fits = match given_back(inside) != before.given_back {
         false => is_lowest(AS_IS) || is_lowest(WITHOUT_POOLS) || is_pooled(),
         true if has_pools => {
-            let freest = lowest(LIVE).is_some_and(|lowest| lowest <= page);
+            let freest = before.areas.purged_window(cx.model.geometry(), LIVE, true).lowest_gap(area);
+            let freest = freest.is_some_and(|lowest| lowest <= page);
             let in_range = area.within.is_none_or(|(first, end)| (first..end).contains(&page));
             freest && in_range && page.is_multiple_of(area.align)
         }
-        true => [AS_IS, WITHOUT_POOLS, FLUSHED, LIVE].into_iter().any(is_lowest),
+        true => [AS_IS, WITHOUT_POOLS, FLUSHED, LIVE].into_iter().any(is_lowest) || is_lowest_purged(),
     };
     let places = || [AS_IS, WITHOUT_POOLS, FLUSHED, LIVE].map(lowest);
     if fits { Ok(()) } else { Err(format!("page {page:#x}, but the lowest place for {area:x?} is {:x?}", places())) }

@@ -22,7 +22,7 @@ use crate::model::classes::{class_of, get_order, slab_order};
 use crate::model::zones::{
     Class, ZoneRules, ZoneState, bad_mobility, fallback_order, large_page_flags, slab_page_flags,
 };
-use crate::model::{Block, Model, Tiers};
+use crate::model::{Block, Model, RamBlock, Tier, Tiers};
 use crate::subject::WhiteBox;
 use kmem::{
     AreaKind, CacheId, CacheInfo, FrameKind, Geometry, GfpFlags, NR_PAGE_ORDERS, NodeId, PAGE_SIZE, VmallocEntry,
@@ -82,7 +82,7 @@ impl Snapshot {
             |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending | AreaKind::Deferred);
         let listed = inside.vmallocinfo();
         let stale = listed.iter().filter(|e| given_up(e)).map(span_of);
-        let window = Window::new(model.geometry(), live_spans(model).chain(stale).collect());
+        let window = Window::new(model.geometry(), live_spans(model, |_| true).chain(stale).collect());
         let window = window.with_pools(listed.iter().filter(|e| e.kind == AreaKind::Pooled).map(span_of).collect());
         Self { window, ..Self::of_blocks(model, inside, true) }
     }
@@ -99,7 +99,7 @@ impl Snapshot {
         let free_class = |pfn| if pins.is_pinned(pfn) { None } else { class(pfn) };
         let zone = |zone: &ZoneSpec| coalesced(zone, model.geometry(), free_class);
         let zones: Vec<ZoneState> = model.geometry().zones().iter().map(zone).collect();
-        let window = Window::new(model.geometry(), live_spans(model).collect());
+        let window = Window::new(model.geometry(), live_spans(model, |block| !block.is_idle()).collect());
         Self { pcp: vec![0; zones.len()], zones, caches, window, reclaimed: true, doubtful: is_doubtful(model) }
     }
 
@@ -303,6 +303,19 @@ impl Snapshot {
         AreaVerdict { has_gap: tables.is_some(), has_memory: self.single_pages(model, gfp, wish.node) >= needed }
     }
 
+    /// Must a mapping of few pages be served? It comes from a block of this CPU with room, or from a new one, which needs a
+    /// record and a place; a block with room may be purged before the last attempt.
+    pub(crate) fn serves_run(&self, model: &Model, pages: usize, gfp: GfpFlags) -> AreaVerdict {
+        let fresh = self.serves_area(model, &AreaWish::ram_block(model.geometry(), gfp), false);
+        let with_room = model.ram_blocks_with_room(pages);
+        let tables = with_room.map(|block| self.window.new_tables(block.next(), pages as u64)).max();
+        let has_tables = self.single_pages(model, gfp, None) >= tables.unwrap_or(0) + stranded(model, gfp);
+        AreaVerdict {
+            has_gap: tables.is_some() || fresh.has_gap,
+            has_memory: fresh.has_gap && fresh.has_memory && has_tables,
+        }
+    }
+
     /// Must an area be served that grows to what is wished for? One of huge entries is copied to a new area. One without a
     /// guard gets one if it goes elsewhere, as any new area.
     pub(crate) fn serves_growth(&self, model: &Model, block: &Block, wish: &AreaWish) -> AreaVerdict {
@@ -415,6 +428,8 @@ fn is_of_type(name: &str, prefix: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct Areas {
     live: Vec<Span>,
+    /// Blocks of `vm_map_ram`, with whether a purge takes them, and whether a forced one does.
+    blocks: Vec<([bool; 2], Span)>,
     /// What the subject lists besides.
     others: Vec<(AreaKind, Span)>,
 }
@@ -424,14 +439,27 @@ impl Areas {
     pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
         let listed = inside.vmallocinfo();
         let others = listed.iter().filter(|entry| !entry.kind.is_live()).map(|entry| (entry.kind, span_of(entry)));
-        Self { live: live_spans(model).collect(), others: others.collect() }
+        let blocks = model.ram_blocks().iter().flat_map(|block| {
+            let purged = [block.is_purged(false), block.is_purged(true)];
+            block.spans().map(move |span| (purged, span))
+        });
+        Self { live: area_spans(model).collect(), blocks: blocks.collect(), others: others.collect() }
     }
 
     /// The window with the live areas and those others that are of these kinds; its pools are known in any case.
     pub(crate) fn window(&self, geometry: &Geometry, kinds: &[AreaKind]) -> Window {
-        let stay = self.of(kinds);
-        let pooled = self.of(&[AreaKind::Pooled]).collect();
-        Window::new(geometry, self.live.iter().copied().chain(stay).collect()).with_pools(pooled)
+        self.window_with(geometry, kinds, |_| true)
+    }
+
+    /// The same after a purge of blocks of `vm_map_ram`, which may be forced.
+    pub(crate) fn purged_window(&self, geometry: &Geometry, kinds: &[AreaKind], forced: bool) -> Window {
+        self.window_with(geometry, kinds, |purged| !purged[usize::from(forced)])
+    }
+
+    fn window_with(&self, geometry: &Geometry, kinds: &[AreaKind], stays: impl Fn([bool; 2]) -> bool) -> Window {
+        let blocks = self.blocks.iter().filter(|(purged, _)| stays(*purged)).map(|(_, span)| *span);
+        let stay = self.live.iter().copied().chain(blocks).chain(self.of(kinds));
+        Window::new(geometry, stay.collect()).with_pools(self.of(&[AreaKind::Pooled]).collect())
     }
 
     fn of<'a>(&'a self, kinds: &'a [AreaKind]) -> impl Iterator<Item = Span> + 'a {
@@ -449,8 +477,16 @@ pub(crate) fn span_of(entry: &VmallocEntry) -> Span {
     }
 }
 
-fn live_spans(model: &Model) -> impl Iterator<Item = Span> {
-    model.blocks(Tiers::GUARDED).map(|block| Span {
+/// Live areas, and the blocks of `vm_map_ram` that `stays` chooses.
+fn live_spans(model: &Model, stays: impl Fn(&RamBlock) -> bool) -> impl Iterator<Item = Span> {
+    let blocks = model.ram_blocks().iter().filter(move |block| stays(block));
+    area_spans(model).chain(blocks.flat_map(RamBlock::spans))
+}
+
+/// Live areas that are no block of `vm_map_ram`.
+fn area_spans(model: &Model) -> impl Iterator<Item = Span> {
+    let is_area = |block: &&Block| block.tier != Tier::MapRam || !model.is_run(block.frames.len());
+    model.blocks(Tiers::VIRTUAL).filter(is_area).map(|block| Span {
         start: block.addr / PAGE_SIZE as u64,
         pages: block.area_pages as u64,
         guard: u64::from(block.guarded),

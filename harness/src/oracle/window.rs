@@ -17,7 +17,7 @@ fn fail(cx: &Context<'_>, blocks: &[u64], message: String) -> Result<(), Violati
 
 /// Tells whether a call maps frames that somebody has already.
 pub(super) fn shows_others(call: &Call) -> bool {
-    matches!(call, Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. }))
+    matches!(call, Call::Vmap { .. } | Call::Window(WindowCall::Vmap { .. } | WindowCall::VmMapRam { .. }))
 }
 
 /// Compares what a call shows of the window with the areas.
@@ -73,7 +73,9 @@ fn check_read(cx: &mut Context<'_>, addr: u64, len: usize, found: &[u8]) -> Resu
 fn area_around(model: &Model, addr: u64) -> Option<bool> {
     let live = model.overlapping(addr, addr.saturating_add(1), None);
     let ghost = || model.ghost_overlapping(addr, addr.saturating_add(1)).map(|ghost| &ghost.block);
-    let area = live.or_else(ghost).filter(|block| block.tier.is_virtual() && addr < block.end())?;
+    let area = live.or_else(ghost).filter(|block| block.tier.is_virtual() && addr < block.end());
+    // All of a block is one area, whatever of it is mapped.
+    let Some(area) = area else { return model.ram_block(addr / PAGE_SIZE as u64).map(|_| false) };
     Some(((addr - area.addr) as usize) < area.frames.len() * PAGE_SIZE)
 }
 

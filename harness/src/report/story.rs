@@ -61,8 +61,11 @@ impl Row {
 }
 
 /// What happened inside, as far as it explains an answer.
-const NOTABLE: [(Event, &str); 28] = [
+const NOTABLE: [(Event, &str); 31] = [
     (Event::Split, "a larger block was split"),
+    (Event::VmapBlockMade, "a new block for mappings was made"),
+    (Event::VmapBlockDirty, "a block for mappings was used up"),
+    (Event::VmapBlockPurged, "an idle block for mappings was given back"),
     (Event::Merge, "buddies were merged"),
     (Event::PageblockClaimed, "a pageblock changed its type"),
     (Event::MigrateSteal, "a block of another type was taken"),

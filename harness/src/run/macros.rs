@@ -27,6 +27,9 @@ impl Session {
             Op::Steer { percent, size } => self.steer(u64::from(percent.min(100)), size.max(1) as usize),
             Op::Checkerboard { order, spare } => self.checkerboard(order, u64::from(spare)),
             Op::AreaBoard { step, phase } => self.area_board(usize::from(step).max(1), usize::from(phase)),
+            Op::RamChurn { pick, count, step, phase } => {
+                self.ram_churn(usize::from(pick), usize::from(count), usize::from(step), usize::from(phase))
+            }
             Op::MovableBoard { step, phase } => self.movable_board(usize::from(step).max(1), usize::from(phase)),
             _ => Ok(()),
         }

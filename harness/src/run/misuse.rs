@@ -4,7 +4,7 @@
 use super::resolve::free_call;
 use super::session::{Session, Verdict};
 use crate::model::{Block, Tier, Tiers, Why};
-use crate::subject::{Call, Near, ObjectsCall};
+use crate::subject::{Call, Near, ObjectsCall, WindowCall};
 use crate::trace::Misuse;
 use kmem::{CacheId, GfpFlags, Hardening, PAGE_SIZE};
 
@@ -32,13 +32,28 @@ impl Session {
             Misuse::ReallocInside => block.and_then(|block| inside(block, realloc)),
             Misuse::OtherCall => block.and_then(|block| other_call(block, pick)),
             Misuse::OtherCache => block.and_then(|block| self.other_cache(block)),
-            Misuse::OtherOrder => block.and_then(other_order),
+            Misuse::OtherOrder => block.and_then(|block| other_order(block, pick)),
             Misuse::TwiceInBulk => self.bulk_with(usize::from(pick), |addr, _| addr),
             Misuse::InsideInBulk => self.bulk_with(usize::from(pick), |addr, size| addr + size as u64 / 2),
             Misuse::BusyCache => self.busy_cache(usize::from(pick)),
             Misuse::OfGoneCache => self.of_gone_cache(usize::from(pick)),
         };
         wrong.map_or(Ok(()), |call| self.call(call).map(drop))
+    }
+
+    /// Unmaps pages from somewhere in a mapping, or behind it, that are not a mapping.
+    pub(super) fn unmap_ram_wrong(&mut self, pick: u16, count: usize, page: u32) -> Verdict {
+        if !self.model.is_tight() || self.model.geometry().hardening == Hardening::Off {
+            return Ok(());
+        }
+        let Some(block) = self.model.pick(Tiers::MAP_RAM, usize::from(pick)) else { return Ok(()) };
+        let pages = block.requested / PAGE_SIZE;
+        let addr = block.addr + (page as usize % (2 * pages) * PAGE_SIZE) as u64;
+        let is_right = |there: &Block| there.tier == Tier::MapRam && there.requested / PAGE_SIZE == count;
+        if self.block(addr).is_some_and(is_right) {
+            return Ok(());
+        }
+        self.call(Call::Window(WindowCall::VmUnmapRam { addr, count })).map(drop)
     }
 
     /// Frees a block by its own call, and again.
@@ -92,7 +107,9 @@ impl Session {
 }
 
 fn nowhere(pick: u16) -> Call {
-    match pick % 4 {
+    match pick % 6 {
+        3 => Call::Window(WindowCall::VmUnmapRam { addr: NOWHERE, count: 1 }),
+        4 => Call::Window(WindowCall::VmUnmapRam { addr: NOWHERE, count: 65 }),
         0 => Call::Kfree { addr: NOWHERE },
         1 => Call::Vfree { addr: NOWHERE },
         2 => Call::FreePages { addr: NOWHERE, order: 0 },
@@ -105,6 +122,7 @@ fn inside(block: &Block, call: impl Fn(&Block) -> Call) -> Option<Call> {
     let middle = match block.tier {
         Tier::PagesExact | Tier::Contig => return None,
         Tier::Pages => (block.usable / 2) & !(PAGE_SIZE - 1),
+        Tier::MapRam => (block.requested / 2).next_multiple_of(PAGE_SIZE) % block.requested,
         _ => block.usable.min(block.requested) / 2,
     };
     (middle > 0).then(|| call(&Block { addr: block.addr + middle as u64, ..block.clone() }))
@@ -113,7 +131,7 @@ fn inside(block: &Block, call: impl Fn(&Block) -> Call) -> Option<Call> {
 fn realloc(block: &Block) -> Call {
     let (addr, size, gfp) = (block.addr, 64, GfpFlags::KERNEL);
     match block.tier {
-        Tier::Vmalloc | Tier::Vmap => Call::Vrealloc { addr, size, gfp, near: Near::ANY },
+        Tier::Vmalloc | Tier::Vmap | Tier::MapRam => Call::Vrealloc { addr, size, gfp, near: Near::ANY },
         Tier::Kmalloc | Tier::LargeKmalloc => Call::Krealloc { addr, size, gfp },
         _ => Call::Kvrealloc { addr, size, gfp },
     }
@@ -127,11 +145,20 @@ fn other_call(block: &Block, pick: u16) -> Option<Call> {
         Tier::LargeKmalloc => [Call::FreePages { addr, order: block.order }, Call::Vfree { addr }],
         Tier::Vmalloc => [Call::Kfree { addr }, Call::Vunmap { addr }],
         Tier::Vmap => [Call::Kfree { addr }, Call::FreePages { addr, order: 0 }],
+        Tier::MapRam => [Call::Vfree { addr }, Call::Vunmap { addr }],
     };
     calls.into_iter().nth(usize::from(pick % 2))
 }
 
-fn other_order(block: &Block) -> Option<Call> {
+/// The call with another order, or number of pages.
+fn other_order(block: &Block, pick: u16) -> Option<Call> {
+    if block.tier == Tier::MapRam {
+        let pages = block.requested / PAGE_SIZE;
+        let others = [pages - 1, pages + 1, pages.next_power_of_two(), pages * 2, 0, 64, 65, usize::MAX];
+        let count = others[usize::from(pick) % others.len()];
+        let call = Call::Window(WindowCall::VmUnmapRam { addr: block.addr, count });
+        return (count != pages).then_some(call);
+    }
     let order = if block.order > 0 { block.order - 1 } else { 1 };
     (block.tier == Tier::Pages).then_some(Call::FreePages { addr: block.addr, order })
 }

@@ -4,7 +4,7 @@ use super::session::Session;
 use crate::model::RcuCall;
 use crate::model::caches::CacheSpec;
 use crate::oracle::{self, Violation};
-use crate::subject::{AreaCall, Call, Near, Reply};
+use crate::subject::{AreaCall, Call, Near, Reply, WindowCall};
 use crate::suites::{Kernel, Stop};
 use kmem::{AllocError, CacheId, GfpFlags, PAGE_SIZE, VmFlags, VmallocArgs};
 
@@ -104,6 +104,23 @@ impl Kernel for Session {
 
     fn free_page(&mut self, addr: u64) -> Result<(), Stop> {
         self.ask_done(Call::FreePages { addr, order: 0 })
+    }
+
+    fn vm_map_ram(&mut self, pages: &[u64]) -> Result<Result<u64, AllocError>, Stop> {
+        let pfns = pages.iter().map(|&page| self.model.direct_frames(page, PAGE_SIZE).start).collect();
+        self.ask_block(Call::Window(WindowCall::VmMapRam { pfns, gfp: GfpFlags::KERNEL }))
+    }
+
+    fn vm_unmap_ram(&mut self, addr: u64, count: usize) -> Result<(), Stop> {
+        self.ask_done(Call::Window(WindowCall::VmUnmapRam { addr, count }))
+    }
+
+    /// The page gets its own contents by its own address; they have to be seen by the other one.
+    fn mark_mapped(&mut self, addr: u64, page: u64) -> Result<(), Stop> {
+        self.object(|session| {
+            session.access(|cx| oracle::write_block(cx, page))?;
+            session.access(|cx| oracle::read_alias(cx, page, addr))
+        })
     }
 
     /// Fills the whole block with contents that are its own.

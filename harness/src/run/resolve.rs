@@ -6,7 +6,7 @@ use crate::model::caches::{CacheNaming, CacheSpec};
 use crate::model::debug::Checks;
 use crate::model::{Block, RcuCall, Tier, Tiers, freed_address, old_address};
 use crate::oracle::{self, Violation};
-use crate::subject::{AreaCall, Call, Near};
+use crate::subject::{AreaCall, Call, Near, WindowCall};
 use crate::trace::Op;
 use kmem::{GfpFlags, NodeId, PAGE_SIZE};
 
@@ -22,6 +22,7 @@ pub(super) fn free_call(block: &Block) -> Call {
         (Tier::Contig, _) => Call::FreeContigRange { addr, pages: block.requested / PAGE_SIZE },
         (Tier::Vmalloc, _) => Call::Vfree { addr },
         (Tier::Vmap, _) => free_mapping(block),
+        (Tier::MapRam, _) => Call::Window(WindowCall::VmUnmapRam { addr, count: block.requested / PAGE_SIZE }),
         (Tier::Cache, Some(cache)) => Call::CacheFree { cache, addr },
         (Tier::Cache, None) | (Tier::Kmalloc | Tier::LargeKmalloc, _) => Call::Kfree { addr },
     }
@@ -48,7 +49,8 @@ impl Session {
             | Op::Steer { .. }
             | Op::Checkerboard { .. }
             | Op::MovableBoard { .. }
-            | Op::AreaBoard { .. } => self.execute_macro(op),
+            | Op::AreaBoard { .. }
+            | Op::RamChurn { .. } => self.execute_macro(op),
             Op::Free { pick } => self.free_picked(Tiers::ALL, pick, free_call),
             Op::FreePages { pick } => self.free_picked(Tiers::PAGE_BLOCKS, pick, free_call),
             Op::FreeContigRange { pick } => self.free_picked(Tiers::CONTIG, pick, free_call),
@@ -66,6 +68,11 @@ impl Session {
                 self.with_pick(Tiers::GUARDED, pick, |s, addr| s.access(|cx| oracle::touch_guard(cx, addr)))
             }
             Op::Vmap { pick, count } => self.vmap(usize::from(pick), usize::from(count)),
+            Op::VmMapRam { pick, count, gfp } => {
+                self.vm_map_ram(usize::from(pick), usize::from(count), gfp.to_flags()).map(drop)
+            }
+            Op::UnmapRamWrong { pick, count, page } => self.unmap_ram_wrong(pick, usize::from(count), page),
+            Op::VmUnmapRam { pick } => self.free_picked(Tiers::MAP_RAM, pick, free_call),
             Op::VfreeAtomic { pick, kv, again } => self.vfree_atomic(usize::from(pick), kv, again),
             Op::VmapWith { pick, count, step, gfp } => {
                 self.vmap_with(usize::from(pick), usize::from(count), step, gfp.to_flags())
@@ -175,7 +182,7 @@ impl Session {
 
     /// Address of a `vmap` area that shows a page of the block.
     fn alias_of(&self, addr: u64) -> Option<u64> {
-        if self.model.count(Tiers::VMAP) == 0 {
+        if self.model.count(Tiers::SHOWING) == 0 {
             return None;
         }
         let block = self.block(addr)?;
@@ -185,12 +192,12 @@ impl Session {
         let block = Some(block).filter(|block| Tiers::PAGE_BLOCKS.contains(block.tier))?;
         let frames = self.model.direct_frames(block.addr, block.usable);
         let shows = |area: &&Block| area.frames.iter().any(|frame| frames.contains(frame));
-        self.model.blocks(Tiers::VMAP).find(shows).map(|area| area.addr)
+        self.model.blocks(Tiers::SHOWING).find(shows).map(|area| area.addr)
     }
 
     /// Frees every block, each in its own tier.
     pub(super) fn free_all(&mut self) -> Verdict {
-        for tiers in [Tiers::VMAP, Tiers::ALL] {
+        for tiers in [Tiers::SHOWING, Tiers::ALL] {
             let mut held = self.references(tiers) + 1;
             // A block with extra references is freed once for each.
             while (1..held).contains(&self.references(tiers)) {
@@ -224,16 +231,20 @@ impl Session {
 
     /// Maps the frames of live page blocks once more, from the picked block on.
     fn vmap(&mut self, pick: usize, count: usize) -> Verdict {
-        let blocks = self.model.count(Tiers::PAGE_BLOCKS);
-        let following = (0..blocks).filter_map(|n| self.model.pick(Tiers::PAGE_BLOCKS, pick.wrapping_add(n)));
-        // A page that only areas have references to is not the program's to map.
-        let own = following.filter(|block| block.own_references() > 0);
-        let frames = own.flat_map(|block| self.model.direct_frames(block.addr, block.usable));
-        let pfns: Vec<u32> = frames.take(count).collect();
+        let pfns: Vec<u32> = self.frames_to_map(pick).take(count).collect();
         if pfns.is_empty() && count > 0 {
             return Ok(());
         }
         self.call(Call::Vmap { pfns }).map(drop)
+    }
+
+    /// The frames of live page blocks, from the picked block on. A page that only areas have references to is not the
+    /// program's to map.
+    pub(super) fn frames_to_map(&self, pick: usize) -> impl Iterator<Item = u32> {
+        let blocks = self.model.count(Tiers::PAGE_BLOCKS);
+        let following = (0..blocks).filter_map(move |n| self.model.pick(Tiers::PAGE_BLOCKS, pick.wrapping_add(n)));
+        let own = following.filter(|block| block.own_references() > 0);
+        own.flat_map(|block| self.model.direct_frames(block.addr, block.usable))
     }
 
     /// The call that a plain operation stands for; `None` if it works on something that does not exist.
@@ -346,7 +357,7 @@ impl Session {
                 Call::Vrealloc { addr, size, gfp, near }
             }
             Op::VmallocToPage { pick, page } => {
-                let area = self.picked(Tiers::GUARDED, pick)?;
+                let area = self.picked(Tiers::VIRTUAL, pick)?;
                 let page = u64::from(page) % (area.area_pages as u64).max(1);
                 Call::VmallocToPage { addr: area.addr + page * PAGE_SIZE as u64 }
             }

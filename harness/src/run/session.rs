@@ -197,6 +197,7 @@ impl Session {
         self.guest.set_evictable(&self.model.evictable(&call));
         let reply = self.guest.call(&call);
         self.model.settle_deferred(&*self.guest);
+        self.model.settle_ram(&call, &reply, &*self.guest);
         self.follow_moves()?;
         if reply == Reply::Unsupported {
             return Ok(reply);

@@ -1,12 +1,15 @@
 //! Operations on the vmalloc window: which areas and pages they mean.
 
 use super::session::{Session, Verdict};
-use crate::model::{Block, Tier, Tiers};
+use crate::model::{Block, Tier, Tiers, ram_block_pages};
+use crate::oracle::Violation;
 use crate::subject::{Call, WindowCall};
 use crate::trace::Op;
 use kmem::{GfpFlags, PAGE_SIZE, VmFlags};
 
 const PAGE: u64 = PAGE_SIZE as u64;
+/// The most mappings that one operation makes.
+const MAX_RUNS: usize = 80;
 
 impl Session {
     /// The call of a plain operation on the window; `None` for other operations, and if a pick finds nothing.
@@ -59,7 +62,7 @@ impl Session {
     /// Has an area freed later: one that owns its pages or has references to them. Other mappings stay shown until then, and
     /// their pages' owners would have to wait.
     pub(super) fn vfree_atomic(&mut self, pick: usize, kv: bool, again: bool) -> Verdict {
-        let Some(area) = self.model.pick(Tiers::VIRTUAL, pick) else { return Ok(()) };
+        let Some(area) = self.model.pick(Tiers::GUARDED, pick) else { return Ok(()) };
         if area.tier == Tier::Vmap && !area.puts_pages() {
             return Ok(());
         }
@@ -107,6 +110,34 @@ impl Session {
         self.call(Call::Window(WindowCall::Vmap { pfns, flags, gfp })).map(drop)
     }
 
+    /// Maps pages for a short time; tells whether it was done. Where there are fewer than `count`, some are shown again.
+    pub(super) fn vm_map_ram(&mut self, pick: usize, count: usize, gfp: GfpFlags) -> Result<bool, Violation> {
+        let found: Vec<u32> = self.frames_to_map(pick).take(count).collect();
+        if found.is_empty() && count > 0 {
+            return Ok(false);
+        }
+        let pfns = found.iter().copied().cycle().take(count).collect();
+        // What a mapping shows is not its to clear.
+        self.call(Call::Window(WindowCall::VmMapRam { pfns, gfp: gfp - GfpFlags::ZERO }))
+    }
+
+    /// Maps `count` pages so often that a block and a quarter are taken, and then unmaps all but every `step`-th.
+    pub(super) fn ram_churn(&mut self, pick: usize, count: usize, step: usize, phase: usize) -> Verdict {
+        let block = ram_block_pages(self.model.geometry());
+        let runs = (block + block / 4).div_ceil(count.max(1).next_power_of_two()).min(MAX_RUNS);
+        let mut made = Vec::new();
+        for _ in 0..runs {
+            let newest = self.model.newest();
+            if !self.vm_map_ram(pick, count, GfpFlags::KERNEL)? {
+                break;
+            }
+            made.extend(self.model.blocks(Tiers::MAP_RAM).filter(|run| run.handle >= newest).map(|run| run.addr));
+        }
+        let stays = |n: usize| step > 0 && n % step == phase % step;
+        let gone: Vec<u64> = made.into_iter().enumerate().filter(|&(n, _)| !stays(n)).map(|(_, addr)| addr).collect();
+        gone.into_iter().try_for_each(|addr| self.free_at(addr))
+    }
+
     /// Address of another area that shows a page which the area's references alone keep.
     pub(super) fn alias_of_dropped(&self, area: &Block) -> Option<u64> {
         let count = |frame: u32| area.frames.iter().filter(|&&f| f == frame).count() as u32;
@@ -116,7 +147,7 @@ impl Session {
         };
         let dropped: Vec<u32> = area.frames.iter().filter(is_dropped).copied().collect();
         let shows = |other: &&Block| other.addr != area.addr && other.frames.iter().any(|f| dropped.contains(f));
-        self.model.blocks(Tiers::VMAP).find(shows).map(|other| other.addr)
+        self.model.blocks(Tiers::SHOWING).find(shows).map(|other| other.addr)
     }
 }
 

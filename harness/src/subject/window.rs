@@ -11,6 +11,10 @@ pub enum WindowCall {
     Vmalloc { size: usize, gfp: GfpFlags, flags: VmFlags },
     /// `vmap` of these frames with these properties.
     Vmap { pfns: Vec<u32>, flags: VmFlags, gfp: GfpFlags },
+    /// `vm_map_ram` of these frames.
+    VmMapRam { pfns: Vec<u32>, gfp: GfpFlags },
+    /// `vm_unmap_ram` of so many pages.
+    VmUnmapRam { addr: u64, count: usize },
     /// `vread`: answers with the bytes that were filled.
     Vread { addr: u64, len: usize },
     /// `remap_vmalloc_range`: answers with the frames.
@@ -28,7 +32,7 @@ impl WindowCall {
     pub fn request(&self) -> Option<(usize, GfpFlags)> {
         match self {
             Self::Vmalloc { size, gfp, .. } => Some((*size, *gfp)),
-            Self::Vmap { pfns, gfp, .. } => Some((pfns.len() * PAGE_SIZE, *gfp)),
+            Self::Vmap { pfns, gfp, .. } | Self::VmMapRam { pfns, gfp } => Some((pfns.len() * PAGE_SIZE, *gfp)),
             _ => None,
         }
     }
@@ -47,6 +51,8 @@ impl fmt::Display for WindowCall {
         match self {
             Self::Vmalloc { size, gfp, flags } => write!(f, "vmalloc_node_range({size}, {gfp:?}, {flags:?})"),
             Self::Vmap { pfns, flags, gfp } => write!(f, "vmap({} frames, {flags:?}, {gfp:?})", pfns.len()),
+            Self::VmMapRam { pfns, gfp } => write!(f, "vm_map_ram({} frames, {gfp:?})", pfns.len()),
+            Self::VmUnmapRam { addr, count } => write!(f, "vm_unmap_ram({addr:#x}, {count})"),
             Self::Vread { addr, len } => write!(f, "vread({addr:#x}, {len} bytes)"),
             Self::Remap { addr, offset, size } => write!(f, "remap_vmalloc_range({addr:#x}, page {offset}, {size})"),
             Self::VfreeAtomic { addr, kv: false } => write!(f, "vfree_atomic({addr:#x})"),

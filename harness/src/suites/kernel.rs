@@ -68,6 +68,15 @@ pub trait Kernel {
     /// `free_pages` of order 0.
     fn free_page(&mut self, addr: u64) -> Result<(), Stop>;
 
+    /// `vm_map_ram` of single pages, given by their direct-map addresses.
+    fn vm_map_ram(&mut self, pages: &[u64]) -> Result<Result<u64, AllocError>, Stop>;
+
+    /// `vm_unmap_ram`.
+    fn vm_unmap_ram(&mut self, addr: u64, count: usize) -> Result<(), Stop>;
+
+    /// Writes a mark at the start of a mapping, through the processor, and finds it in the page that is mapped there.
+    fn mark_mapped(&mut self, addr: u64, page: u64) -> Result<(), Stop>;
+
     /// Writes a mark at the start of a block, through the processor.
     fn mark(&mut self, addr: u64) -> Result<(), Stop>;
 
@@ -166,6 +175,21 @@ impl Kernel for Bare {
     fn free_page(&mut self, addr: u64) -> Result<(), Stop> {
         let pfn = self.kmem.virt_to_pfn(VirtAddr::new(addr)).ok_or_else(|| Stop::failed("no page"))?;
         self.kmem.free_pages(pfn, kmem::Order::ZERO).map_err(rejected)
+    }
+
+    fn vm_map_ram(&mut self, pages: &[u64]) -> Result<Result<u64, AllocError>, Stop> {
+        let frame = |&page: &u64| self.kmem.virt_to_pfn(VirtAddr::new(page)).ok_or_else(|| Stop::failed("no page"));
+        let frames = pages.iter().map(frame).collect::<Result<Vec<Pfn>, Stop>>()?;
+        number(self.kmem.vm_map_ram(&frames, GfpFlags::KERNEL))
+    }
+
+    fn vm_unmap_ram(&mut self, addr: u64, count: usize) -> Result<(), Stop> {
+        self.kmem.vm_unmap_ram(VirtAddr::new(addr), count).map_err(rejected)
+    }
+
+    fn mark_mapped(&mut self, addr: u64, page: u64) -> Result<(), Stop> {
+        self.mark(addr)?;
+        if self.is_marked(page)? { Ok(()) } else { Err(Stop::failed(format!("{addr:#x} does not show {page:#x}"))) }
     }
 
     fn mark(&mut self, addr: u64) -> Result<(), Stop> {

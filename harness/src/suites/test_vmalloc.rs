@@ -1,9 +1,8 @@
-//! Linux's `lib/test_vmalloc.c`: twelve of its thirteen cases, under their own names and with their own numbers.
+//! Linux's `lib/test_vmalloc.c`: its thirteen cases, under their own names and with their own numbers.
 //!
 //! | case | differs from Linux's |
 //! |---|---|
 //! | `pcpu_alloc_test` | there is no per-CPU allocator: objects of 1024 bytes at alignments of 2..2048 come from caches |
-//! | `vm_map_ram_test` | left out: there is no `vm_map_ram` yet |
 //! | all | one worker, which stays on the first CPU |
 
 use super::kernel::{Kernel, Stop};
@@ -52,6 +51,7 @@ cases! {
     PcpuAlloc = "pcpu_alloc_test",
     KvfreeRcu1ArgVmalloc = "kvfree_rcu_1_arg_vmalloc_test",
     KvfreeRcu2ArgVmalloc = "kvfree_rcu_2_arg_vmalloc_test",
+    VmMapRam = "vm_map_ram_test",
     NoBlockAlloc = "no_block_alloc_test",
     VreallocTest = "vrealloc_test",
 }
@@ -152,6 +152,7 @@ pub fn run(case: Case, kernel: &mut dyn Kernel, plan: &Plan) -> Result<Passed, S
         PcpuAlloc => test.pcpu(),
         KvfreeRcu1ArgVmalloc => test.kvfree_rcu(None),
         KvfreeRcu2ArgVmalloc => test.kvfree_rcu(Some(0)),
+        VmMapRam => test.vm_map_ram(),
         NoBlockAlloc => test.no_block(),
         VreallocTest => test.repeat(Test::vrealloc),
     }
@@ -255,6 +256,23 @@ impl Test<'_> {
             test.kernel.kvfree_rcu(addr, head)
         })?;
         self.kernel.kvfree_rcu_barrier()?;
+        Ok(passed)
+    }
+
+    /// Pages of one bulk, mapped, written through the mapping and unmapped in each loop.
+    fn vm_map_ram(&mut self) -> Result<Passed, Stop> {
+        let wanted = self.plan.nr_pages as usize;
+        let pages = self.kernel.pages(wanted)?;
+        if pages.len() != wanted {
+            return Err(Stop::failed(format!("a bulk of {wanted} pages gave {}", pages.len())));
+        }
+        let passed = self.repeat(|test| {
+            let granted = test.kernel.vm_map_ram(&pages)?;
+            let addr = granted.map_err(|refused| Stop::failed(format!("a mapping of {wanted} pages: {refused}")))?;
+            test.kernel.mark_mapped(addr, pages[0])?;
+            test.kernel.vm_unmap_ram(addr, wanted)
+        })?;
+        pages.into_iter().try_for_each(|page| self.kernel.free_page(page))?;
         Ok(passed)
     }
 

@@ -36,7 +36,7 @@ pub enum Misuse {
     OtherCall,
     /// Frees an object to a cache that it is not of.
     OtherCache,
-    /// Frees a page block of another order.
+    /// Frees a page block of another order, or unmaps another number of pages.
     OtherOrder,
     /// Reallocates an address in its middle.
     ReallocInside,

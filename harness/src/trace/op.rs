@@ -341,6 +341,18 @@ operations! {
     VfreeAtomic in VfreeAtomic { pick: u16 as Pick, kv: bool as Flag, again: bool as Flag2 };
     /// `drain_deferred_vfree`.
     DrainDeferred in VfreeAtomic;
+
+    // Mappings that come and go.
+    /// `vm_map_ram` of `count` pages of live page blocks, from the picked one on; where these are fewer, some are shown again.
+    VmMapRam in VmapRam { pick: u16 as Pick, count: u8 as Count, gfp: Gfp as Gfp };
+    /// `vm_unmap_ram`.
+    VmUnmapRam in VmapRam { pick: u16 as Pick };
+    /// Maps `count` pages again and again, more than a block has, and unmaps all but every `step`-th of them, from the
+    /// `phase`-th on; with a step of 0 all.
+    RamChurn in VmapRam { pick: u16 as Pick, count: u8 as Count, step: u8 as Step, phase: u8 as Phase };
+    /// `vm_unmap_ram` of `count` pages from page number `page` of the picked mapping on, modulo twice its length: a mistake, of a
+    /// subject that promises to notice. What would be right is left out.
+    UnmapRamWrong in Misuse { pick: u16 as Pick, count: u8 as Count, page: u32 as Offset };
 }
 
 impl Op {

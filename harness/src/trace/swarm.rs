@@ -109,6 +109,8 @@ groups! {
     AreaReach,
     /// Frees of areas by callers who may not wait.
     VfreeAtomic,
+    /// Mappings that come and go, and the blocks that they are cut from.
+    VmapRam,
 }
 
 /// A set of [`OpGroup`]s; in text their names joined by `|`, or `ALL`, or `NONE`.

@@ -42,6 +42,7 @@ cases! {
     pcpu_alloc_test: PcpuAlloc;
     kvfree_rcu_1_arg_vmalloc_test: KvfreeRcu1ArgVmalloc;
     kvfree_rcu_2_arg_vmalloc_test: KvfreeRcu2ArgVmalloc;
+    vm_map_ram_test: VmMapRam;
     no_block_alloc_test: NoBlockAlloc;
     vrealloc_test: VreallocTest;
 }
@@ -51,6 +52,15 @@ cases! {
 fn align_shift_alloc_test() {
     let passed = judged(Case::AlignShiftAlloc, &Plan::judged());
     assert!(matches!(passed, Passed::WithRefusal(granted) if granted > 20), "{passed:?}");
+}
+
+/// More pages than a mapping from a block has: each loop is an area of its own.
+#[test]
+fn vm_map_ram_test_with_many_pages() {
+    for nr_pages in [3, 64, 65] {
+        let plan = Plan { nr_pages, ..Plan::judged() };
+        assert_eq!(judged(Case::VmMapRam, &plan), Passed::Plainly, "{nr_pages} pages");
+    }
 }
 
 #[test]

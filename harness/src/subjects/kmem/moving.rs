@@ -1,7 +1,7 @@
 //! Calls about moving pages, and the machine's book of who owns what may be moved.
 
 use super::KmemSubject;
-use crate::subject::{Call, Reply};
+use crate::subject::{Call, Reply, WindowCall};
 use kmem::{AllocError, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr, VmFlags};
 
 impl KmemSubject {
@@ -68,7 +68,10 @@ impl KmemSubject {
             // The last reference is that of the block's user.
             (Call::PutPage { addr }, Reply::Size(0)) => owners.remove(frame(*addr)),
             (Call::SplitPage { addr, .. }, Reply::Done) => owners.split(frame(*addr)),
-            (Call::Vfree { addr } | Call::Vunmap { addr }, Reply::Done) => {
+            (
+                Call::Vfree { addr } | Call::Vunmap { addr } | Call::Window(WindowCall::VmUnmapRam { addr, .. }),
+                Reply::Done,
+            ) => {
                 // Pages whose last reference the mapping had are nobody's now.
                 let is_gone = |frame: &Pfn| self.kmem.page_count(*frame) == 0;
                 owners.unmap(*addr).into_iter().map(Pfn::new).filter(is_gone).for_each(|frame| owners.remove(frame));
@@ -81,11 +84,23 @@ impl KmemSubject {
 
     /// `vmap`; the frames are pinned before, for the call itself might move them.
     pub(super) fn vmap(&mut self, pfns: &[u32], flags: VmFlags, gfp: GfpFlags) -> Reply {
+        self.map_pinned(pfns, |s, frames| s.block(s.kmem.vmap(frames, flags, gfp)))
+    }
+
+    /// `vm_map_ram`, likewise. What is usable is what was asked for: nothing else knows these mappings by their address.
+    pub(super) fn vm_map_ram(&mut self, pfns: &[u32], gfp: GfpFlags) -> Reply {
+        self.map_pinned(pfns, |s, frames| match s.kmem.vm_map_ram(frames, gfp) {
+            Ok(addr) => Reply::Block { addr: addr.as_u64(), usable: frames.len() * PAGE_SIZE },
+            Err(error) => Reply::Refused(error),
+        })
+    }
+
+    fn map_pinned(&mut self, pfns: &[u32], map: impl FnOnce(&Self, &[Pfn]) -> Reply) -> Reply {
         self.frames.clear();
         self.frames.extend(pfns.iter().map(|&pfn| Pfn::new(pfn)));
         let owners = self.machine.owners();
         self.frames.iter().for_each(|&frame| owners.pin(frame));
-        let reply = self.block(self.kmem.vmap(&self.frames, flags, gfp));
+        let reply = map(self, &self.frames);
         if let Reply::Block { addr, .. } = reply {
             owners.map(addr, &self.frames);
         }

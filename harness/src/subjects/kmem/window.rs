@@ -15,6 +15,8 @@ impl KmemSubject {
                 self.block(self.kmem.vmalloc_node_range(&VmallocArgs { flags, ..VmallocArgs::new(size, gfp) }))
             }
             WindowCall::Vmap { pfns, flags, gfp } => self.vmap(pfns, *flags, *gfp),
+            WindowCall::VmMapRam { pfns, gfp } => self.vm_map_ram(pfns, *gfp),
+            &WindowCall::VmUnmapRam { addr, count } => super::done(self.kmem.vm_unmap_ram(VirtAddr::new(addr), count)),
             &WindowCall::Vread { addr, len } => self.vread(VirtAddr::new(addr), len),
             &WindowCall::Remap { addr, offset, size } => {
                 let mut frames = Vec::new();
