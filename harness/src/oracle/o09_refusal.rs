@@ -20,7 +20,7 @@ use super::policy::{
     check_reserves, insists, judge_boost, judge_bulk, judge_node, judge_reclaim, judge_why, may_skip_reclaim,
     mixing_counts, page_request, refusal_counts,
 };
-use super::ram::run_of;
+use super::ram::{run_of, run_served};
 use super::scene::Snapshot;
 use super::window::shows_others;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
@@ -490,21 +490,6 @@ fn area_served(
     match error {
         AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("the window has a gap"),
         _ => verdict.has_memory.then_some("there is memory for descriptor, pages and page tables"),
-    }
-}
-
-/// A mapping of few pages needs page tables, and a record and addresses for a block if the CPU has none with room.
-fn run_served(
-    found: &Snapshot,
-    model: &Model,
-    pages: usize,
-    gfp: GfpFlags,
-    error: &AllocError,
-) -> Option<&'static str> {
-    let verdict = found.serves_run(model, pages, gfp);
-    match error {
-        AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("a block has room, or the window for a block"),
-        _ => verdict.has_memory.then_some("there is memory for descriptor and page tables"),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What O15, O16, O17, O18 and O23 ask about mappings of `vm_map_ram` and the blocks that they are cut from.
+//! What O9, O15, O16, O17, O18 and O23 ask about mappings of `vm_map_ram` and the blocks that they are cut from.
 //!
 //! Contract: section 4.6. A mapping of up to 64 pages takes the next 2^order pages of a block of the calling CPU; a new block is made
 //! only if none of them has room, and where an area of its size would go. A block is given back when all of it is dirty,
@@ -6,10 +6,11 @@
 //! block is mapped or remembered that no mapping shows, but for those that wait for the flush. `vm_unmap_ram` takes exactly
 //! what was mapped. Exact.
 
+use super::scene::Snapshot;
 use super::{Context, OracleId, Step, Violation};
 use crate::model::{Block, Model, RamBlock, RamPage, Tier};
 use crate::subject::{Call, Reply, WindowCall};
-use kmem::{Event, FreeError, Geometry, MAX_NODES, PAGE_SIZE, VmallocEntry};
+use kmem::{AllocError, Event, FreeError, Geometry, GfpFlags, MAX_NODES, PAGE_SIZE, VmallocEntry};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -18,6 +19,21 @@ pub(super) fn run_of(model: &Model, call: &Call) -> Option<usize> {
     match call {
         Call::Window(WindowCall::VmMapRam { pfns, .. }) if model.is_run(pfns.len()) => Some(pfns.len()),
         _ => None,
+    }
+}
+
+/// A mapping of few pages needs page tables, and a record and addresses for a block if the CPU has none with room.
+pub(super) fn run_served(
+    found: &Snapshot,
+    model: &Model,
+    pages: usize,
+    gfp: GfpFlags,
+    error: &AllocError,
+) -> Option<&'static str> {
+    let verdict = found.serves_run(model, pages, gfp);
+    match error {
+        AllocError::NoVirtualSpace { .. } => verdict.has_gap.then_some("a block has room, or the window for a block"),
+        _ => verdict.has_memory.then_some("there is memory for descriptor and page tables"),
     }
 }
 
@@ -123,7 +139,7 @@ pub(super) fn check_listed(model: &Model, entry: &VmallocEntry, text: &str) -> R
 mod tests {
     use super::*;
     use crate::oracle::fake::{FakeSubject, context, step};
-    use kmem::{GfpFlags, VirtAddr};
+    use kmem::VirtAddr;
 
     /// A machine on which one page is mapped at the first of a block.
     fn mapped() -> (FakeSubject, Model) {

@@ -238,15 +238,6 @@ impl Session {
         self.call(Call::Vmap { pfns }).map(drop)
     }
 
-    /// The frames of live page blocks, from the picked block on. A page that only areas have references to is not the
-    /// program's to map.
-    pub(super) fn frames_to_map(&self, pick: usize) -> impl Iterator<Item = u32> {
-        let blocks = self.model.count(Tiers::PAGE_BLOCKS);
-        let following = (0..blocks).filter_map(move |n| self.model.pick(Tiers::PAGE_BLOCKS, pick.wrapping_add(n)));
-        let own = following.filter(|block| block.own_references() > 0);
-        own.flat_map(|block| self.model.direct_frames(block.addr, block.usable))
-    }
-
     /// The call that a plain operation stands for; `None` if it works on something that does not exist.
     fn resolve(&self, op: &Op) -> Option<Call> {
         self.resolve_objects(op)

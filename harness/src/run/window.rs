@@ -110,6 +110,15 @@ impl Session {
         self.call(Call::Window(WindowCall::Vmap { pfns, flags, gfp })).map(drop)
     }
 
+    /// The frames of live page blocks, from the picked block on. A page that only areas have references to is not the
+    /// program's to map.
+    pub(super) fn frames_to_map(&self, pick: usize) -> impl Iterator<Item = u32> {
+        let blocks = self.model.count(Tiers::PAGE_BLOCKS);
+        let following = (0..blocks).filter_map(move |n| self.model.pick(Tiers::PAGE_BLOCKS, pick.wrapping_add(n)));
+        let own = following.filter(|block| block.own_references() > 0);
+        own.flat_map(|block| self.model.direct_frames(block.addr, block.usable))
+    }
+
     /// Maps pages for a short time; tells whether it was done. Where there are fewer than `count`, some are shown again.
     pub(super) fn vm_map_ram(&mut self, pick: usize, count: usize, gfp: GfpFlags) -> Result<bool, Violation> {
         let found: Vec<u32> = self.frames_to_map(pick).take(count).collect();
