@@ -93,7 +93,7 @@ impl Usage {
         Some(node.start + offset)
     }
 
-    /// Takes nothing of it back into use: a run was unmapped, and of its pages so many were mapped.
+    /// A run was unmapped that showed so many pages: all that it had taken is dirty now.
     fn soil(&mut self, offset: u64, pages: u64) {
         self.dirty += pages.next_power_of_two();
         self.unflushed = (self.unflushed.0.min(offset), self.unflushed.1.max(offset + pages));
