@@ -158,22 +158,22 @@ impl PageTables {
         pages: &PageAllocator<P>,
         range: VpnRange,
         gfp: GfpFlags,
-        next: impl FnMut() -> Option<Pfn>,
+        mut next: impl FnMut() -> Option<Pfn>,
     ) -> Result<(), MapError> {
-        self.map_from(pages, range, None, gfp, next)
+        self.map_entries(pages, range, gfp, || next().map(Pte::page))
     }
 
-    /// [`Self::map`], with the page `first` marked as the first of a mapping.
-    fn map_from<P: Platform>(
+    /// The same with the entries themselves.
+    #[inline(always)]
+    fn map_entries<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         range: VpnRange,
-        first: Option<Vpn>,
         gfp: GfpFlags,
-        mut next: impl FnMut() -> Option<Pfn>,
+        mut next: impl FnMut() -> Option<Pte>,
     ) -> Result<(), MapError> {
         self.map_pieces(pages, range, gfp, LEVELS, |path, piece| {
-            map_piece(&pages.base, path.tables[LEAF], piece, first, &mut next);
+            map_piece(&pages.base, path.tables[LEAF], piece, &mut next);
         })
     }
 
@@ -415,13 +415,7 @@ fn add_inuse<P>(base: &Base<P>, table: Pfn, entries: i16) {
     base.frames.set_inuse(table, base.frames.inuse(table).wrapping_add_signed(entries));
 }
 
-fn map_piece<P>(
-    base: &Base<P>,
-    leaf: Pfn,
-    piece: VpnRange,
-    first: Option<Vpn>,
-    next: &mut impl FnMut() -> Option<Pfn>,
-) {
+fn map_piece<P>(base: &Base<P>, leaf: Pfn, piece: VpnRange, next: &mut impl FnMut() -> Option<Pte>) {
     let mut filled = 0;
     for page in piece.iter() {
         let at = index(page, LEAF);
@@ -429,9 +423,8 @@ fn map_piece<P>(
             debug_assert!(false, "{page} is mapped already");
             continue;
         }
-        let Some(frame) = next() else { break };
-        let entry = Pte::page(frame);
-        store(&base.mem, leaf, at, if first == Some(page) { entry.first() } else { entry });
+        let Some(entry) = next() else { break };
+        store(&base.mem, leaf, at, entry);
         filled += 1;
     }
     add_inuse(base, leaf, filled);

@@ -19,9 +19,13 @@ impl PageTables {
         pages: &PageAllocator<P>,
         range: VpnRange,
         gfp: GfpFlags,
-        next: impl FnMut() -> Option<Pfn>,
+        mut next: impl FnMut() -> Option<Pfn>,
     ) -> Result<(), MapError> {
-        self.map_from(pages, range, Some(range.start()), gfp, next)
+        let mut is_first = true;
+        self.map_entries(pages, range, gfp, || {
+            let entry = Pte::page(next()?);
+            Some(if core::mem::take(&mut is_first) { entry.first() } else { entry })
+        })
     }
 
     /// How many pages the mapping has that begins with this page, out of `most`; none if no mapping begins there.
