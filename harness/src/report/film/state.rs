@@ -167,7 +167,7 @@ impl State {
             let (head, tail) = match block.tier {
                 Tier::Kmalloc | Tier::Cache => ('S', 'S'),
                 Tier::LargeKmalloc => ('L', 'l'),
-                Tier::Vmalloc | Tier::Vmap => ('V', 'V'),
+                Tier::Vmalloc | Tier::Vmap | Tier::MapRam => ('V', 'V'),
                 Tier::Pages | Tier::PagesExact | Tier::Contig => ('P', 'p'),
             };
             for (i, frame) in block.frames.iter().flat_map(|&(first, n)| first..first.saturating_add(n)).enumerate() {
@@ -182,7 +182,7 @@ impl State {
     fn free_in_use(&self) -> i64 {
         let free = ['.', ','].map(frame_code);
         let is_free = |frame: u32| self.frames.get(frame as usize).is_some_and(|code| free.contains(code));
-        let owning = self.blocks.values().filter(|block| block.tier != Tier::Vmap);
+        let owning = self.blocks.values().filter(|block| Tiers::OWNING.contains(block.tier));
         let frames = owning.flat_map(|block| &block.frames).flat_map(|&(first, n)| first..first.saturating_add(n));
         frames.filter(|&frame| is_free(frame)).collect::<std::collections::BTreeSet<_>>().len() as i64
     }
@@ -232,7 +232,7 @@ fn window(areas: &[VmallocEntry], start: u64, leaves: &Map<Leaf>) -> Map<Area> {
 /// The owner of an area's page that is not mapped.
 fn bare(kind: AreaKind) -> i64 {
     match kind {
-        AreaKind::Vmalloc | AreaKind::Vmap => owners::UNMAPPED,
+        AreaKind::Vmalloc | AreaKind::Vmap | AreaKind::Ram => owners::UNMAPPED,
         AreaKind::Pending | AreaKind::Deferred => owners::WAITS,
         AreaKind::Lazy => owners::LAZY,
         AreaKind::Pooled => owners::POOLED,
@@ -244,7 +244,7 @@ fn mapped(kind: Option<AreaKind>, order: u8) -> i64 {
     match kind {
         Some(AreaKind::Vmalloc) if order > 0 => owners::HUGE,
         Some(AreaKind::Vmalloc) => owners::MAPPED,
-        Some(AreaKind::Vmap) => owners::ALIAS,
+        Some(AreaKind::Vmap | AreaKind::Ram) => owners::ALIAS,
         Some(AreaKind::Pending | AreaKind::Deferred) => owners::WAITS,
         Some(AreaKind::Lazy | AreaKind::Pooled) | None => owners::STRAY,
     }
