@@ -96,13 +96,12 @@ impl SlabLayer {
         self.alloc_any(pages, id, gfp)
     }
 
-    /// The number of the cache that serves a class to these flags.
+    /// The number of the cache that serves a class to these flags. Without a DMA zone there is no set for it, and the other
+    /// flags decide.
     #[inline(always)]
     pub(super) fn kmalloc_cache(&self, class: usize, gfp: GfpFlags) -> usize {
-        match KmallocType::of(gfp) {
-            KmallocType::Dma if !self.has_dma => class,
-            set => set.first_cache() + class,
-        }
+        let known = if self.has_dma { gfp } else { gfp - GfpFlags::DMA };
+        KmallocType::of(known).first_cache() + class
     }
 
     /// Serves the sizes that have no class: zero, and more than the largest.

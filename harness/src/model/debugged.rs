@@ -8,7 +8,7 @@ use super::{Block, Model, Tier, freed_address, old_address};
 use crate::oracle::Step;
 use crate::subject::{Call, ObjectsCall, Reply, Subject, WhiteBox};
 use kmem::{Event, FrameKind, FreeError, Hardening};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// How many freed objects are remembered, but for those that are damaged.
@@ -32,9 +32,16 @@ pub(crate) struct Debugged {
     pub(crate) damage: Damage,
     /// Guarded bytes that were changed and may have been painted anew since, where nobody could see it.
     unsure: Damage,
+    /// Damaged objects that wait for readers, with how many findings their free will tell.
+    waiting: BTreeMap<u64, u64>,
+    /// Neighbourhoods in which objects wait for readers, or did since all of them were awaited.
+    unread: BTreeSet<u64>,
     /// How often each event had happened after the last step that may have taken objects from sight.
     seen: Seen,
 }
+
+/// log2 of the bytes within which a slab lies as a whole: eight pages.
+const NEIGHBOURHOOD: u32 = 15;
 
 /// How many slabs had come, gone, and been set aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +83,58 @@ impl Debugged {
     /// How many damaged parts a look at all objects finds: at least, and at most.
     pub(crate) fn damage_of_all(&self) -> (usize, usize) {
         let sure: BTreeSet<(u64, Zone)> = self.damage.parts();
-        (sure.len(), sure.union(&self.unsure.parts()).count())
+        let least = sure.iter().filter(|(object, _)| !self.may_be_passed_over(*object)).count();
+        (least, sure.union(&self.unsure.parts()).count())
+    }
+
+    /// A free object of a slab that was set aside is on no list, and so looks like one that waits for readers, as long as
+    /// one of its slab does. Nobody looks at it then. Which slab that was cannot be told.
+    pub(crate) fn may_be_passed_over(&self, object: u64) -> bool {
+        self.seen.aside > 0 && self.unread.contains(&(object >> NEIGHBOURHOOD))
+    }
+
+    /// All objects have been looked at, and repaired but for those that were passed over.
+    fn validated(&mut self) {
+        let objects = self.damage.objects().into_iter().chain(self.unsure.objects());
+        let passed: Vec<u64> = objects.filter(|&object| self.may_be_passed_over(object)).collect();
+        let (mut damage, mut kept) = (std::mem::take(&mut self.damage), Damage::default());
+        passed.iter().for_each(|&object| damage.move_to(object, &mut kept));
+        passed.iter().for_each(|&object| self.unsure.move_to(object, &mut kept));
+        self.unsure = kept;
+    }
+
+    /// An object waits for readers from now on. If its cache looks at it when it is freed, its damage is told then; else
+    /// it is painted then, but for what only aligns.
+    fn put_off(&mut self, object: u64, layout: DebugLayout) {
+        self.unread.insert(object >> NEIGHBOURHOOD);
+        let parts = self.damage.zones(object).len() as u64;
+        if !layout.checks().consistency {
+            self.painted(object);
+            return self.damage.move_to(object, &mut self.unsure);
+        }
+        if parts > 0 {
+            self.waiting.insert(object, 2 * parts + 1);
+        }
+        self.repaired(object);
+    }
+
+    /// The most findings that frees of objects which waited for readers can tell.
+    pub(crate) fn most_told_late(&self) -> u64 {
+        self.waiting.values().sum()
+    }
+
+    /// Follows findings told by such frees: they are those of some of the objects, each of which tells all of its own. `false`
+    /// if no choice of them tells as much.
+    pub(crate) fn told_late(&mut self, told: u64) -> bool {
+        let Some(chosen) = choose(&self.waiting, told) else { return false };
+        self.waiting.retain(|object, _| !chosen.contains(object));
+        true
+    }
+
+    /// Nothing waits for readers any more. Returns a damaged object of which nothing was told.
+    pub(crate) fn all_awaited(&mut self) -> Option<u64> {
+        self.unread.clear();
+        std::mem::take(&mut self.waiting).into_keys().next()
     }
 
     /// Notes that a byte of an object's part is to be changed; `false` if it is, or may be, changed already.
@@ -188,15 +246,17 @@ impl Model {
 
     /// Follows what a step means for guarded bytes. Called before the blocks are followed.
     pub(super) fn follow_debugged(&mut self, step: &Step, subject: &dyn Subject) {
-        if matches!(step.reply, Reply::Block { .. } | Reply::Pages(_)) {
-            // What is handed out may be where a slab was until this call.
-            self.notice_slabs(subject);
-        }
+        // Slabs that went during the call took their damage along, also where somebody has their frames again.
+        self.notice_slabs(subject);
         let debugged = &mut self.debugged;
         match (&step.call, &step.reply) {
-            (Call::Validate, Reply::Size(_)) => {
-                debugged.damage = Damage::default();
-                debugged.unsure = Damage::default();
+            (Call::Validate, Reply::Size(_)) => debugged.validated(),
+            (Call::Rcu(call), Reply::Done) => {
+                let object = call.block().and_then(|(addr, _)| self.block(addr));
+                if let Some((addr, layout)) = object.and_then(|object| Some((object.addr, self.debug_layout(object)?)))
+                {
+                    self.debugged.put_off(addr, layout);
+                }
             }
             (call, Reply::Rejected(FreeError::Corrupted(addr))) => {
                 debugged.repaired(addr.as_u64());
@@ -223,7 +283,6 @@ impl Model {
             (_, Reply::Pages(pages)) => pages.iter().for_each(|&addr| self.taken(addr)),
             _ => {}
         }
-        self.notice_slabs(subject);
     }
 
     /// `ksize` gives the rest of the object to the user.
@@ -238,12 +297,13 @@ impl Model {
     /// A free paints the object anew.
     fn freed_object(&mut self, addr: u64, subject: &dyn Subject) {
         let layout = self.block(addr).and_then(|block| self.debug_layout(block));
+        let slab = self.slab_of(addr, subject);
         match layout {
-            // All of it was looked at.
-            Some(layout) if layout.checks().consistency => self.debugged.repaired(addr),
+            // All of it was looked at, or its slab went with it.
+            Some(layout) if layout.checks().consistency || slab.is_none() => self.debugged.repaired(addr),
             _ => self.debugged.painted(addr),
         }
-        if let (Some(layout), Some(slab)) = (layout, self.slab_of(addr, subject)) {
+        if let (Some(layout), Some(slab)) = (layout, slab) {
             self.debugged.remember(FreedObject { addr, layout, slab });
         }
     }
@@ -262,7 +322,7 @@ impl Model {
 
     /// Damage goes with the slab that it is in. A damaged object that was met is repaired and costs its slab; which one
     /// that was, and whether frames came back as another slab, nobody sees.
-    fn notice_slabs(&mut self, subject: &dyn Subject) {
+    pub(crate) fn notice_slabs(&mut self, subject: &dyn Subject) {
         let Some(inside) = subject.white_box() else { return };
         let now = Seen::now(inside);
         let before = std::mem::replace(&mut self.debugged.seen, now);
@@ -278,6 +338,19 @@ impl Model {
             self.debugged.lose_sight();
         }
     }
+}
+
+/// Objects whose findings together are as many.
+fn choose(waiting: &BTreeMap<u64, u64>, told: u64) -> Option<BTreeSet<u64>> {
+    let mut reached: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::from([(0, BTreeSet::new())]);
+    for (&object, &findings) in waiting {
+        for (sum, chosen) in reached.clone() {
+            let with = || chosen.iter().copied().chain([object]).collect();
+            reached.entry(sum + findings).or_insert_with(with);
+        }
+        reached.retain(|&sum, _| sum <= told);
+    }
+    reached.remove(&told)
 }
 
 /// Tells whether a call took or gave objects that it does not name.

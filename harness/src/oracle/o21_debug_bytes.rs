@@ -7,7 +7,7 @@
 
 use super::{BrokenLink, Context, Oracle, OracleId, Step, Violation};
 use crate::model::debugged::set_aside;
-use crate::model::{freed_address, old_address};
+use crate::model::{RcuCall, freed_address, old_address};
 use crate::subject::{Call, Reply};
 use kmem::FreeError;
 
@@ -28,19 +28,37 @@ impl Oracle for DebugBytes {
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
         let told = inside.slab_findings() - cx.model.notes.findings;
+        if matches!(step.call, Call::Validate) {
+            // What is validated is what is there.
+            cx.model.notice_slabs(&*cx.subject);
+        }
         if let (Call::Validate, Reply::Size(found), Some(link)) = (&step.call, &step.reply, cx.model.notes.link) {
             cx.model.notes.link = after_validation(link, *found);
             return check_link(link, *found, told)
                 .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message));
         }
         let aside = set_aside(inside) - cx.model.notes.aside;
-        if aside > 0 {
-            return check_set_aside(cx, step, told, aside)
-                .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message));
-        }
-        check_told(cx, step, told)
-            .and_then(|()| check_refusal(cx, step))
+        let verdict = if aside > 0 {
+            check_set_aside(cx, step, told, aside)
+        } else {
+            check_told(cx, step, told).and_then(|()| check_refusal(cx, step))
+        };
+        verdict
+            .and_then(|()| check_awaited(cx, step))
             .map_err(|message| cx.violation(OracleId::O21DebugBytes, &[], message))
+    }
+}
+
+/// When nothing waits for readers any more, the damage of all that did has been told.
+fn check_awaited(cx: &mut Context<'_>, step: &Step) -> Result<(), String> {
+    if !matches!(step.call, Call::Reclaim | Call::Rcu(RcuCall::Barrier)) {
+        return Ok(());
+    }
+    match cx.model.debugged.all_awaited() {
+        Some(object) => {
+            Err(format!("the damaged object at {object:#x} was freed after its grace period, and nobody said so"))
+        }
+        None => Ok(()),
     }
 }
 
@@ -63,8 +81,8 @@ fn after_validation(link: BrokenLink, found: usize) -> Option<BrokenLink> {
     (link == BrokenLink::Free).then(|| BrokenLink::Repaired(found.saturating_sub(1)))
 }
 
-/// Were exactly the findings told that the damage makes?
-fn check_told(cx: &Context<'_>, step: &Step, told: u64) -> Result<(), String> {
+/// Were exactly the findings told that the damage makes? Whatever frees what waited for readers tells of that too.
+fn check_told(cx: &mut Context<'_>, step: &Step, told: u64) -> Result<(), String> {
     let expected = match (&step.call, &step.reply) {
         (Call::Validate, Reply::Size(found)) => {
             let (least, most) = cx.model.debugged.damage_of_all();
@@ -81,11 +99,8 @@ fn check_told(cx: &Context<'_>, step: &Step, told: u64) -> Result<(), String> {
     };
     // A debug cache tells who freed an object that is freed again.
     let twice = matches!(step.reply, Reply::Rejected(FreeError::DoubleFree(_))) && told == 1;
-    if twice || told == expected as u64 {
-        Ok(())
-    } else {
-        Err(format!("{:?} told of {told} findings, not {expected}", step.call))
-    }
+    let late = told.checked_sub(expected as u64).is_some_and(|late| cx.model.debugged.told_late(late));
+    if late || twice { Ok(()) } else { Err(format!("{:?} told of {told} findings, not {expected}", step.call)) }
 }
 
 /// A damaged free object was about to be handed out. Each one costs a slab and is told of with its parts; the rest of them
@@ -95,7 +110,8 @@ fn check_set_aside(cx: &Context<'_>, step: &Step, told: u64, aside: u64) -> Resu
     // A reallocation also frees.
     let freed = looked_at(&step.call, &step.reply).map_or(0, |addr| cx.model.damage_at_free(&step.call, addr)) as u64;
     let of_free = if freed > 0 { 2 * freed + 1 } else { 0 };
-    if (3 * aside + of_free..=2 * parts + aside + of_free).contains(&told) {
+    let late = cx.model.debugged.most_told_late();
+    if (3 * aside + of_free..=2 * parts + aside + of_free + late).contains(&told) {
         return Ok(());
     }
     Err(format!("{aside} slabs were set aside with {told} findings; {parts} parts of free objects are damaged"))

@@ -110,6 +110,10 @@ impl Snapshot {
 
     /// Must a page block of this order be served to a request made for a node, or for that of the CPU?
     pub(crate) fn serves_pages_on(&self, model: &Model, order: u8, gfp: GfpFlags, node: Option<NodeId>) -> bool {
+        // Flags that contradict each other are no block's.
+        if bad_mobility(gfp) {
+            return false;
+        }
         let rules = ZoneRules::new(model.geometry(), gfp, node.unwrap_or(model.node_here()));
         self.zones.iter().enumerate().any(|(index, state)| rules.admits(index, order, state))
     }

@@ -33,15 +33,16 @@ impl Session {
     }
 
     /// Leads the free pointer of an object nowhere, has all caches validated, and repairs it, as the kernel's own test of
-    /// that does. Not on a machine with a quarantine, where an object may be on no list, nor on one that does not know which
-    /// objects are live: there what was cut off stays lost.
+    /// that does. Not where validation may pass the object over: on a machine with a quarantine, where it may be on no list, and
+    /// in a slab that was set aside; nor on one that does not know which objects are live: there what was cut off stays lost.
     pub(super) fn break_link(&mut self, pick: usize, freed: bool) -> Verdict {
         let object = match freed {
             true => self.model.debugged.pick_freed(pick).map(|object| (object.addr, object.layout)),
             false => self.live_debugged(pick),
         };
         let Some(link) = object.and_then(|(addr, layout)| Some(addr + layout.link()? as u64)) else { return Ok(()) };
-        if self.model.geometry().hardening != Hardening::Checked {
+        let is_seen = object.is_some_and(|(addr, _)| !self.model.debugged.may_be_passed_over(addr));
+        if self.model.geometry().hardening != Hardening::Checked || !is_seen {
             return Ok(());
         }
         // What else is damaged is told of before.
