@@ -118,7 +118,7 @@ function drawFree() {
   const lists = [...byId("free").tBodies[0].rows].flatMap(row => [...row.cells].slice(1));
   lists.forEach((cell, i) => cell.textContent = state.z[i]);
   const chart = byId("chart"), { left, right, steps } = chart.dataset, now = byId("now");
-  const x = (+left + (right - left) * looks[at][0] / steps).toFixed(1);
+  const x = (+left + (right - left) * (looks[at][0] + 0.5) / steps).toFixed(1);
   now.setAttribute("x1", x);
   now.setAttribute("x2", x);
 }

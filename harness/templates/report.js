@@ -139,7 +139,7 @@ for (const row of callRows) row.addEventListener("click", () => show(lookAfter(+
 byId("chart")?.addEventListener("click", event => {
   const svg = byId("chart"), { left, right, steps } = svg.dataset;
   const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse()).x;
-  show(lookAfter(Math.round((x - left) / (right - left) * steps)));
+  show(lookAfter(Math.floor((x - left) / (right - left) * steps)));
 });
 // On paper is what the page is about.
 let before = null;

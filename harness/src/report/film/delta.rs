@@ -80,12 +80,20 @@ impl<T> Default for Changes<T> {
 }
 
 impl<T: Clone + PartialEq> Changes<T> {
+    /// Goes through both maps at once: most entries are the same, and there may be thousands.
     fn between(from: &Map<T>, to: &Map<T>) -> Self {
-        let new = to.iter().filter(|(key, value)| from.get(key) != Some(value));
-        Self {
-            set: new.map(|(key, value)| (*key, value.clone())).collect(),
-            gone: from.keys().filter(|key| !to.contains_key(key)).copied().collect(),
+        let mut changes = Self::default();
+        let mut old = from.iter().peekable();
+        for (key, value) in to {
+            while let Some((gone, _)) = old.next_if(|(other, _)| *other < key) {
+                changes.gone.push(*gone);
+            }
+            if old.next_if(|(other, _)| *other == key).is_none_or(|(_, before)| before != value) {
+                changes.set.insert(*key, value.clone());
+            }
         }
+        changes.gone.extend(old.map(|(gone, _)| *gone));
+        changes
     }
 }
 

@@ -38,7 +38,8 @@ pub(super) struct Chart {
 impl Chart {
     pub(super) fn of(film: &Film) -> Self {
         let (left, top, width, height) = AREA;
-        let steps = film.looks.last().map_or(1, |look| look.done).max(1);
+        // Each look lasts until the next one, the last one as long as an operation.
+        let steps = film.looks.last().map_or(0, |look| look.done) + 1;
         let pages = film.geometry.managed().get().max(1);
         let looks = sample(&film.looks);
         let mut below = vec![0; looks.len()];
@@ -52,7 +53,7 @@ impl Chart {
             pages,
             steps,
             bands: bands.collect(),
-            now: x_of(now, steps),
+            now: x_of(now as f64 + 0.5, steps),
         }
     }
 }
@@ -63,9 +64,9 @@ fn sample(looks: &[Look]) -> Vec<&Look> {
     looks.iter().rev().step_by(every).collect::<Vec<_>>().into_iter().rev().collect()
 }
 
-fn x_of(done: usize, steps: usize) -> String {
+fn x_of(done: f64, steps: usize) -> String {
     let (left, _, width, _) = AREA;
-    format!("{:.1}", f64::from(left) + f64::from(width) * done as f64 / steps as f64)
+    format!("{:.1}", f64::from(left) + f64::from(width) * done / steps as f64)
 }
 
 fn y_of(free: i64, pages: u64) -> f64 {
@@ -82,10 +83,10 @@ fn band(order: usize, looks: &[&Look], below: &mut [i64], steps: usize, pages: u
     let (mut upper, mut lower) = (String::new(), Vec::new());
     let mut label_y = None;
     for (n, (look, below)) in looks.iter().zip(below).enumerate() {
-        let (start, end) = (look.done, looks.get(n + 1).map_or(look.done, |next| next.done));
+        let (start, end) = (look.done, looks.get(n + 1).map_or(steps, |next| next.done));
         let (bottom, top) = (y_of(*below, pages), y_of(*below + own(look), pages));
         *below += own(look);
-        let (start, end) = (x_of(start, steps), x_of(end, steps));
+        let (start, end) = (x_of(start as f64, steps), x_of(end as f64, steps));
         // Writing to a string cannot fail.
         let _ = write!(upper, "{start},{top:.1} {end},{top:.1} ");
         lower.push(format!("{end},{bottom:.1} {start},{bottom:.1}"));

@@ -12,7 +12,7 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// What the script draws again for each state.
-const DRAWN: [&str; 7] = ["#memory", "#window", "#counts", "#free", "#leaves", "#leaves-in-words", "#moment"];
+const DRAWN: [&str; 8] = ["#memory", "#window", "#counts", "#chart", "#free", "#leaves", "#leaves-in-words", "#moment"];
 
 /// A page in a file, which goes when this goes.
 struct PageFile(PathBuf);
