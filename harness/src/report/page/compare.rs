@@ -68,7 +68,7 @@ fn named(handle: u64, block: &BlockRecord, film: &Film) -> Guilty {
     let behind = frames_behind(state, block.pages);
     let seen = if block.pages.1 > 0 { &behind } else { &block.frames };
     let dash = || "\u{2013}".to_owned();
-    let mut lines = vec![
+    let lines = vec![
         Line { what: "served by", model: block.tier.name().to_owned(), subject: owners(film, seen) },
         Line { what: "address", model: format!("{:#x}", block.addr), subject: window_text(state, block.pages) },
         Line {
@@ -77,9 +77,9 @@ fn named(handle: u64, block: &BlockRecord, film: &Film) -> Guilty {
             subject: dash(),
         },
         Line { what: "frames", model: runs_text(&block.frames), subject: runs_text(seen) },
-        Line { what: "flags", model: Gfp::new(block.gfp).to_string(), subject: types(film, seen) },
+        Line { what: "flags", model: Gfp::new(block.gfp).to_string(), subject: dash() },
+        Line { what: "pageblocks", model: dash(), subject: types(film, seen) },
     ];
-    lines.retain(|line| !(line.subject.is_empty() && line.model.is_empty()));
     Guilty {
         title: format!("Block {handle}"),
         lines,
@@ -209,5 +209,5 @@ fn types(film: &Film, runs: &[(u32, u32)]) -> String {
     letters.sort_unstable();
     letters.dedup();
     let letters: String = letters.into_iter().filter(|letter| *letter != '-').collect();
-    if letters.is_empty() { "\u{2013}".to_owned() } else { format!("pageblocks of type {letters}") }
+    if letters.is_empty() { "\u{2013}".to_owned() } else { format!("of type {letters}") }
 }
