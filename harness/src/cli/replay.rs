@@ -50,7 +50,7 @@ pub(super) fn verdict(summary: &Summary) -> Verdict {
 
 /// Replays all entries; unreadable ones are complained about and counted.
 pub(super) fn replay(entries: &[Entry], subject: SubjectKind, ui: &Ui, summary: &mut Summary) -> Result<(), UserError> {
-    let mut executor = Executor::new(subject, RunOptions::default());
+    let mut executor = Executor::new(subject, RunOptions::AGAIN);
     for entry in entries.iter().take_while(|_| !ui.live.is_stopped()) {
         let trace = match &entry.trace {
             Ok(trace) => trace,

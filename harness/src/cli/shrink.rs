@@ -23,7 +23,7 @@ pub(super) struct ShrinkArgs {
 pub(super) fn run(args: &ShrinkArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let subject = subject(&args.subject)?;
     let trace = Trace::load(&args.file).map_err(|e| UserError(e.to_string()))?;
-    let report = Executor::new(subject, RunOptions::default()).execute(Target::Codec, &trace);
+    let report = Executor::new(subject, RunOptions::AGAIN).execute(Target::Codec, &trace);
     let Some(violation) = report.violation else {
         let message = format!("{}: nothing to shrink, every oracle is content", args.file.display());
         ui.result(&serde_json::json!({ "ok": true, "ops": trace.ops.len() }), message);

@@ -9,6 +9,9 @@ use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 use std::path::PathBuf;
 
+/// Every how many traces one is run again, for O13 and O14.
+const AGAIN_EVERY: u64 = 16;
+
 /// A trace and what is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Finding {
@@ -62,6 +65,11 @@ impl Executor {
         Self { runner: Runner::new(), subject, options }
     }
 
+    /// Chooses whether what passes is run again from now on.
+    pub fn set_again(&mut self, again: bool) {
+        self.options.again = again;
+    }
+
     /// Executes a trace; for [`Target::Codec`] its two encodings are judged as well.
     pub fn execute(&mut self, target: Target, trace: &Trace) -> RunReport {
         let mut report = self.runner.run(trace, self.subject, &self.options);
@@ -90,6 +98,7 @@ impl<'a> Judge<'a> {
         if self.is_over() {
             return None;
         }
+        self.executor.set_again(self.outcome.executions.is_multiple_of(AGAIN_EVERY));
         let mut report = self.executor.execute(self.target, trace);
         self.outcome.executions += 1;
         self.outcome.ops += report.calls;

@@ -39,14 +39,13 @@ use std::cell::{Cell, RefCell};
 use tlb::Tlb;
 
 /// What memory holds before anybody writes it: not zero, so that a missing zeroing shows.
-const JUNK: u8 = 0xa5;
+pub(crate) const JUNK: u8 = 0xa5;
 /// What a block that moved leaves behind.
 const LEFT_BEHIND: u8 = 0x6b;
 /// Pages in a row that belong to one vmap node (section 4.1).
 const PAGES_OF_NODE: u64 = 16;
 /// Pages that a processor fills in at once at most, on its own account.
 const MOST_SPECULATED: usize = 4096;
-const JUNK_WORD: u64 = 0xa5a5_a5a5_a5a5_a5a5;
 
 /// Whether the machine executes the flushes that it is asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -91,6 +90,8 @@ impl Nested {
 /// ```
 pub struct SimMachine {
     memory: PhysMem,
+    /// What memory holds before anybody writes it.
+    junk: u8,
     direct_map: u64,
     direct_bytes: u64,
     vmalloc_start: u64,
@@ -123,9 +124,15 @@ pub struct SimMachine {
 impl SimMachine {
     /// Builds a machine of this shape, every byte of memory junk.
     pub fn new(geometry: &Geometry) -> Self {
+        Self::with_junk(geometry, JUNK)
+    }
+
+    /// The same with other junk.
+    pub(crate) fn with_junk(geometry: &Geometry, junk: u8) -> Self {
         let frames = geometry.frames();
         let mut machine = Self {
-            memory: PhysMem::heap(frames, JUNK),
+            memory: PhysMem::heap(frames, junk),
+            junk,
             direct_map: 0,
             direct_bytes: 0,
             vmalloc_start: 0,
@@ -157,7 +164,7 @@ impl SimMachine {
     /// Makes a machine that was used before as good as new; memory is kept if it has the size that is needed.
     pub fn recycle(mut self, geometry: &Geometry) -> Self {
         if self.memory.frames() != u64::from(geometry.frames()) {
-            return Self::new(geometry);
+            return Self::with_junk(geometry, self.junk);
         }
         self.restore_junk();
         self.tlbs.iter().for_each(Tlb::clear);
@@ -196,12 +203,17 @@ impl SimMachine {
         for (n, dirty) in self.dirty.iter().enumerate() {
             let frame = PhysAddr::new((n * PAGE_SIZE) as u64);
             let middle = PhysAddr::new((n * PAGE_SIZE + PAGE_SIZE / 2) as u64);
-            let is_junk = |at| self.memory.read_u64(at) == Some(JUNK_WORD);
+            let is_junk = |at| self.memory.read_u64(at) == Some(u64::from_ne_bytes([self.junk; 8]));
             if dirty.replace(false) || !is_junk(frame) || !is_junk(middle) {
-                let filled = self.memory.fill(frame, PAGE_SIZE, JUNK);
+                let filled = self.memory.fill(frame, PAGE_SIZE, self.junk);
                 debug_assert!(filled, "the frame is inside memory");
             }
         }
+    }
+
+    /// What memory holds before anybody writes it.
+    pub(crate) fn junk(&self) -> u8 {
+        self.junk
     }
 
     /// Chooses what becomes of TLB flushes from now on.

@@ -147,6 +147,10 @@ pub enum OracleId {
     O10RightTier,
     O11FailureAtomic,
     O12Quiescence,
+    /// Asked by [`crate::run`]: it takes a second run.
+    O13Determinism,
+    /// Asked by [`crate::run`]: it takes a second run.
+    O14Metamorphic,
     O15Translation,
     O16Misuse,
     O17Statistics,

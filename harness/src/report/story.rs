@@ -101,7 +101,7 @@ impl Story {
     /// The calls that the run made are made once more on a second subject, which answers the same and can be looked at
     /// between them.
     pub fn of(trace: &Trace, kind: SubjectKind) -> Self {
-        let options = RunOptions { keep_log: true, ..RunOptions::default() };
+        let options = RunOptions { keep_log: true, ..RunOptions::AGAIN };
         let mut report = Runner::new().run(trace, kind, &options);
         let log = std::mem::take(&mut report.log);
         // What the run frees after the last operation belongs to no operation.

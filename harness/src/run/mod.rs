@@ -9,6 +9,7 @@
 //!
 //! The run stops at the first violation: what comes after it would be judged against a model that no longer holds.
 
+mod again;
 mod contract;
 mod coverage;
 mod guarded;
@@ -37,6 +38,7 @@ use crate::subject::Subject;
 use crate::subjects::{Spare, SubjectKind};
 use crate::suites::{Kernel, Stop};
 use crate::trace::Trace;
+use again::Variation;
 use kmem::{Geometry, GeometryError};
 use session::Session;
 
@@ -47,11 +49,18 @@ pub struct RunOptions {
     pub audit_every: u32,
     /// Whether the report lists every step.
     pub keep_log: bool,
+    /// Whether a trace that passes is run a second time, in another way that must not matter: see O13 and O14.
+    pub again: bool,
+}
+
+impl RunOptions {
+    /// As ever, and what passes is run again.
+    pub const AGAIN: Self = Self { audit_every: 64, keep_log: false, again: true };
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { audit_every: 64, keep_log: false }
+        Self { audit_every: 64, keep_log: false, again: false }
     }
 }
 
@@ -85,7 +94,7 @@ pub struct RunReport {
     pub coverage: Coverage,
     /// The most blocks that were live at once.
     pub peak_live: usize,
-    /// A hash of all calls and answers: the same trace on the same subject gives the same one.
+    /// A hash of all calls of the trace and their answers: the same trace on the same subject gives the same one.
     pub hash: u64,
 }
 
@@ -115,9 +124,16 @@ impl Watch for () {
 }
 
 /// Runs traces one after the other, reusing the machine's memory.
-#[derive(Default)]
 pub struct Runner {
     spare: Spare,
+    /// That of runs in which memory holds something else.
+    unlike: Spare,
+}
+
+impl Default for Runner {
+    fn default() -> Self {
+        Self { spare: Spare::default(), unlike: Spare::unlike_others() }
+    }
 }
 
 impl Runner {
@@ -142,7 +158,23 @@ impl Runner {
         options: &RunOptions,
         watch: &mut impl Watch,
     ) -> RunReport {
-        self.run_with(&trace.geometry.to_geometry(), kind, options, |session| session.run(trace, watch))
+        let mut report = self.run_once(trace, kind, options, Variation::NONE, watch);
+        if options.again && report.is_ok() && report.unbootable.is_none() {
+            report.violation = again::judge(self, trace, kind, &report);
+        }
+        report
+    }
+
+    fn run_once(
+        &mut self,
+        trace: &Trace,
+        kind: SubjectKind,
+        options: &RunOptions,
+        variation: Variation,
+        watch: &mut impl Watch,
+    ) -> RunReport {
+        let geometry = trace.geometry.to_geometry();
+        self.run_with(&geometry, kind, options, variation, |session| session.run(trace, watch))
     }
 
     /// Runs a program on a new `kmem` of this shape, as [`Self::run`] does with a trace. The program's own answer is `None`
@@ -154,7 +186,7 @@ impl Runner {
         program: impl FnOnce(&mut dyn Kernel) -> Result<T, Stop>,
     ) -> (RunReport, Option<Result<T, Stop>>) {
         let mut answer = None;
-        let report = self.run_with(geometry, SubjectKind::KMEM, options, |session| {
+        let report = self.run_with(geometry, SubjectKind::KMEM, options, Variation::NONE, |session| {
             answer = Some(session.run_program(program));
         });
         (report, answer)
@@ -165,19 +197,25 @@ impl Runner {
         geometry: &Geometry,
         kind: SubjectKind,
         options: &RunOptions,
+        variation: Variation,
         act: impl FnOnce(&mut Session),
     ) -> RunReport {
-        let spare = std::mem::take(&mut self.spare);
+        let spare = if variation.unlike {
+            std::mem::replace(&mut self.unlike, Spare::unlike_others())
+        } else {
+            std::mem::take(&mut self.spare)
+        };
         let guest = match panics::catch(|| kind.build(geometry, spare)) {
             Ok(Ok(guest)) => guest,
             Ok(Err(error)) => return RunReport { unbootable: Some(error), ..RunReport::default() },
             Err(message) => return panicked(RunReport::default(), message),
         };
-        let mut session = Session::new(guest, geometry, *options);
+        let mut session = Session::new(guest, geometry, *options, variation.backwards);
         match panics::catch(|| act(&mut session)) {
             Ok(()) => {
                 let (guest, report) = session.finish();
-                self.spare = guest.into_spare();
+                let spare = if variation.unlike { &mut self.unlike } else { &mut self.spare };
+                *spare = guest.into_spare();
                 report
             }
             Err(message) => {

@@ -202,7 +202,10 @@ impl Session {
             // A block with extra references is freed once for each.
             while (1..held).contains(&self.references(tiers)) {
                 held = self.references(tiers);
-                let blocks: Vec<(u64, Call)> = self.model.blocks(tiers).map(|b| (b.addr, free_call(b))).collect();
+                let mut blocks: Vec<(u64, Call)> = self.model.blocks(tiers).map(|b| (b.addr, free_call(b))).collect();
+                if self.backwards {
+                    blocks.reverse();
+                }
                 blocks.into_iter().try_for_each(|(addr, call)| self.free(addr, call))?;
             }
         }

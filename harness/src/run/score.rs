@@ -76,7 +76,7 @@ fn first_objection(runner: &mut Runner, degenerate: &Degenerate) -> (Option<Orac
     let callers = if degenerate.intended == OracleId::O16Misuse { Callers::Wrong } else { Callers::Right };
     let mut ops = 0;
     for trace in traces(degenerate.target, callers) {
-        let report = runner.run(&trace, degenerate.kind, &RunOptions::default());
+        let report = runner.run(&trace, degenerate.kind, &RunOptions::AGAIN);
         ops += report.ops;
         if report.violation.is_some() {
             return (report.killer(), ops);
@@ -104,7 +104,7 @@ mod tests {
             for target in Target::ALL {
                 let all = traces(target, Callers::Right).chain(traces(target, Callers::Wrong));
                 for trace in all {
-                    let report = runner.run(&trace, kind, &RunOptions::default());
+                    let report = runner.run(&trace, kind, &RunOptions::AGAIN);
                     assert_eq!(report.violation, None, "{} on {trace:?}", kind.name());
                 }
             }

@@ -20,6 +20,8 @@ pub(super) struct Session {
     guest: Box<dyn Guest>,
     pub(super) model: Model,
     options: RunOptions,
+    /// Whether what is left at the end is freed in the opposite order.
+    pub(super) backwards: bool,
     /// Index of the operation that is being executed.
     op: usize,
     /// Operations begun.
@@ -34,14 +36,17 @@ pub(super) struct Session {
     coverage: Coverage,
     peak_live: usize,
     hasher: StepHasher,
+    /// What the hash was when the trace had ended.
+    answers: Option<u64>,
 }
 
 impl Session {
-    pub(super) fn new(guest: Box<dyn Guest>, geometry: &Geometry, options: RunOptions) -> Self {
+    pub(super) fn new(guest: Box<dyn Guest>, geometry: &Geometry, options: RunOptions, backwards: bool) -> Self {
         Self {
             model: Model::new(geometry, guest.strength()),
             guest,
             options,
+            backwards,
             op: 0,
             ops: 0,
             calls: 0,
@@ -52,6 +57,7 @@ impl Session {
             coverage: Coverage::on(geometry),
             peak_live: 0,
             hasher: StepHasher::default(),
+            answers: None,
         }
     }
 
@@ -66,7 +72,7 @@ impl Session {
             log: self.log,
             coverage: self.coverage,
             peak_live: self.peak_live,
-            hash: self.hasher.finish(),
+            hash: self.answers.unwrap_or_else(|| self.hasher.finish()),
         };
         (self.guest, report)
     }
@@ -122,6 +128,7 @@ impl Session {
 
     /// Frees all blocks and caches, has everything given back, and asks what must hold then.
     fn free_everything(&mut self) -> Verdict {
+        self.answers = Some(self.hasher.finish());
         self.audit()?;
         self.free_all()?;
         while let Some(sheaf) = self.model.sheaves().first().copied() {
@@ -241,7 +248,11 @@ impl Session {
         self.did_something();
         self.calls += 1;
         step.call.hash(&mut self.hasher);
-        step.reply.hash(&mut self.hasher);
+        match &step.reply {
+            // Pages may hold what nobody wrote.
+            Reply::Bytes(bytes) => bytes.len().hash(&mut self.hasher),
+            reply => reply.hash(&mut self.hasher),
+        }
         self.coverage.step(step);
     }
 

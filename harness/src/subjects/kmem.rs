@@ -514,6 +514,6 @@ impl Guest for KmemSubject {
     fn into_spare(self: Box<Self>) -> Spare {
         let parts = Rc::into_inner(self.kmem).map(Kmem::into_parts);
         let region = parts.map(|(_, region)| region);
-        Spare { machine: Rc::into_inner(self.machine), region }
+        Spare { region, ..Rc::into_inner(self.machine).map_or_else(Spare::default, Spare::of_machine) }
     }
 }

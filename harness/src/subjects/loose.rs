@@ -28,6 +28,9 @@ pub trait Flaw {
         bytes
     }
 
+    /// Hears that somebody reads memory.
+    fn looked(&mut self) {}
+
     /// How many bytes the caller is told to have where there are `bytes`.
     fn usable(&mut self, bytes: usize) -> usize {
         bytes
@@ -215,6 +218,7 @@ impl<F: Flaw> Subject for Loose<F> {
     }
 
     fn read(&mut self, addr: u64, into: &mut [u8]) -> Result<(), AccessFault> {
+        self.flaw.looked();
         self.machine.read(addr, into)
     }
 

@@ -16,21 +16,33 @@ pub use self::kmem::KmemSubject;
 pub use self::loose::{Flaw, Honest, Loose};
 pub use self::twisted::{Hidden, Twist, Twisted};
 
-use crate::machine::SimMachine;
+use crate::machine::{JUNK, SimMachine};
 use crate::subject::Subject;
 use ::kmem::{Geometry, GeometryError, MetaRegion};
 
 /// Memory of a finished run that the next one can use again; empty at first.
-#[derive(Default)]
 pub struct Spare {
     machine: Option<SimMachine>,
     region: Option<MetaRegion>,
+    /// What the memory of a machine made anew holds.
+    junk: u8,
+}
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self { machine: None, region: None, junk: JUNK }
+    }
 }
 
 impl Spare {
     /// Keeps a machine.
     pub fn of_machine(machine: SimMachine) -> Self {
-        Self { machine: Some(machine), region: None }
+        Self { junk: machine.junk(), machine: Some(machine), region: None }
+    }
+
+    /// No memory yet; when it is made, it holds something else than that of others.
+    pub(crate) fn unlike_others() -> Self {
+        Self { junk: !JUNK, ..Self::default() }
     }
 
     /// Makes a machine of the shape wanted, from the spare one if there is one.
@@ -42,7 +54,7 @@ impl Spare {
     fn into_parts(self, geometry: &Geometry, bytes: usize) -> (SimMachine, MetaRegion) {
         let machine = match self.machine {
             Some(used) => used.recycle(geometry),
-            None => SimMachine::new(geometry),
+            None => SimMachine::with_junk(geometry, self.junk),
         };
         let region = self.region.filter(|region| region.len() >= bytes).unwrap_or_else(|| MetaRegion::heap(bytes));
         (machine, region)

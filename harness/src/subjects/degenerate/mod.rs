@@ -7,10 +7,12 @@ mod flushes;
 mod hoards;
 mod ignores_alignment;
 mod leaks_on_failure;
+mod minds_being_watched;
 mod overlap;
 mod realloc_loses_a_byte;
 mod refuses;
 mod same_block;
+mod unrepeatable;
 mod wrong_tier;
 
 use super::{Flaw, Guest, Loose, Spare, SubjectKind, Twist, Twisted};
@@ -46,7 +48,7 @@ const fn twisted<T: Twist + Default + 'static>(name: &'static str, intended: Ora
 }
 
 /// All of them.
-pub const DEGENERATES: [Degenerate; 18] = [
+pub const DEGENERATES: [Degenerate; 20] = [
     flawed::<same_block::SameBlock>("same-block", OracleId::O1Overlap, Target::Trace),
     flawed::<overlap::Overlap>("overlap-8-every-7th", OracleId::O1Overlap, Target::Trace),
     flawed::<ignores_alignment::IgnoresAlignment>("ignores-alignment", OracleId::O2Alignment, Target::Trace),
@@ -56,6 +58,8 @@ pub const DEGENERATES: [Degenerate; 18] = [
     flawed::<realloc_loses_a_byte::ReallocLosesAByte>("realloc-loses-a-byte", OracleId::O6Realloc, Target::Trace),
     flawed::<byte_short::ByteShort>("byte-short", OracleId::O3Bounds, Target::Trace),
     twisted::<hoards::NeverCoalesces>("never-coalesces", OracleId::O12Quiescence, Target::Pages),
+    flawed::<unrepeatable::Unrepeatable>("unrepeatable", OracleId::O13Determinism, Target::Trace),
+    flawed::<minds_being_watched::MindsBeingWatched>("minds-being-watched", OracleId::O14Metamorphic, Target::Trace),
     twisted::<flushes::Flushing<0>>("forgets-tlb-flush", OracleId::O15Translation, Target::Vmalloc),
     twisted::<flushes::Flushing<1>>("flushes-after-reuse", OracleId::O15Translation, Target::Vmalloc),
     twisted::<flushes::Flushing<2>>("flushes-a-page-too-few", OracleId::O15Translation, Target::Vmalloc),
