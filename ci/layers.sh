@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A room of the core uses only rooms below it, and `unsafe` stays in core/src/raw/.
+# A room of the core uses only rooms below it, and `unsafe` stays in core/src/raw/, and in the harness where it calls
+# allocators of other people.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,8 +26,8 @@ forbid slab paging vmalloc kmem
 forbid paging vmalloc kmem
 forbid vmalloc kmem
 
-if grep -rnE '\bunsafe (fn|impl|trait|\{)|unsafe\(' --include='*.rs' core/src harness/src proptests fuzz/fuzz_targets | grep -v '^core/src/raw/'; then
-    echo "unsafe code outside core/src/raw/" >&2
+if grep -rnE '\bunsafe (fn|impl|trait|\{)|unsafe\(' --include='*.rs' core/src harness/src proptests fuzz/fuzz_targets | grep -vE '^(core/src/raw/|harness/src/adapt/(raw|tests)\.rs)'; then
+    echo "unsafe code outside core/src/raw/ and harness/src/adapt/raw.rs" >&2
     fail=1
 fi
 exit $fail

@@ -1,7 +1,10 @@
 //! `hammer`: traces, subjects, a reference model and oracles for memory allocators.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
+pub mod adapt;
 #[cfg(feature = "cli")]
 pub mod bugs;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod engines;
 pub mod generate;
 pub mod machine;

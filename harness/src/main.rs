@@ -1,7 +1,5 @@
 //! `hammer`: finds out whether an allocator keeps its contract.
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::main()
+    kmem_harness::cli::main_with(&[])
 }

@@ -370,6 +370,22 @@ pub trait Subject {
         None
     }
 
+    /// Tells whether a block may lie here at all: asked of loose subjects, before the block is touched.
+    fn has_memory(&self, addr: u64, bytes: usize) -> bool {
+        let _ = (addr, bytes);
+        true
+    }
+
+    /// What the subject has written that is not its own.
+    fn trespass(&self) -> Option<String> {
+        None
+    }
+
+    /// What cannot be had any more although nothing is live, of a subject that promises to have it again.
+    fn lost(&mut self) -> Option<String> {
+        None
+    }
+
     /// Access to what only `kmem` shows: counters, lists, audits. `None` for a loose subject.
     fn white_box(&self) -> Option<&dyn WhiteBox>;
 }

@@ -3,12 +3,12 @@
 use super::bench_moving::{self, Growth};
 use super::ui::Ui;
 use super::{UserError, Verdict, bench_vmalloc};
+use crate::machine::{SimMachine, SimPlatform};
+use crate::report::table::grouped;
+use crate::run::throughput;
+use crate::trace::{GeometrySpec, MAX_FRAMES, MAX_VMALLOC_PAGES};
 use clap::{Args, ValueEnum};
 use kmem::{CpuId, Geometry, GfpFlags, Hardening, Kmem, MetaRegion, Order, PAGE_SIZE, PathCounts, Platform};
-use kmem_harness::machine::{SimMachine, SimPlatform};
-use kmem_harness::report::table::grouped;
-use kmem_harness::run::throughput;
-use kmem_harness::trace::{GeometrySpec, MAX_FRAMES, MAX_VMALLOC_PAGES};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 

@@ -4,10 +4,10 @@
 use super::bench::{boot, instructions_of};
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::machine::SimPlatform;
+use crate::report::table::grouped;
 use clap::ValueEnum;
 use kmem::{Geometry, GfpFlags, Kmem, NodeId, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr, ZoneKind, ZoneSpec};
-use kmem_harness::machine::SimPlatform;
-use kmem_harness::report::table::grouped;
 use std::time::Instant;
 
 type Machine = Kmem<SimPlatform<false>>;

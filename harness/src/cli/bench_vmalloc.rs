@@ -3,10 +3,10 @@
 use super::bench::instructions_of;
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::report::table::{grouped, table};
+use crate::suites::test_vmalloc::{Case, Passed, Plan, run};
+use crate::suites::{Bare, Stop};
 use kmem::Geometry;
-use kmem_harness::report::table::{grouped, table};
-use kmem_harness::suites::test_vmalloc::{Case, Passed, Plan, run};
-use kmem_harness::suites::{Bare, Stop};
 use std::time::{Duration, Instant};
 
 /// 256 MiB: room for what the cases keep beside the areas that they measure.

@@ -6,14 +6,14 @@
 use super::hunt::{self, Hunt};
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::bugs::{self, Bug};
+use crate::engines::Executor;
+use crate::engines::libfuzzer::FuzzCrate;
+use crate::generate::Target;
+use crate::report::table::{grouped, table};
+use crate::run::RunOptions;
+use crate::subjects::SubjectKind;
 use clap::Args;
-use kmem_harness::bugs::{self, Bug};
-use kmem_harness::engines::Executor;
-use kmem_harness::engines::libfuzzer::FuzzCrate;
-use kmem_harness::generate::Target;
-use kmem_harness::report::table::{grouped, table};
-use kmem_harness::run::RunOptions;
-use kmem_harness::subjects::SubjectKind;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -211,7 +211,7 @@ impl Nursery<'_> {
     /// Replays the witness in a program with the bug; returns the oracle that objects.
     fn witness(&self, bug: &Bug, program: &Path) -> Result<String, String> {
         let file = self.copy.with_file_name("witness.ron");
-        let text = bug.witness.as_ref().map(kmem_harness::trace::Trace::to_text).unwrap_or_default();
+        let text = bug.witness.as_ref().map(crate::trace::Trace::to_text).unwrap_or_default();
         fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()))?;
         let out = self.copy.with_file_name("hammer-out");
         let answer: serde_json::Value =

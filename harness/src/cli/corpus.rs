@@ -1,8 +1,8 @@
 //! Finds and reads traces.
 
 use super::UserError;
-use kmem_harness::engines::libfuzzer::FuzzCrate;
-use kmem_harness::trace::Trace;
+use crate::engines::libfuzzer::FuzzCrate;
+use crate::trace::Trace;
 use std::path::{Path, PathBuf};
 
 /// A file and what it holds.

@@ -4,10 +4,11 @@ use super::pool::{self, Limit, Planned};
 use super::run::{conclude, fresh_seed};
 use super::ui::Ui;
 use super::{UserError, Verdict, corpus};
+use crate::engines::libfuzzer::{FuzzCrate, Keep, LibFuzzer};
+use crate::generate::Target;
+use crate::report::closing::Summary;
+use crate::subjects::SubjectKind;
 use clap::Args;
-use kmem_harness::engines::libfuzzer::{FuzzCrate, Keep, LibFuzzer};
-use kmem_harness::generate::Target;
-use kmem_harness::report::closing::Summary;
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -37,9 +38,9 @@ pub(super) fn run(args: &FuzzArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let programs = fuzz_crate.build(Some(args.target), &ui.live)?;
     let engine = LibFuzzer::new(fuzz_crate, programs, Keep::Corpus);
     let limit = Limit::Time(Duration::from_secs(args.seconds));
-    let plan = [Planned { engine: &engine, target: args.target, limit }];
+    let plan = [Planned { engine: &engine, subject: SubjectKind::KMEM, target: args.target, limit }];
     ui.phase("fuzzing");
     let start = Instant::now();
     let done = ui.with_progress(Duration::from_secs(args.seconds), || pool::run_all(&plan, 1, seed, &seeds, ui));
-    conclude(done, Summary { seed: Some(seed), ..Summary::default() }, start.elapsed(), ui)
+    conclude(done, SubjectKind::KMEM, Summary { seed: Some(seed), ..Summary::default() }, start.elapsed(), ui)
 }

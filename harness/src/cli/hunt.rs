@@ -3,11 +3,11 @@
 use super::pool::{self, Limit};
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use super::{apart, replay};
+use crate::engines::{Engine, Finding, in_process};
+use crate::generate::Target;
+use crate::subjects::SubjectKind;
 use clap::Args;
-use kmem_harness::engines::{Engine, Finding, in_process};
-use kmem_harness::generate::Target;
-use kmem_harness::report::failure::Case;
-use kmem_harness::subjects::SubjectKind;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,9 @@ pub(super) struct HuntArgs {
     /// How long at most.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     pub(super) seconds: u64,
+    /// What to hunt in.
+    #[arg(long, default_value = "kmem")]
+    pub(super) subject: String,
 }
 
 /// How a hunt ended.
@@ -67,7 +70,11 @@ pub(super) fn engines(name: Option<&str>) -> Result<Vec<&'static dyn Engine>, Us
 }
 
 pub(super) fn run(args: &HuntArgs, ui: &Ui) -> Result<Verdict, UserError> {
-    let hunt = hunt(args, ui)?;
+    let subject = replay::subject(&args.subject)?;
+    if let Some(verdict) = apart::run(subject, ui)? {
+        return Ok(verdict);
+    }
+    let hunt = hunt(args, subject, ui)?;
     let text = match &hunt.found {
         Some(prey) => format!("{}: {} ({}, {} operations)", prey.oracle, prey.message, prey.origin, prey.minimal),
         None => "nothing was found".to_owned(),
@@ -76,12 +83,12 @@ pub(super) fn run(args: &HuntArgs, ui: &Ui) -> Result<Verdict, UserError> {
     Ok(Verdict::Fine)
 }
 
-fn hunt(args: &HuntArgs, ui: &Ui) -> Result<Hunt, UserError> {
+fn hunt(args: &HuntArgs, subject: SubjectKind, ui: &Ui) -> Result<Hunt, UserError> {
     let engines = engines(args.engine.as_deref())?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let jobs = engines.len() * Target::ALL.len();
+    let jobs = engines.len() * subject.targets().len();
     let share = Duration::from_secs(args.seconds).mul_f64(workers as f64 / jobs as f64);
-    let plan = pool::plan(&engines, Limit::Time(share));
+    let plan = pool::plan(&engines, subject, Limit::Time(share));
     let start = Instant::now();
     let (done, seconds, ops) = std::thread::scope(|scope| {
         let jobs = scope.spawn(|| pool::run_all(&plan, workers, args.seed, &[], ui));
@@ -95,12 +102,12 @@ fn hunt(args: &HuntArgs, ui: &Ui) -> Result<Hunt, UserError> {
     let done = done.map_err(|_| UserError("an engine panicked".to_owned()))?;
     let findings = done.into_iter().filter_map(|done| Some((done.finding?, done.target, done.row.name)));
     let shortest = findings.min_by_key(|(finding, ..)| finding.trace.ops.len());
-    let found = shortest.map(|(finding, target, engine)| prey(finding, target, &engine));
+    let found = shortest.map(|(finding, target, engine)| prey(finding, target, subject, &engine));
     Ok(Hunt { ops, seconds, found })
 }
 
-fn prey(finding: Finding, target: Target, engine: &str) -> Prey {
-    let case = Case::minimise(finding, target, SubjectKind::KMEM, format!("{engine} on {}", target.name()));
+fn prey(finding: Finding, target: Target, subject: SubjectKind, engine: &str) -> Prey {
+    let case = apart::minimise(finding, target, subject, format!("{engine} on {}", target.name()));
     Prey {
         oracle: case.violation.oracle.to_string(),
         message: case.violation.message.clone(),

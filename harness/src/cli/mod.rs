@@ -1,5 +1,6 @@
-//! The commands: one file each.
+//! The commands of `hammer`, one file each; [`main_with`] is the whole program, with allocators of your own.
 
+mod apart;
 mod bench;
 mod bench_moving;
 mod bench_vmalloc;
@@ -17,6 +18,7 @@ mod shrink;
 mod soak;
 mod ui;
 
+use crate::subjects::{self, SubjectKind};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,6 +85,9 @@ enum Command {
     /// Measures how fast one core executes and judges operations.
     #[command(after_help = "Example: hammer bench --seconds 10")]
     Bench(bench::BenchArgs),
+    /// Judges one trace in this process and answers in one line; what other commands start.
+    #[command(after_help = "Example: hammer judge trace.ron --subject loose", hide = true)]
+    Judge(apart::JudgeArgs),
 }
 
 /// How a command ended, if it could do its work.
@@ -91,6 +96,8 @@ enum Verdict {
     Fine,
     /// A violation; the minimal trace.
     Violation(PathBuf),
+    /// A child has said everything; its exit status.
+    Told(u8),
     /// Some input could not be read, or some part could not run; it was said which.
     Incomplete,
 }
@@ -105,8 +112,11 @@ impl From<String> for UserError {
     }
 }
 
-/// Reads the command line and does what it says.
-pub(crate) fn main() -> ExitCode {
+/// Reads the command line and does what it says; `--subject` knows these subjects besides the built-in ones.
+///
+/// This is all that the `main` of a program needs that hammers an allocator of its own: see [`adapt`](crate::adapt).
+pub fn main_with(subjects: &[SubjectKind]) -> ExitCode {
+    subjects::register(subjects);
     let cli = Cli::parse();
     let ui = Ui::new(cli.common);
     let verdict = match cli.command {
@@ -122,6 +132,7 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Record(args)) => record::run(&args, &ui),
         Some(Command::Soak(args)) => soak::run(&args, &ui),
         Some(Command::Bench(args)) => bench::run(&args, &ui),
+        Some(Command::Judge(args)) => apart::judge(&args),
     };
     conclude(verdict, &ui)
 }
@@ -133,6 +144,7 @@ fn conclude(verdict: Result<Verdict, UserError>, ui: &Ui) -> ExitCode {
             ui.say(path.display());
             ExitCode::from(1)
         }
+        Ok(Verdict::Told(status)) => ExitCode::from(status),
         Ok(Verdict::Incomplete) => ExitCode::from(2),
         Err(UserError(message)) => {
             ui.fail(&message);

@@ -1,11 +1,12 @@
 //! Runs jobs of engines on a few threads.
 
 use super::ui::Ui;
-use kmem_harness::engines::{Budget, Engine, Finding, Job, MAX_OPS, Outcome};
-use kmem_harness::generate::Target;
-use kmem_harness::report::closing::EngineRow;
-use kmem_harness::run::Coverage;
-use kmem_harness::trace::Trace;
+use crate::engines::{Budget, Engine, Finding, Job, MAX_OPS, Outcome};
+use crate::generate::Target;
+use crate::report::closing::EngineRow;
+use crate::run::Coverage;
+use crate::subjects::SubjectKind;
+use crate::trace::Trace;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub(super) enum Limit {
 /// A job that waits for a thread.
 pub(super) struct Planned<'a> {
     pub(super) engine: &'a dyn Engine,
+    pub(super) subject: SubjectKind,
     pub(super) target: Target,
     pub(super) limit: Limit,
 }
@@ -31,10 +33,10 @@ pub(super) struct Done {
     pub(super) finding: Option<Finding>,
 }
 
-/// Each engine on each target, all with the same limit.
-pub(super) fn plan<'a>(engines: &[&'a dyn Engine], limit: Limit) -> Vec<Planned<'a>> {
-    let on_all = |&engine| Target::ALL.map(|target| Planned { engine, target, limit });
-    engines.iter().flat_map(on_all).collect()
+/// Each engine on each target of the subject, all with the same limit.
+pub(super) fn plan<'a>(engines: &[&'a dyn Engine], subject: SubjectKind, limit: Limit) -> Vec<Planned<'a>> {
+    let on = |engine, &target| Planned { engine, subject, target, limit };
+    engines.iter().flat_map(|&engine| subject.targets().iter().map(move |target| on(engine, target))).collect()
 }
 
 /// Runs all jobs on so many threads and returns what they came to, in the order of the plan.
@@ -68,7 +70,7 @@ fn run_one(planned: &Planned<'_>, seed: u64, seeds: &[Trace], ui: &Ui) -> Done {
         Limit::Time(time) => Budget::time(time),
         Limit::Cases(cases) => Budget::cases(cases),
     };
-    let job = Job { target: planned.target, seed, budget, seeds, max_ops: MAX_OPS };
+    let job = Job { subject: planned.subject, target: planned.target, seed, budget, seeds, max_ops: MAX_OPS };
     let (outcome, error) = match planned.engine.run(&job, &ui.live) {
         Ok(outcome) => (outcome, None),
         Err(message) => (Outcome::default(), Some(message)),

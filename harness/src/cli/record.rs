@@ -2,9 +2,9 @@
 
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::record::{convert, log, valgrind};
+use crate::trace::MAX_OPS;
 use clap::Args;
-use kmem_harness::record::{convert, log, valgrind};
-use kmem_harness::trace::MAX_OPS;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

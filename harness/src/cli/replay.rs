@@ -1,15 +1,16 @@
 //! `hammer replay`: traces in, verdicts out.
 
+use super::apart::{self, Judgement};
 use super::corpus::{self, Entry};
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::engines::{Executor, Finding};
+use crate::generate::Target;
+use crate::report::closing::{CorpusRow, Summary, ViolationRow};
+use crate::report::failure::Case;
+use crate::run::RunOptions;
+use crate::subjects::{self, SubjectKind};
 use clap::Args;
-use kmem_harness::engines::{Executor, Finding};
-use kmem_harness::generate::Target;
-use kmem_harness::report::closing::{CorpusRow, Summary, ViolationRow};
-use kmem_harness::report::failure::Case;
-use kmem_harness::run::RunOptions;
-use kmem_harness::subjects::{self, SubjectKind};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -60,17 +61,23 @@ pub(super) fn replay(entries: &[Entry], subject: SubjectKind, ui: &Ui, summary: 
                 continue;
             }
         };
-        let report = executor.execute(Target::Codec, trace);
+        let Judgement { calls, violation } = match subject.is_foreign() {
+            true => apart::judged(&mut executor, Target::Codec, subject, trace),
+            false => {
+                let report = executor.execute(Target::Codec, trace);
+                summary.coverage_of_contract.add(&report.coverage);
+                Judgement { calls: report.calls, violation: report.violation }
+            }
+        };
         let CorpusRow { files, failed, ops, .. } = &mut summary.corpus;
         *files += 1;
-        *ops += report.calls;
-        summary.coverage_of_contract.add(&report.coverage);
-        ui.live.add(1, report.calls);
-        if let Some(violation) = report.violation {
+        *ops += calls;
+        ui.live.add(1, calls);
+        if let Some(violation) = violation {
             *failed += 1;
             ui.live.add_violation();
             let finding = Finding::new(trace.clone(), violation);
-            let case = Case::minimise(finding, Target::Codec, subject, entry.path.display().to_string());
+            let case = apart::minimise(finding, Target::Codec, subject, entry.path.display().to_string());
             summary.violations.push(keep(&case, ui)?);
         }
     }

@@ -2,19 +2,18 @@
 
 use super::corpus::{self, Entry};
 use super::pool::{self, Done, Limit};
-use super::replay;
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use super::{apart, replay};
+use crate::engines::libfuzzer::{FuzzCrate, Keep, LibFuzzer, Programs};
+use crate::engines::{Engine, Finding, in_process};
+use crate::generate::Target;
+use crate::oracle::OracleId;
+use crate::report::closing::{DegenerateRow, EngineRow, Summary};
+use crate::run::{Coverage, degenerate_score};
+use crate::subjects::SubjectKind;
+use crate::trace::Trace;
 use clap::Args;
-use kmem_harness::engines::libfuzzer::{FuzzCrate, Keep, LibFuzzer, Programs};
-use kmem_harness::engines::{Engine, Finding, in_process};
-use kmem_harness::generate::Target;
-use kmem_harness::oracle::OracleId;
-use kmem_harness::report::closing::{DegenerateRow, EngineRow, Summary};
-use kmem_harness::report::failure::Case;
-use kmem_harness::run::{Coverage, degenerate_score};
-use kmem_harness::subjects::SubjectKind;
-use kmem_harness::trace::Trace;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -75,12 +74,18 @@ pub(super) fn run(args: &RunArgs, ui: &Ui) -> Result<Verdict, UserError> {
         })
     })?;
     let worked = start.elapsed().saturating_sub(job.waited);
-    conclude(job.done, job.summary, worked, ui)
+    conclude(job.done, SubjectKind::KMEM, job.summary, worked, ui)
 }
 
 /// Stores what was found and tells what the jobs came to.
-pub(super) fn conclude(done: Vec<Done>, mut summary: Summary, worked: Duration, ui: &Ui) -> Result<Verdict, UserError> {
-    keep_findings(done, ui, &mut summary)?;
+pub(super) fn conclude(
+    done: Vec<Done>,
+    subject: SubjectKind,
+    mut summary: Summary,
+    worked: Duration,
+    ui: &Ui,
+) -> Result<Verdict, UserError> {
+    keep_findings(done, subject, ui, &mut summary)?;
     summary.interrupted = ui.live.is_stopped();
     summary.close(worked);
     ui.result(&summary, &summary);
@@ -134,7 +139,7 @@ impl MainJob<'_> {
 
     /// Runs engines on all targets for half of the time.
     fn run_all(&mut self, engines: &[&dyn Engine]) {
-        let plan = pool::plan(engines, self.args.share(engines.len() * Target::ALL.len()));
+        let plan = pool::plan(engines, SubjectKind::KMEM, self.args.share(engines.len() * Target::ALL.len()));
         self.done.extend(pool::run_all(&plan, self.args.workers(), self.seed, &self.seeds, self.ui));
     }
 }
@@ -142,7 +147,7 @@ impl MainJob<'_> {
 /// Traces that an engine can build upon; recorded programs are too long for that.
 fn short_traces(entries: Vec<Entry>) -> Vec<Trace> {
     let traces = entries.into_iter().filter_map(|entry| entry.trace.ok());
-    traces.filter(|trace| trace.ops.len() <= kmem_harness::engines::MAX_OPS).collect()
+    traces.filter(|trace| trace.ops.len() <= crate::engines::MAX_OPS).collect()
 }
 
 fn kill_degenerates(ui: &Ui) -> DegenerateRow {
@@ -169,10 +174,13 @@ fn not_run(target: Target, message: &str) -> Done {
 }
 
 /// Shrinks and stores the shortest finding of each oracle: the others are most likely the same bug.
-fn keep_findings(done: Vec<Done>, ui: &Ui, summary: &mut Summary) -> Result<(), UserError> {
+fn keep_findings(done: Vec<Done>, subject: SubjectKind, ui: &Ui, summary: &mut Summary) -> Result<(), UserError> {
     let mut shortest: BTreeMap<OracleId, (Target, String, Finding)> = BTreeMap::new();
     for Done { row, target, coverage, finding } in done {
-        summary.coverage_of_contract.add(&coverage);
+        // Nobody else has the contract of which the table tells how much was reached.
+        if subject.name() == SubjectKind::KMEM.name() {
+            summary.coverage_of_contract.add(&coverage);
+        }
         if let Some(finding) = finding {
             let known = shortest.get(&finding.violation.oracle);
             if known.is_none_or(|(_, _, known)| finding.trace.ops.len() < known.trace.ops.len()) {
@@ -183,7 +191,7 @@ fn keep_findings(done: Vec<Done>, ui: &Ui, summary: &mut Summary) -> Result<(), 
         summary.engines.push(row);
     }
     for (target, origin, finding) in shortest.into_values() {
-        let case = Case::minimise(finding, target, SubjectKind::KMEM, origin);
+        let case = apart::minimise(finding, target, subject, origin);
         summary.violations.push(replay::keep(&case, ui)?);
     }
     Ok(())

@@ -1,12 +1,17 @@
 //! `hammer show`: what a trace does, for people who want to understand.
 
+use super::apart;
 use super::replay::subject;
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::engines::Executor;
+use crate::generate::Target;
+use crate::oracle::{OracleId, Violation};
+use crate::report::page::{self, PageError};
+use crate::report::story::Story;
+use crate::subjects::SubjectKind;
+use crate::trace::Trace;
 use clap::Args;
-use kmem_harness::report::page::{self, PageError};
-use kmem_harness::report::story::Story;
-use kmem_harness::trace::Trace;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -27,6 +32,11 @@ pub(super) struct ShowArgs {
 pub(super) fn run(args: &ShowArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let subject = subject(&args.subject)?;
     let trace = Trace::load(&args.file).map_err(|e| UserError(e.to_string()))?;
+    if let Some(violation) = crash(subject, &trace) {
+        let value = serde_json::json!({ "ok": false, "violation": &violation });
+        ui.result(&value, format!("{}\n{}: {}", trace.to_text(), violation.oracle, violation.message));
+        return Ok(Verdict::Violation(args.file.clone()));
+    }
     let story = Story::of(&trace, subject);
     if let Some(path) = &args.html {
         write(path, page::html(&trace, subject, &story, None), ui)?;
@@ -54,4 +64,11 @@ fn write(path: &Path, drawn: Result<String, PageError>, ui: &Ui) -> Result<(), U
     std::fs::write(path, text).map_err(|e| UserError(format!("{} cannot be written: {e}", path.display())))?;
     ui.tell(format!("wrote {}", path.display()));
     Ok(())
+}
+
+/// What ends the process that executes the trace; it cannot tell its story.
+fn crash(subject: SubjectKind, trace: &Trace) -> Option<Violation> {
+    let foreign = subject.is_foreign();
+    let judgement = foreign.then(|| apart::judged(&mut Executor::default(), Target::Trace, subject, trace));
+    judgement?.violation.filter(|violation| violation.oracle == OracleId::Crash)
 }

@@ -1,14 +1,14 @@
 //! `hammer shrink`: a failing trace in, a minimal one out.
 
+use super::apart;
 use super::replay::{keep, subject};
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::engines::{Executor, Finding};
+use crate::generate::Target;
+use crate::run::RunOptions;
+use crate::trace::Trace;
 use clap::Args;
-use kmem_harness::engines::{Executor, Finding};
-use kmem_harness::generate::Target;
-use kmem_harness::report::failure::Case;
-use kmem_harness::run::RunOptions;
-use kmem_harness::trace::Trace;
 use std::path::PathBuf;
 
 #[derive(Args)]
@@ -23,14 +23,14 @@ pub(super) struct ShrinkArgs {
 pub(super) fn run(args: &ShrinkArgs, ui: &Ui) -> Result<Verdict, UserError> {
     let subject = subject(&args.subject)?;
     let trace = Trace::load(&args.file).map_err(|e| UserError(e.to_string()))?;
-    let report = Executor::new(subject, RunOptions::AGAIN).execute(Target::Codec, &trace);
-    let Some(violation) = report.violation else {
+    let mut executor = Executor::new(subject, RunOptions::AGAIN);
+    let Some(violation) = apart::judged(&mut executor, Target::Codec, subject, &trace).violation else {
         let message = format!("{}: nothing to shrink, every oracle is content", args.file.display());
         ui.result(&serde_json::json!({ "ok": true, "ops": trace.ops.len() }), message);
         return Ok(Verdict::Fine);
     };
     let finding = Finding::new(trace, violation);
-    let case = Case::minimise(finding, Target::Codec, subject, args.file.display().to_string());
+    let case = apart::minimise(finding, Target::Codec, subject, args.file.display().to_string());
     let row = keep(&case, ui)?;
     let text = format!(
         "{}: {}\n{} operations became {} in {} executions",

@@ -4,14 +4,14 @@ use super::replay::keep;
 use super::run::fresh_seed;
 use super::ui::Ui;
 use super::{UserError, Verdict};
+use crate::engines::{Executor, Finding};
+use crate::generate::{Generator, Target};
+use crate::report::failure::Case;
+use crate::report::table::grouped;
+use crate::run::RunOptions;
+use crate::subjects::SubjectKind;
+use crate::trace::{GeometrySpec, Trace};
 use clap::Args;
-use kmem_harness::engines::{Executor, Finding};
-use kmem_harness::generate::{Generator, Target};
-use kmem_harness::report::failure::Case;
-use kmem_harness::report::table::grouped;
-use kmem_harness::run::RunOptions;
-use kmem_harness::subjects::SubjectKind;
-use kmem_harness::trace::{GeometrySpec, Trace};
 use std::time::Instant;
 
 /// Operations of a trace at most: at its end everything is freed and O12 looks for what leaked.

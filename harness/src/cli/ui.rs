@@ -1,9 +1,9 @@
 //! How commands speak: text or JSON on the output, progress and complaints on the error stream.
 
 use super::Common;
+use crate::engines::Live;
+use crate::report::table::grouped;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kmem_harness::engines::Live;
-use kmem_harness::report::table::grouped;
 use serde::Serialize;
 use std::fmt::Display;
 use std::io::Write as _;

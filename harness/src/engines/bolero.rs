@@ -22,7 +22,7 @@ impl Engine for Bolero {
     }
 
     fn run(&self, job: &Job<'_>, live: &Live) -> Result<Outcome, String> {
-        let judge = AssertUnwindSafe(RefCell::new(Judge::new(job.target, live)));
+        let judge = AssertUnwindSafe(RefCell::new(Judge::new(job, live)));
         let test = BorrowedGeneratorTest::new(
             |trace: &Trace| {
                 judge.borrow_mut().judge(trace);

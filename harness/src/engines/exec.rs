@@ -1,5 +1,6 @@
 //! Where all engines meet: one trace, one subject, every oracle.
 
+use super::Job;
 use super::codec;
 use super::live::Live;
 use crate::generate::Target;
@@ -89,8 +90,9 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(target: Target, live: &'a Live) -> Self {
-        Self { executor: Executor::default(), target, live, outcome: Outcome::default() }
+    pub(super) fn new(job: &Job<'_>, live: &'a Live) -> Self {
+        let executor = Executor::new(job.subject, RunOptions::default());
+        Self { executor, target: job.target, live, outcome: Outcome::default() }
     }
 
     /// Judges a trace; `None` if it broke the contract, which ends the job.
@@ -99,6 +101,7 @@ impl<'a> Judge<'a> {
             return None;
         }
         self.executor.set_again(self.outcome.executions.is_multiple_of(AGAIN_EVERY));
+        self.live.begin(trace);
         let mut report = self.executor.execute(self.target, trace);
         self.outcome.executions += 1;
         self.outcome.ops += report.calls;
@@ -120,6 +123,7 @@ impl<'a> Judge<'a> {
     }
 
     pub(super) fn into_outcome(self) -> Outcome {
+        self.live.end();
         self.outcome
     }
 }

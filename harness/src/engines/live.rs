@@ -1,6 +1,9 @@
 //! What is going on right now, for the progress line, and when to stop.
 
 use crate::generate::Target;
+use crate::trace::Trace;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -47,6 +50,18 @@ pub struct Live {
     violations: AtomicU64,
     edges: [AtomicU64; Target::ALL.len()],
     stop: AtomicBool,
+    journal: OnceLock<Journal>,
+}
+
+/// A folder in which each thread keeps the trace that it executes, so that somebody else can see which one it was if the
+/// process dies.
+struct Journal(PathBuf);
+
+impl Journal {
+    /// A file of this thread.
+    fn file(&self) -> PathBuf {
+        self.0.join(format!("{:?}.bin", std::thread::current().id()))
+    }
 }
 
 impl Live {
@@ -54,6 +69,27 @@ impl Live {
     pub fn add(&self, executions: u64, ops: u64) {
         self.executions.fetch_add(executions, Ordering::Relaxed);
         self.ops.fetch_add(ops, Ordering::Relaxed);
+    }
+
+    /// Keeps a journal in a folder from now on, which is there.
+    pub fn keep_journal(&self, folder: PathBuf) {
+        // The first folder stays.
+        let _ = self.journal.set(Journal(folder));
+    }
+
+    /// Notes that this thread begins to execute a trace.
+    pub(super) fn begin(&self, trace: &Trace) {
+        if let Some(journal) = self.journal.get() {
+            // Without the file a crash is still seen, but not what led to it.
+            let _ = std::fs::write(journal.file(), trace.to_bytes());
+        }
+    }
+
+    /// Notes that this thread executes nothing more.
+    pub(super) fn end(&self) {
+        if let Some(journal) = self.journal.get() {
+            let _ = std::fs::remove_file(journal.file());
+        }
     }
 
     /// Counts a violation.

@@ -29,10 +29,13 @@ pub use exec::{Executor, Finding, Outcome};
 pub use live::{Budget, Live};
 
 use crate::generate::Target;
+use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 
 /// What an engine is asked to do.
 pub struct Job<'a> {
+    /// What to execute traces on.
+    pub subject: SubjectKind,
     /// What to aim at.
     pub target: Target,
     /// Where the engine's random numbers start.

@@ -46,7 +46,7 @@ pub(super) fn run_strategy<S: Strategy>(
     strategy: &S,
     to_trace: impl Fn(S::Value) -> Trace,
 ) -> Result<Outcome, String> {
-    let judge = RefCell::new(Judge::new(job.target, live));
+    let judge = RefCell::new(Judge::new(job, live));
     let mut runner = TestRunner::new(config(job.seed));
     while !judge.borrow().is_over() && !job.budget.is_spent(judge.borrow().executions()) {
         let tree = strategy.new_tree(&mut runner).map_err(|e| format!("proptest makes no value: {e}"))?;

@@ -23,7 +23,7 @@ impl Engine for Random {
 
     fn run(&self, job: &Job<'_>, live: &Live) -> Result<Outcome, String> {
         let mut source = Source::new(job);
-        let mut judge = Judge::new(job.target, live);
+        let mut judge = Judge::new(job, live);
         while !judge.is_over() && !job.budget.is_spent(judge.executions()) {
             let trace = source.next(job);
             if let Some(report) = judge.judge(&trace)

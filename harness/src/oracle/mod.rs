@@ -163,6 +163,8 @@ pub enum OracleId {
     O24Nested,
     /// Not a question of ours: the subject panicked.
     Panic,
+    /// Not a question of ours: the process in which the subject ran died or did not come back.
+    Crash,
     /// Not a question about a subject: the two encodings of a trace disagree.
     Codec,
 }
@@ -351,6 +353,7 @@ const AFTER_UPDATE: &[&dyn Oracle] = &[
     &o19_pages::Pages,
 ];
 const AUDIT: &[&dyn Oracle] = &[
+    &o03_bounds::Bounds,
     &o04_content::Content,
     &o07_conservation::Conservation,
     &o08_audit::Audit,

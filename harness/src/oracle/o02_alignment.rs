@@ -22,6 +22,8 @@ impl Oracle for Alignment {
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
         match &step.reply {
+            // Where no block can be, O3 says more.
+            Reply::Block { addr, usable } if !cx.subject.has_memory(*addr, *usable) => Ok(()),
             Reply::Block { addr, usable } if *usable > 0 && old_address(&step.call) != Some(*addr) => {
                 check(cx, *addr, promise(cx, step, *addr))
             }
@@ -58,6 +60,8 @@ fn promise(cx: &Context<'_>, step: &Step, addr: u64) -> usize {
         // They are the head of a block of the order that holds them, but only `kmem` promises to do it that way.
         Call::AllocPagesExact { .. } => PAGE_SIZE << if cx.model.is_tight() { get_order(requested) } else { 0 },
         Call::VmallocRange(call) => call.align.max(PAGE_SIZE),
+        // What a caller may ask of `GlobalAlloc`; `kmem` answers only what the size promises anyway.
+        Call::KvmallocNode { align, .. } if !cx.model.is_tight() => *align,
         Call::KvmallocNode { align, .. } if cx.model.in_vmalloc_window(addr) => *align.max(&PAGE_SIZE),
         Call::Vmalloc { .. } | Call::Vrealloc { .. } | Call::Vmap { .. } | Call::Window(_) => PAGE_SIZE,
         Call::CacheAlloc { cache, .. } => cx.model.cache(*cache).map_or(1, |c| c.align),

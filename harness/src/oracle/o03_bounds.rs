@@ -2,8 +2,9 @@
 //!
 //! Contract: I2, I10, I16, 2.1, 2.3, 2.4 and 3.1. A block of the direct map lies in one zone that its flags allow; an area
 //! lies in the vmalloc window together with its guard page. A fresh `kmalloc` block has exactly its class or its order;
-//! `ksize` answers what the allocation answered; `kmalloc_size_roundup` is a pure function. Of a loose subject only
-//! `usable >= requested` is demanded. Exact.
+//! `ksize` answers what the allocation answered; `kmalloc_size_roundup` is a pure function. Of a loose subject
+//! `usable >= requested` is demanded, that the block lies in memory that it may have, and that nothing around that was changed.
+//! Exact.
 
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::areas::AreaWish;
@@ -30,6 +31,10 @@ impl Oracle for Bounds {
             _ => Ok(()),
         }
     }
+
+    fn audit(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
+        cx.subject.trespass().map_or(Ok(()), |message| fail(cx, message))
+    }
 }
 
 fn check_block(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Result<(), Violation> {
@@ -38,13 +43,21 @@ fn check_block(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Resul
         return fail(cx, format!("{usable} bytes usable at {addr:#x}, {requested} asked for"));
     }
     if !cx.model.is_tight() {
-        return Ok(());
+        return check_memory(cx, addr, usable);
     }
     if cx.model.in_vmalloc_window(addr) {
         return check_area(cx, call, addr, usable);
     }
     check_usable(cx, call, addr, requested, usable)?;
     check_zone(cx, addr, usable, call, gfp)
+}
+
+/// A loose subject has the memory that it says.
+fn check_memory(cx: &Context<'_>, addr: u64, bytes: usize) -> Result<(), Violation> {
+    if cx.subject.has_memory(addr, bytes) {
+        return Ok(());
+    }
+    fail(cx, format!("the block of {bytes} bytes at {addr:#x} does not lie in the memory that the allocator was given"))
 }
 
 /// An area and its guard page end inside the window; what is usable is mapped.

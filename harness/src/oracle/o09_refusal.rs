@@ -499,6 +499,8 @@ fn judge_loose_refusal(cx: &Context<'_>, step: &Step, error: &AllocError) -> Res
     let zones = cx.model.geometry().zones().iter().filter(|zone| zone.kind != ZoneKind::Movable);
     let memory = zones.map(|zone| zone.frames.get()).sum::<u64>() as usize * PAGE_SIZE;
     let plain = gfp.difference(GfpFlags::ZERO | GfpFlags::NOWARN) == GfpFlags::KERNEL;
+    // A block as large as its alignment can lie nowhere else.
+    let size = if let Call::KvmallocNode { align, .. } = step.call { size.max(align.min(memory)) } else { size };
     if cx.model.is_empty() && error.is_exhaustion() && plain && !step.fault_struck && (1..=memory / 16).contains(&size)
     {
         return Err(format!("nothing is live, but {:?} was refused: {:?}", step.call, step.reply));

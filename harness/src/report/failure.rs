@@ -4,7 +4,7 @@ use super::page;
 use super::story::Story;
 use crate::engines::{Executor, Finding};
 use crate::generate::Target;
-use crate::oracle::Violation;
+use crate::oracle::{OracleId, Violation};
 use crate::run::RunOptions;
 use crate::shrink::shrink;
 use crate::subjects::SubjectKind;
@@ -40,7 +40,6 @@ pub struct Case {
 impl Case {
     /// Shrinks a finding; the oracle stays the same.
     pub fn minimise(finding: Finding, target: Target, subject: SubjectKind, origin: String) -> Self {
-        let found_ops = finding.trace.ops.len();
         let oracle = finding.violation.oracle;
         // What a single run shows needs no second one, which would take as long again.
         let found = Executor::new(subject, RunOptions::default()).execute(target, &finding.trace).killer();
@@ -50,9 +49,19 @@ impl Case {
             Some(program) => fails_in(program, trace).then(|| finding.violation.clone()),
             None => executor.execute(target, trace).violation.filter(|violation| violation.oracle == oracle),
         };
-        let start = Instant::now();
-        let shrunk =
-            shrink(finding.trace, SHRINK_BUDGET, |trace| start.elapsed() < SHRINK_TIME && objection(trace).is_some());
+        Self::minimise_by(finding.clone(), subject, origin, SHRINK_TIME, &mut objection)
+    }
+
+    /// Shrinks a finding for so long, asking `objection` what the same oracle says about smaller traces.
+    pub fn minimise_by(
+        finding: Finding,
+        subject: SubjectKind,
+        origin: String,
+        time: Duration,
+        mut objection: impl FnMut(&Trace) -> Option<Violation>,
+    ) -> Self {
+        let (start, found_ops) = (Instant::now(), finding.trace.ops.len());
+        let shrunk = shrink(finding.trace, SHRINK_BUDGET, |trace| start.elapsed() < time && objection(trace).is_some());
         let violation = objection(&shrunk.trace).unwrap_or_else(|| finding.violation.clone());
         Self { trace: shrunk.trace, violation, found_ops, executions: shrunk.executions, subject, origin }
     }
@@ -73,13 +82,16 @@ impl Case {
         let dir = out.join(self.name());
         fs::create_dir_all(&dir)?;
         let trace = dir.join("trace.ron");
-        let story = Story::of(&self.trace, self.subject);
         fs::write(&trace, self.trace.to_commented_text(&self.sentence()))?;
         fs::write(dir.join("test.rs"), self.test())?;
-        fs::write(dir.join("steps.txt"), story.steps())?;
-        fs::write(dir.join("heap.txt"), story.memory())?;
-        fs::write(dir.join("report.html"), page::html(&self.trace, self.subject, &story, Some(&self.violation))?)?;
         fs::write(dir.join("README.md"), self.readme(&trace))?;
+        // What ends the process that executes it cannot tell its story.
+        if self.violation.oracle != OracleId::Crash {
+            let story = Story::of(&self.trace, self.subject);
+            fs::write(dir.join("steps.txt"), story.steps())?;
+            fs::write(dir.join("heap.txt"), story.memory())?;
+            fs::write(dir.join("report.html"), page::html(&self.trace, self.subject, &story, Some(&self.violation))?)?;
+        }
         Ok(trace)
     }
 
@@ -148,7 +160,6 @@ fn fails_in(program: &Path, trace: &Trace) -> bool {
 mod tests {
     use super::*;
     use crate::generate::Generator;
-    use crate::oracle::OracleId;
     use crate::subjects;
 
     /// A generated trace on which a degenerate subject fails, made small.

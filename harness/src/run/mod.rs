@@ -207,6 +207,11 @@ impl Runner {
         };
         let guest = match panics::catch(|| kind.build(geometry, spare)) {
             Ok(Ok(guest)) => guest,
+            Ok(Err(error)) if kind.is_foreign() => {
+                let message = format!("the subject cannot be made: {error}");
+                let violation = Violation { oracle: OracleId::O9RefusalJustified, message, blocks: Vec::new(), op: 0 };
+                return RunReport { violation: Some(violation), unbootable: Some(error), ..RunReport::default() };
+            }
             Ok(Err(error)) => return RunReport { unbootable: Some(error), ..RunReport::default() },
             Err(message) => return panicked(RunReport::default(), message),
         };

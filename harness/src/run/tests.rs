@@ -134,7 +134,7 @@ impl Guest for Panics {
 
 #[test]
 fn a_panic_of_the_subject_is_a_violation_with_its_message() {
-    let kind = SubjectKind::new("panics", |_, _| Ok(Box::new(Panics)));
+    let kind = SubjectKind::new("panics", |_, _, _| Ok(Box::new(Panics)));
     let trace = Trace::new(vec![Op::Kfree { pick: 0 }, Op::Kmalloc { size: 1, gfp: Gfp::KERNEL }]);
     let violation = Runner::new().run(&trace, kind, &RunOptions::default()).violation.unwrap();
     assert_eq!((violation.oracle, violation.op), (OracleId::Panic, 1));

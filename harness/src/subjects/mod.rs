@@ -16,28 +16,42 @@ pub use self::kmem::KmemSubject;
 pub use self::loose::{Flaw, Honest, Loose};
 pub use self::twisted::{Hidden, Twist, Twisted};
 
+use crate::adapt::Memory;
+use crate::generate::Target;
 use crate::machine::{JUNK, SimMachine};
 use crate::subject::Subject;
 use ::kmem::{Geometry, GeometryError, MetaRegion};
+use std::sync::{Mutex, PoisonError};
 
 /// Memory of a finished run that the next one can use again; empty at first.
 pub struct Spare {
     machine: Option<SimMachine>,
     region: Option<MetaRegion>,
+    memory: Option<Memory>,
     /// What the memory of a machine made anew holds.
     junk: u8,
 }
 
 impl Default for Spare {
     fn default() -> Self {
-        Self { machine: None, region: None, junk: JUNK }
+        Self { machine: None, region: None, memory: None, junk: JUNK }
     }
 }
 
 impl Spare {
     /// Keeps a machine.
     pub fn of_machine(machine: SimMachine) -> Self {
-        Self { junk: machine.junk(), machine: Some(machine), region: None }
+        Self { junk: machine.junk(), machine: Some(machine), ..Self::default() }
+    }
+
+    /// Keeps real memory.
+    pub(crate) fn of_memory(memory: Memory) -> Self {
+        Self { memory: Some(memory), ..Self::default() }
+    }
+
+    /// The real memory, if there is some.
+    pub(crate) fn into_memory(self) -> Option<Memory> {
+        self.memory
     }
 
     /// No memory yet; when it is made, it holds something else than that of others.
@@ -46,7 +60,7 @@ impl Spare {
     }
 
     /// Makes a machine of the shape wanted, from the spare one if there is one.
-    fn machine(self, geometry: &Geometry) -> SimMachine {
+    pub(crate) fn machine(self, geometry: &Geometry) -> SimMachine {
         self.into_parts(geometry, 0).0
     }
 
@@ -67,31 +81,47 @@ pub trait Guest: Subject {
     fn into_spare(self: Box<Self>) -> Spare;
 }
 
-/// How a subject is made.
-type Build = fn(&Geometry, Spare) -> Result<Box<dyn Guest>, GeometryError>;
+/// How a subject with this name is made.
+type Build = fn(&'static str, &Geometry, Spare) -> Result<Box<dyn Guest>, GeometryError>;
 
 /// A subject that can be chosen by name.
 #[derive(Clone, Copy)]
 pub struct SubjectKind {
     name: &'static str,
     build: Build,
+    targets: &'static [Target],
+    foreign: bool,
 }
 
 impl SubjectKind {
     /// `kmem` itself.
-    pub const KMEM: Self = Self { name: "kmem", build: KmemSubject::build };
+    pub const KMEM: Self = Self::new("kmem", |_, geometry, spare| KmemSubject::build(geometry, spare));
     /// The simple loose allocator, which makes no mistake.
-    pub const LOOSE: Self =
-        Self { name: "loose", build: |geometry, spare| Ok(Box::new(Loose::new(geometry, spare, Honest))) };
+    pub const LOOSE: Self = Self::new("loose", |_, geometry, spare| Ok(Box::new(Loose::new(geometry, spare, Honest))));
 
-    /// Names a subject of somebody else.
+    /// Names a subject in safe code, which cannot take the harness down with it.
     pub const fn new(name: &'static str, build: Build) -> Self {
-        Self { name, build }
+        Self { name, build, targets: &Target::ALL, foreign: false }
+    }
+
+    /// Names a subject in code of somebody else, which may crash or hang; and what traces for it are to be about.
+    pub(crate) const fn foreign(name: &'static str, build: Build, targets: &'static [Target]) -> Self {
+        Self { name, build, targets, foreign: true }
     }
 
     /// Returns the name.
     pub const fn name(&self) -> &'static str {
         self.name
+    }
+
+    /// What traces for it are about.
+    pub const fn targets(&self) -> &'static [Target] {
+        self.targets
+    }
+
+    /// Tells whether it may crash or hang, so that it is better run in a process of its own.
+    pub const fn is_foreign(&self) -> bool {
+        self.foreign
     }
 
     /// Makes the subject, in memory that another left.
@@ -100,7 +130,7 @@ impl SubjectKind {
     ///
     /// The geometry cannot be used.
     pub fn build(&self, geometry: &Geometry, spare: Spare) -> Result<Box<dyn Guest>, GeometryError> {
-        (self.build)(geometry, spare)
+        (self.build)(self.name, geometry, spare)
     }
 }
 
@@ -110,9 +140,23 @@ impl std::fmt::Debug for SubjectKind {
     }
 }
 
-/// All subjects: the honest ones first.
+/// Subjects that a program brought along.
+static REGISTERED: Mutex<Vec<SubjectKind>> = Mutex::new(Vec::new());
+
+/// Adds subjects to those that can be chosen by name; one with a known name is ignored.
+pub fn register(kinds: &[SubjectKind]) {
+    for kind in kinds {
+        if by_name(kind.name).is_none() {
+            REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).push(*kind);
+        }
+    }
+}
+
+/// All subjects: the honest ones first, those that were registered last.
 pub fn all() -> impl Iterator<Item = SubjectKind> {
-    [SubjectKind::KMEM, SubjectKind::LOOSE].into_iter().chain(DEGENERATES.iter().map(|d| d.kind))
+    let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let own = [SubjectKind::KMEM, SubjectKind::LOOSE].into_iter().chain(DEGENERATES.iter().map(|d| d.kind));
+    own.chain(registered)
 }
 
 /// The subject of this name; `None` if there is none.

@@ -26,7 +26,14 @@ fn traces_of_a_fixed_seed_keep_the_contract() {
     use kmem_proptests::{OPS, judge};
 
     for target in Target::ALL {
-        let job = Job { target, seed: 20_261_122, budget: Budget::cases(200), seeds: &[], max_ops: OPS };
+        let job = Job {
+            subject: kmem_harness::subjects::SubjectKind::KMEM,
+            target,
+            seed: 20_261_122,
+            budget: Budget::cases(200),
+            seeds: &[],
+            max_ops: OPS,
+        };
         let outcome = Bolero.run(&job, &Live::default()).unwrap();
         if let Some(finding) = outcome.finding {
             panic!("{}", judge(target, &finding.trace).unwrap_err());

@@ -15,7 +15,14 @@ fn nothing_of_the_contract_is_never_reached() {
         super::replay::coverage(folder).iter().for_each(|coverage| reached.add(coverage));
     }
     for target in Target::ALL {
-        let job = Job { target, seed: 20_261_122, budget: Budget::cases(CASES), seeds: &[], max_ops: 256 };
+        let job = Job {
+            subject: kmem_harness::subjects::SubjectKind::KMEM,
+            target,
+            seed: 20_261_122,
+            budget: Budget::cases(CASES),
+            seeds: &[],
+            max_ops: 256,
+        };
         reached.add(&Props.run(&job, &Live::default()).unwrap().coverage);
     }
     assert_eq!(reached.never_reached(), [], "no trace of the corpus reaches it, nor any of {CASES} for each target");

@@ -37,14 +37,18 @@ const fn flawed<F: Flaw + Default + 'static>(name: &'static str, intended: Oracl
     Degenerate { kind: SubjectKind::new(name, build_flawed::<F>), intended, target }
 }
 
-fn build_flawed<F: Flaw + Default + 'static>(g: &Geometry, spare: Spare) -> Result<Box<dyn Guest>, GeometryError> {
+fn build_flawed<F: Flaw + Default + 'static>(
+    _: &'static str,
+    g: &Geometry,
+    spare: Spare,
+) -> Result<Box<dyn Guest>, GeometryError> {
     g.validate()?;
     Ok(Box::new(Loose::new(g, spare, F::default())))
 }
 
 /// A twist of `kmem`, as a subject.
 const fn twisted<T: Twist + Default + 'static>(name: &'static str, intended: OracleId, target: Target) -> Degenerate {
-    Degenerate { kind: SubjectKind::new(name, |g, spare| Twisted::build(g, spare, T::default())), intended, target }
+    Degenerate { kind: SubjectKind::new(name, |_, g, spare| Twisted::build(g, spare, T::default())), intended, target }
 }
 
 /// All of them.
