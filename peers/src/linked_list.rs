@@ -21,8 +21,8 @@ impl Heap for Peer {
 }
 
 impl Region for Peer {
-    /// Two words are enough where the region is aligned; what has less panics, as documented.
-    const SMALL: &'static [usize] = &[16];
+    /// Two words are enough where the region is aligned; less has to panic, as documented.
+    const SMALL: &'static [usize] = &[0, 8, 16, 24];
 
     unsafe fn over(memory: NonNull<[u8]>) -> Option<Self> {
         let mut heap = linked_list_allocator::Heap::empty();

@@ -8,6 +8,7 @@
 use super::{Grant, Placed, Reuse};
 use std::alloc::{GlobalAlloc, Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 /// What memory holds before anybody writes it: not zero, so that a missing zeroing shows.
@@ -68,7 +69,8 @@ pub trait Heap {
 
 /// A heap in memory that it is given.
 pub trait Region: Heap + Sized {
-    /// Sizes of regions that it has to live in besides ordinary ones, or refuse: too small for anything, or nearly so.
+    /// Sizes of regions that it has to live in besides ordinary ones, or refuse, by `None` or by a panic: too
+    /// small for anything, or nearly so.
     const SMALL: &'static [usize] = &[];
 
     /// Makes a heap of this memory; `None` if it is too small.
@@ -177,7 +179,9 @@ impl Memory {
     fn try_small<A: Region>(&self) -> Option<String> {
         let wrong = A::SMALL.iter().find_map(|&bytes| {
             // SAFETY: the last heap is gone, and nobody else uses the memory.
-            drop(unsafe { A::over(self.slice(bytes)) });
+            let make = || drop(unsafe { A::over(self.slice(bytes)) });
+            // Where it is documented a panic is a refusal like any other.
+            drop(catch_unwind(AssertUnwindSafe(make)));
             // SAFETY: R2: the memory is longer than any small region and what is looked at behind it.
             let changed = |&n: &usize| unsafe { self.base.add(n).read_volatile() } != JUNK;
             let behind = (bytes..bytes + BEHIND).find(changed)?;

@@ -30,7 +30,7 @@ const HANG: Duration = Duration::from_secs(10);
 /// How long a trace may take that is judged by itself.
 const HANG_ALONE: Duration = Duration::from_secs(2);
 /// How long shrinking may take when each execution is a process.
-const SHRINK_TIME: Duration = Duration::from_secs(40);
+const SHRINK_TIME: Duration = Duration::from_secs(15);
 /// How often it is looked whether a child has ended.
 const TICK: Duration = Duration::from_millis(50);
 const TICK_ALONE: Duration = Duration::from_micros(300);

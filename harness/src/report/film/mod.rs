@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn no_machine_no_film() {
-        let kind = SubjectKind::new("never", |_, _| Err(kmem::GeometryError::Cpus(0)));
+        let kind = SubjectKind::new("never", |_, _, _| Err(kmem::GeometryError::Cpus(0)));
         assert!(Film::of(&trace(64, Vec::new()), kind, 0, 0).is_none());
     }
 }

@@ -139,7 +139,7 @@ fn two_thousand_operations_on_4096_frames_stay_below_four_megabytes() {
 
 #[test]
 fn a_machine_that_cannot_be_made_leaves_a_page_that_says_so() {
-    let kind = SubjectKind::new("never", |_, _| Err(kmem::GeometryError::Cpus(0)));
+    let kind = SubjectKind::new("never", |_, _, _| Err(kmem::GeometryError::Cpus(0)));
     let text = html(&areas(), kind, &Story::of(&areas(), kind), None).unwrap();
     check_balance(&text);
     assert!(text.contains("the machine could not be made") && !text.contains("id=\"film\""));
