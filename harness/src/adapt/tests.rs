@@ -131,3 +131,53 @@ fn memory_has_the_alignment_that_its_largest_block_may_want_and_reads_back() {
     let report = Runner::new().run(&Trace::new(ops), region::<Toy<RIGHT>>("toy"), &RunOptions::default());
     assert_eq!((report.violation, report.ops), (None, 3));
 }
+
+/// A heap of one block, which a reallocation moves down by eight bytes, over itself.
+struct Slides {
+    start: usize,
+    end: usize,
+    at: usize,
+}
+
+impl Heap for Slides {
+    const REUSE: Reuse = Reuse::Never;
+
+    unsafe fn alloc(&mut self, layout: Layout) -> *mut u8 {
+        let block = (self.start + 64).next_multiple_of(layout.align());
+        let fits = self.at == 0 && block + layout.size() <= self.end;
+        self.at = if fits { block } else { self.at };
+        if fits { block as *mut u8 } else { std::ptr::null_mut() }
+    }
+
+    unsafe fn dealloc(&mut self, _: *mut u8, _: Layout) {
+        self.at = 0;
+    }
+
+    unsafe fn realloc(&mut self, block: *mut u8, layout: Layout, new_size: usize) -> Option<*mut u8> {
+        let to = (block as usize - 8) as *mut u8;
+        let fits = to as usize >= self.start && to as usize + new_size <= self.end && layout.align() <= 8;
+        if !fits {
+            return Some(std::ptr::null_mut());
+        }
+        // SAFETY: both places are in the region, and the block has so many bytes.
+        unsafe { std::ptr::copy(block, to, layout.size().min(new_size)) };
+        self.at = to as usize;
+        Some(to)
+    }
+}
+
+impl Region for Slides {
+    unsafe fn over(memory: NonNull<[u8]>) -> Option<Self> {
+        let start = memory.cast::<u8>().as_ptr() as usize;
+        Some(Self { start, end: start + memory.len(), at: 0 })
+    }
+}
+
+#[test]
+fn a_block_may_be_moved_over_itself() {
+    let gfp = Gfp::KERNEL;
+    let ops = vec![Op::Kmalloc { size: 33, gfp }, Op::Krealloc { pick: 0, size: 41, gfp }, Op::Read { pick: 0 }];
+    let report = Runner::new().run(&Trace::new(ops), region::<Slides>("slides"), &RunOptions::default());
+    assert_eq!((report.violation, report.peak_live), (None, 1));
+    assert_eq!(killer(region::<Slides>("slides")), None);
+}
