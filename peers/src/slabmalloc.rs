@@ -18,14 +18,19 @@ impl Peer {
     fn bring(&mut self, layout: Layout) -> bool {
         let large = layout.size() > ZoneAllocator::MAX_BASE_ALLOC_SIZE;
         let bytes = if large { size_of::<LargeObjectPage<'_>>() } else { size_of::<ObjectPage<'_>>() };
-        let Some(top) = self.left.end.checked_sub(bytes).map(|top| if large { top / bytes * bytes } else { top }) else {
+        let Some(top) = self.left.end.checked_sub(bytes).map(|top| if large { top / bytes * bytes } else { top })
+        else {
             return false;
         };
         if top < self.left.start {
             return false;
         }
         let at = if large { top } else { self.left.start };
-        if large { self.left.end = at } else { self.left.start += bytes }
+        if large {
+            self.left.end = at
+        } else {
+            self.left.start += bytes
+        }
         // SAFETY: what is left of the region is nobody's.
         let page = unsafe { self.memory.add(at) };
         // SAFETY: the same, and the page is as long.
