@@ -14,9 +14,9 @@
 //! | ksize | `ksize_unpoisons`, `ksize_uaf` | [`kmalloc`] |
 //! | caches | `kmem_cache_oob`, `kmem_cache_double_free`, `kmem_cache_invalid_free`, `kmem_cache_rcu_uaf`, `kmem_cache_rcu_reuse`, `kmem_cache_double_destroy`, `kmem_cache_accounted`, `kmem_cache_bulk` | [`caches`] |
 //! | readers and workers | `rcu_uaf`, `workqueue_uaf` | [`caches`] |
-//! | vmalloc | `vmalloc_oob` | [`pages`] |
+//! | vmalloc | `vmalloc_oob`; `vmap_tags` and `vm_map_ram_tags` without their tags | [`pages`] |
 //! | `mempool_*` | left out: a mempool is a stock of elements that its user keeps above an allocator, not one of the four tiers | – |
-//! | `vmalloc_helpers_tags`, `vmap_tags`, `vm_map_ram_tags`, `match_all_*` | left out: addresses carry no tags on x86-64 | – |
+//! | `vmalloc_helpers_tags`, `match_all_*` | left out: addresses carry no tags on x86-64 | – |
 //! | `global`, `stack`, `alloca`, bit operations, `strings`, `copy_user` | left out: not about an allocator, or loads and stores like the others | – |
 
 mod caches;

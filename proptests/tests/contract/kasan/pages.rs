@@ -1,8 +1,8 @@
 //! The groups of pages and of vmalloc.
 
 use super::{G, KERNEL, Kasan};
-use kmem::{PageDebug, PoisonDamage, VirtAddr, Warning};
-use kmem_harness::subject::{Call, Near, Reply, Subject};
+use kmem::{PAGE_SIZE, PageDebug, PoisonDamage, VirtAddr, VmFlags, Warning};
+use kmem_harness::subject::{Call, Near, Reply, Subject, WindowCall};
 
 #[test]
 fn page_alloc_oob_right() {
@@ -50,4 +50,35 @@ fn vmalloc_oob() {
     k.subject.write(page, &[0]).unwrap();
     assert_eq!(k.call(Call::Vfree { addr }), Reply::Done);
     k.reports(addr, 1);
+}
+
+/// Two pages are mapped, used by both addresses, and unmapped.
+fn mapped_and_unmapped(map: impl Fn(Vec<u32>) -> Call, unmap: impl Fn(u64) -> Call) {
+    let mut k = Kasan::new();
+    let pages = k.block(Call::AllocPages { order: 1, gfp: KERNEL });
+    let pfns: Vec<u32> = k.model.direct_frames(pages, 2 * PAGE_SIZE).collect();
+    let addr = k.block(map(pfns));
+    k.oob_right(addr, 2 * PAGE_SIZE, &[0, G]);
+    for at in [0, PAGE_SIZE as u64 + 7] {
+        let mut byte = [0];
+        k.subject.write(addr + at, &[0x5a]).unwrap();
+        k.subject.read(pages + at, &mut byte).unwrap();
+        assert_eq!(byte, [0x5a], "the page holds what was written through the mapping");
+    }
+    assert_eq!(k.call(unmap(addr)), Reply::Done);
+    k.reports(addr, 1);
+    k.allows(pages, 2 * PAGE_SIZE);
+    assert_eq!(k.call(Call::FreePages { addr: pages, order: 1 }), Reply::Done);
+}
+
+#[test]
+fn vmap_tags() {
+    let map = |pfns| Call::Window(WindowCall::Vmap { pfns, flags: VmFlags::empty(), gfp: KERNEL });
+    mapped_and_unmapped(map, |addr| Call::Vunmap { addr });
+}
+
+#[test]
+fn vm_map_ram_tags() {
+    let map = |pfns| Call::Window(WindowCall::VmMapRam { pfns, gfp: KERNEL });
+    mapped_and_unmapped(map, |addr| Call::Window(WindowCall::VmUnmapRam { addr, count: 2 }));
 }
