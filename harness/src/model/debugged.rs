@@ -4,7 +4,7 @@
 use super::caches::CacheSpec;
 use super::classes::{self, CLASSES, get_order};
 use super::debug::{Checks, Damage, DebugLayout, Kept, Zone};
-use super::{Block, Model, Tier, freed_address, old_address};
+use super::{Block, Model, RcuCall, Tier, freed_address, old_address};
 use crate::oracle::Step;
 use crate::subject::{Call, ObjectsCall, Reply, Subject, WhiteBox};
 use kmem::{Event, FrameKind, FreeError, Hardening};
@@ -34,6 +34,8 @@ pub(crate) struct Debugged {
     unsure: Damage,
     /// Damaged objects that wait for readers, with how many findings their free will tell.
     waiting: BTreeMap<u64, u64>,
+    /// Damaged objects that wait for readers and at which nobody looks when they are freed.
+    asleep: BTreeSet<u64>,
     /// Neighbourhoods in which objects wait for readers, or did since all of them were awaited.
     unread: BTreeSet<u64>,
     /// How often each event had happened after the last step that may have taken objects from sight.
@@ -87,10 +89,11 @@ impl Debugged {
         (least, sure.union(&self.unsure.parts()).count())
     }
 
-    /// A free object of a slab that was set aside is on no list, and so looks like one that waits for readers, as long as
+    /// An object that waits for readers is looked at by nobody. A free one of a slab that was set aside is on no list, and so looks like one that waits for readers, as long as
     /// one of its slab does. Nobody looks at it then. Which slab that was cannot be told.
     pub(crate) fn may_be_passed_over(&self, object: u64) -> bool {
-        self.seen.aside > 0 && self.unread.contains(&(object >> NEIGHBOURHOOD))
+        let is_aside = || self.seen.aside > 0 && self.unread.contains(&(object >> NEIGHBOURHOOD));
+        self.asleep.contains(&object) || is_aside()
     }
 
     /// All objects have been looked at, and repaired but for those that were passed over.
@@ -110,6 +113,9 @@ impl Debugged {
         let parts = self.damage.zones(object).len() as u64;
         if !layout.checks().consistency {
             self.painted(object);
+            if self.damage.is_damaged(object) {
+                self.asleep.insert(object);
+            }
             return self.damage.move_to(object, &mut self.unsure);
         }
         if parts > 0 {
@@ -134,6 +140,7 @@ impl Debugged {
     /// Nothing waits for readers any more. Returns a damaged object of which nothing was told.
     pub(crate) fn all_awaited(&mut self) -> Option<u64> {
         self.unread.clear();
+        self.asleep.clear();
         std::mem::take(&mut self.waiting).into_keys().next()
     }
 
@@ -251,13 +258,6 @@ impl Model {
         let debugged = &mut self.debugged;
         match (&step.call, &step.reply) {
             (Call::Validate, Reply::Size(_)) => debugged.validated(),
-            (Call::Rcu(call), Reply::Done) => {
-                let object = call.block().and_then(|(addr, _)| self.block(addr));
-                if let Some((addr, layout)) = object.and_then(|object| Some((object.addr, self.debug_layout(object)?)))
-                {
-                    self.debugged.put_off(addr, layout);
-                }
-            }
             (call, Reply::Rejected(FreeError::Corrupted(addr))) => {
                 debugged.repaired(addr.as_u64());
                 if matches!(call, Call::KfreeSensitive { .. }) {
@@ -282,6 +282,15 @@ impl Model {
             },
             (_, Reply::Pages(pages)) => pages.iter().for_each(|&addr| self.taken(addr)),
             _ => {}
+        }
+    }
+
+    /// Follows an object that is given up until readers have gone. Called before what was told is judged: where nothing can be
+    /// noted, the caller waits, and the object is freed in the same call.
+    pub(crate) fn put_off_debugged(&mut self, call: &RcuCall) {
+        let object = call.block().and_then(|(addr, _)| self.block(addr));
+        if let Some((addr, layout)) = object.and_then(|object| Some((object.addr, self.debug_layout(object)?))) {
+            self.debugged.put_off(addr, layout);
         }
     }
 

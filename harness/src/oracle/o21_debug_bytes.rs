@@ -28,9 +28,11 @@ impl Oracle for DebugBytes {
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
         let told = inside.slab_findings() - cx.model.notes.findings;
-        if matches!(step.call, Call::Validate) {
+        match (&step.call, &step.reply) {
             // What is validated is what is there.
-            cx.model.notice_slabs(&*cx.subject);
+            (Call::Validate, _) => cx.model.notice_slabs(&*cx.subject),
+            (Call::Rcu(call), Reply::Done) => cx.model.put_off_debugged(call),
+            _ => {}
         }
         if let (Call::Validate, Reply::Size(found), Some(link)) = (&step.call, &step.reply, cx.model.notes.link) {
             cx.model.notes.link = after_validation(link, *found);

@@ -397,8 +397,7 @@ impl Session {
                 RcuCall::Kvfree { addr, head }
             }
             Op::KvfreeRcuMightsleep { pick } => {
-                let block = self.picked(Tiers::KVMALLOC_OR_CACHE, pick).filter(|block| self.is_sound(block))?;
-                RcuCall::KvfreeMightsleep { addr: block.addr }
+                RcuCall::KvfreeMightsleep { addr: self.picked(Tiers::KVMALLOC_OR_CACHE, pick)?.addr }
             }
             Op::KfreeRcuMonitor => RcuCall::Monitor,
             Op::KvfreeRcuBarrier => RcuCall::Barrier,
@@ -409,15 +408,10 @@ impl Session {
         }))
     }
 
-    /// A block without damage can be freed.
-    fn is_sound(&self, block: &Block) -> bool {
-        !self.model.debugged.damage.is_damaged(block.addr)
-    }
-
     /// A block and the place of a head in it; `None` if it has no room for one, or its bytes are to stay as they are.
     fn with_head(&self, block: &Block, head: u16) -> Option<(u64, usize)> {
         let constructed = block.cache.and_then(|id| self.model.cache(id)).is_some_and(|cache| cache.ctor);
-        if !self.is_sound(block) || block.requested < RCU_HEAD_BYTES || constructed {
+        if block.requested < RCU_HEAD_BYTES || constructed {
             return None;
         }
         let room = block.requested.min(PAGE_SIZE) - (RCU_HEAD_BYTES - 1);
@@ -428,7 +422,7 @@ impl Session {
     /// Gives up the objects that `wanted` chooses by their position.
     pub(super) fn rcu_free_where(&mut self, sleep: bool, wanted: impl Fn(usize) -> bool) -> Verdict {
         let call = |block: &Block| match sleep {
-            true => self.is_sound(block).then_some(RcuCall::KvfreeMightsleep { addr: block.addr }),
+            true => Some(RcuCall::KvfreeMightsleep { addr: block.addr }),
             false => self.with_head(block, 0).map(|(addr, head)| RcuCall::Kfree { addr, head }),
         };
         let objects = self.model.blocks(Tiers::OBJECTS).enumerate().filter(|&(n, _)| wanted(n));

@@ -2,7 +2,7 @@
 
 use super::KmemSubject;
 use crate::subject::{Call, Reply, WindowCall};
-use kmem::{AllocError, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr, VmFlags};
+use kmem::{AllocError, FrameKind, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr, VmFlags};
 
 impl KmemSubject {
     pub(super) fn moving_call(&mut self, call: &Call) -> Option<Reply> {
@@ -72,8 +72,11 @@ impl KmemSubject {
                 Call::Vfree { addr } | Call::Vunmap { addr } | Call::Window(WindowCall::VmUnmapRam { addr, .. }),
                 Reply::Done,
             ) => {
-                // Pages whose last reference the mapping had are nobody's now.
-                let is_gone = |frame: &Pfn| self.kmem.page_count(*frame) == 0;
+                // Pages whose last reference the mapping had are nobody's now. Other pages of a block than the first have no
+                // count, and are its as ever.
+                let is_of_block =
+                    |kind| matches!(kind, FrameKind::Pages | FrameKind::PagesShared | FrameKind::PagesTail);
+                let is_gone = |frame: &Pfn| !is_of_block(self.kmem.frame_kind(*frame));
                 owners.unmap(*addr).into_iter().map(Pfn::new).filter(is_gone).for_each(|frame| owners.remove(frame));
             }
             (Call::Pin { addr }, _) => owners.pin(frame(*addr)),
