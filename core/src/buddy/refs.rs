@@ -134,7 +134,7 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
-    fn is_compound(&self, head: Pfn) -> bool {
+    pub(super) fn is_compound(&self, head: Pfn) -> bool {
         self.base.frames.order(head) > Order::ZERO && self.base.frames.list(head) == COMPOUND
     }
 

@@ -101,6 +101,9 @@ impl<P: Platform> PageAllocator<P> {
                 (mover.migrate(from, room.first), [Event::VmallocPageMoved, Event::VmallocPagePinned])
             }
             _ => {
+                if room.order > Order::ZERO {
+                    self.note_compound(room.first, self.is_compound(from));
+                }
                 let moved = self.base.platform.migrate(from, room.first, room.order);
                 (moved, [Event::BlockMoved, Event::BlockPinned])
             }
