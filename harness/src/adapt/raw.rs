@@ -8,7 +8,6 @@
 use super::{Grant, Placed, Reuse};
 use std::alloc::{GlobalAlloc, Layout, alloc, dealloc, handle_alloc_error};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 /// What memory holds before anybody writes it: not zero, so that a missing zeroing shows.
@@ -144,9 +143,14 @@ impl Memory {
         // SAFETY: R2.
         unsafe { self.base.write_bytes(JUNK, self.len) };
         // SAFETY: R2, the margin is at least so long on this side.
-        unsafe { self.base.sub(MARGIN).write_bytes(CANARY, MARGIN) };
+        unsafe { self.at(-(MARGIN as isize)).write_bytes(CANARY, MARGIN) };
         // SAFETY: R2.
-        unsafe { self.base.add(self.len).write_bytes(CANARY, MARGIN) };
+        unsafe { self.at(self.len as isize).write_bytes(CANARY, MARGIN) };
+    }
+
+    /// The address so many bytes from the start.
+    fn at(&self, offset: isize) -> *mut u8 {
+        self.base.as_ptr().wrapping_offset(offset)
     }
 
     /// Bytes.
@@ -164,7 +168,7 @@ impl Memory {
     fn trespass(&self) -> Option<isize> {
         let at = |offset: isize| {
             // SAFETY: both margins are part of the allocation, by R2.
-            unsafe { self.base.offset(offset).read_volatile() }
+            unsafe { self.at(offset).read_volatile() }
         };
         let (margin, len) = (MARGIN as isize, self.len as isize);
         (-margin..0).chain(len..len + margin).find(|&offset| at(offset) != CANARY)
@@ -181,11 +185,11 @@ impl Memory {
             // SAFETY: the last heap is gone, and nobody else uses the memory.
             let make = || drop(unsafe { A::over(self.slice(bytes)) });
             // Where it is documented a panic is a refusal like any other.
-            drop(catch_unwind(AssertUnwindSafe(make)));
+            drop(crate::run::catch_panic(make));
             // SAFETY: R2: the memory is longer than any small region and what is looked at behind it.
-            let changed = |&n: &usize| unsafe { self.base.add(n).read_volatile() } != JUNK;
+            let changed = |&n: &usize| unsafe { self.at(n as isize).read_volatile() } != JUNK;
             let behind = (bytes..bytes + BEHIND).find(changed)?;
-            Some(format!("a heap in a region of {bytes} bytes wrote {} bytes behind its end", behind - bytes))
+            Some(format!("a heap in a region of {bytes} bytes changed the byte {} behind its end", behind - bytes))
         });
         self.reset();
         wrong

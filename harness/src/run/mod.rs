@@ -29,6 +29,7 @@ mod window;
 pub(crate) use contract::OUT_OF_REACH;
 pub use contract::{ContractCoverage, Family};
 pub use coverage::{Coverage, Row, rows};
+pub(crate) use panics::catch as catch_panic;
 pub use score::{Kill, SCORE_OPS, degenerate_score};
 pub use throughput::{Throughput, throughput};
 

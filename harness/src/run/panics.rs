@@ -32,7 +32,8 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
 }
 
 /// Calls `f`; a panic becomes its message.
-pub(super) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    install_hook();
     let outer = CATCHING.replace(true);
     let result = catch_unwind(AssertUnwindSafe(f));
     CATCHING.set(outer);
