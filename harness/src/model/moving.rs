@@ -9,13 +9,13 @@ pub(super) const NOLOCK: GfpFlags =
     GfpFlags::ZERO.union(GfpFlags::NOWARN).union(GfpFlags::NOMEMALLOC).union(GfpFlags::COMP);
 
 impl Model {
-    /// Tells whether the owner of a block would let it be moved: he may be asked, and nobody has pinned it.
+    /// Tells whether the owner of a block would let it be moved: there is one, he may be asked, and nobody has pinned it.
     pub fn is_movable(&self, block: &Block) -> bool {
-        block.pins == 0 && self.looks_movable(block)
+        block.pins == 0 && !block.disowned && self.looks_movable(block)
     }
 
-    /// Tells whether a block looks movable to whoever has not asked its owner: there is one, it was allocated as movable, and
-    /// its frames are mapped nowhere else.
+    /// Tells whether a block looks movable to whoever has not asked its owner, nor whether it still has one: it was allocated as
+    /// movable, and its frames are mapped nowhere else.
     pub fn looks_movable(&self, block: &Block) -> bool {
         let frames = self.direct_frames(block.addr, block.usable);
         let shows = |area: &Block| area.frames.iter().any(|frame| frames.contains(frame));
@@ -23,7 +23,6 @@ impl Model {
             && block.gfp.contains(GfpFlags::MOVABLE)
             && block.refs == 0
             && block.held == 0
-            && !block.disowned
             && !self.blocks(Tiers::SHOWING).any(shows)
     }
 
