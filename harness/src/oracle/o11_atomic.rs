@@ -4,7 +4,8 @@
 //! flush of a cache that could not be destroyed, may have done on the way is allowed: slabs, page tables and lazily freed
 //! pages may become fewer, and free pages may move between the buddy and the per-CPU lists. More may remain of
 //!
-//! * slabs, by one page, for a vmalloc area's descriptor that was given back to its cache when a later stage failed;
+//! * slabs, by one page, for a vmalloc area's descriptor that was given back to its cache when a later stage failed; by two where
+//!   an attempt with huge entries failed first and there are several memory nodes;
 //! * slabs, by those that a request for several objects of a `TYPESAFE_BY_RCU` cache made before it was refused: they are
 //!   given up like any slab of such a cache, whose frames stay its own until a grace period has passed;
 //! * lazily freed pages, by those of areas that waited for readers until the call waited for them as well, as the
@@ -15,9 +16,10 @@
 
 use super::o07_conservation::check_use;
 use super::{Context, Oracle, OracleId, Violation};
+use crate::model::areas::AreaWish;
 use crate::model::{Tier, old_address};
 use crate::subject::{Call, Reply, WhiteBox};
-use kmem::{Event, MemInfo, SlabFlags};
+use kmem::{Event, Geometry, MemInfo, SlabFlags};
 
 /// See the module.
 pub(super) struct FailureAtomic;
@@ -77,7 +79,7 @@ struct Remains {
 impl Remains {
     fn of(cx: &Context<'_>, inside: &dyn WhiteBox, call: &Call) -> Self {
         let notes = &cx.model.notes;
-        let descriptors = u64::from(may_need_descriptor(call));
+        let descriptors = slabs_of_descriptors(cx.model.geometry(), call);
         let put_off = slabs_put_off(inside) - notes.put_off;
         let waiting = if put_off > 0 { put_off * typesafe_pages(inside) } else { 0 };
         let lazy = notes.pending_pages.saturating_sub(cx.model.waiting_pages(Tier::Vmalloc));
@@ -95,6 +97,14 @@ fn only_reclaimed(before: &MemInfo, after: &MemInfo, remains: &Remains) -> Resul
         Some((what, most, found)) => Err(format!("{found} {what} pages remain, at most {most} may")),
         None => Ok(()),
     }
+}
+
+/// How many slabs of descriptors a call may leave: one for each attempt. The second attempt at an area, without huge entries,
+/// finds the first one's slab again, unless that is of another memory node.
+fn slabs_of_descriptors(geometry: &Geometry, call: &Call) -> u64 {
+    let has_nodes = geometry.nodes().nth(1).is_some();
+    let twice = has_nodes && AreaWish::of(geometry, call).is_some_and(|wish| wish.huge);
+    if may_need_descriptor(call) { 1 + u64::from(twice) } else { 0 }
 }
 
 fn may_need_descriptor(call: &Call) -> bool {
