@@ -36,6 +36,8 @@ pub(crate) struct Debugged {
     waiting: BTreeMap<u64, u64>,
     /// Damaged objects that wait for readers and at which nobody looks when they are freed.
     asleep: BTreeSet<u64>,
+    /// Whether some of the findings of late frees may have been told already.
+    told_unseen: bool,
     /// Neighbourhoods in which objects wait for readers, or did since all of them were awaited.
     unread: BTreeSet<u64>,
     /// How often each event had happened after the last step that may have taken objects from sight.
@@ -89,8 +91,9 @@ impl Debugged {
         (least, sure.union(&self.unsure.parts()).count())
     }
 
-    /// An object that waits for readers is looked at by nobody. A free one of a slab that was set aside is on no list, and so looks like one that waits for readers, as long as
-    /// one of its slab does. Nobody looks at it then. Which slab that was cannot be told.
+    /// An object that waits for readers is looked at by nobody. A free one of a slab that was set aside is on no list, and so
+    /// looks like one that waits for readers, as long as one of its slab does. Nobody looks at it then. Which slab that was
+    /// cannot be told.
     pub(crate) fn may_be_passed_over(&self, object: u64) -> bool {
         let is_aside = || self.seen.aside > 0 && self.unread.contains(&(object >> NEIGHBOURHOOD));
         self.asleep.contains(&object) || is_aside()
@@ -137,11 +140,17 @@ impl Debugged {
         true
     }
 
+    /// Among findings about slabs that were set aside some of such frees may have been; which ones cannot be told.
+    pub(crate) fn may_have_told_late(&mut self) {
+        self.told_unseen = true;
+    }
+
     /// Nothing waits for readers any more. Returns a damaged object of which nothing was told.
     pub(crate) fn all_awaited(&mut self) -> Option<u64> {
         self.unread.clear();
         self.asleep.clear();
-        std::mem::take(&mut self.waiting).into_keys().next()
+        let in_doubt = std::mem::take(&mut self.told_unseen);
+        std::mem::take(&mut self.waiting).into_keys().next().filter(|_| !in_doubt)
     }
 
     /// Notes that a byte of an object's part is to be changed; `false` if it is, or may be, changed already.

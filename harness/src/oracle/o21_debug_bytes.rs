@@ -107,12 +107,15 @@ fn check_told(cx: &mut Context<'_>, step: &Step, told: u64) -> Result<(), String
 
 /// A damaged free object was about to be handed out. Each one costs a slab and is told of with its parts; the rest of them
 /// may be in slabs that were not asked.
-fn check_set_aside(cx: &Context<'_>, step: &Step, told: u64, aside: u64) -> Result<(), String> {
+fn check_set_aside(cx: &mut Context<'_>, step: &Step, told: u64, aside: u64) -> Result<(), String> {
     let parts = cx.model.debugged.damage_at_alloc() as u64;
     // A reallocation also frees.
     let freed = looked_at(&step.call, &step.reply).map_or(0, |addr| cx.model.damage_at_free(&step.call, addr)) as u64;
     let of_free = if freed > 0 { 2 * freed + 1 } else { 0 };
     let late = cx.model.debugged.most_told_late();
+    if told > 3 * aside + of_free {
+        cx.model.debugged.may_have_told_late();
+    }
     if (3 * aside + of_free..=2 * parts + aside + of_free + late).contains(&told) {
         return Ok(());
     }
