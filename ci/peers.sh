@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Other people's allocators: releases with a known bug have to be caught, current ones are hunted for some seconds each.
-# Needs the Rust registry, a C compiler, and some minutes the first time; not part of .ci/run.
+# Needs the Rust registry, a C compiler, python3, and some minutes the first time; not part of .ci/run.
 #
 #   ci/peers.sh            both tables
 #   ci/peers.sh known-bad  only the releases with a known bug
@@ -13,7 +13,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 fail=0
 
-build() { cargo build --quiet --release --manifest-path "$1/Cargo.toml" --target-dir "$target"; }
+build() { cargo build --quiet --release --locked --manifest-path "$1/Cargo.toml" --target-dir "$target"; }
 
 # row PROGRAM SUBJECT EXPECTED: one line of the table. EXPECTED is the oracle that has to object, or "clean".
 row() {

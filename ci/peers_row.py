@@ -13,7 +13,7 @@ elif answer.get("found"):
     oracle, minimal, ops, seconds = first["oracle"], first["minimal"], answer["ops"], f"{answer['seconds']:.2f}"
 else:
     oracle, minimal, ops, seconds = "-", "-", answer.get("ops", "-"), f"{answer.get('seconds', 0):.2f}"
-ran = "ops" in answer or "violations" in answer
+ran = status in ("0", "1") and ("ops" in answer or "violations" in answer)
 verdict = "NOT RUN" if not ran else "clean" if oracle == "-" else "caught"
 good = ran and (verdict if expected == "clean" else oracle) == expected
 print(f"{subject:36} {verdict:8} {oracle:18} {minimal!s:>8} {ops!s:>12} {seconds!s:>8}", "" if good else f"expected {expected}")

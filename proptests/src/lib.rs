@@ -3,6 +3,7 @@
 use kmem_harness::engines::{Executor, Finding, MAX_OPS};
 use kmem_harness::generate::Target;
 use kmem_harness::report::failure::Case;
+use kmem_harness::run::RunOptions;
 use kmem_harness::subjects::SubjectKind;
 use kmem_harness::trace::Trace;
 use std::cell::RefCell;
@@ -12,7 +13,7 @@ use std::path::Path;
 pub const OPS: usize = MAX_OPS;
 
 thread_local! {
-    static EXECUTOR: RefCell<Executor> = RefCell::new(Executor::default());
+    static EXECUTOR: RefCell<Executor> = RefCell::new(Executor::new(SubjectKind::KMEM, RunOptions::AGAIN));
 }
 
 /// Executes a trace with every oracle asked.

@@ -213,8 +213,8 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
-    /// Runs what a request does after reclaim, while no watermark is boosted: the pages of an area are many requests, and what
-    /// one of them takes from another type must not have the next one refused.
+    /// Runs what a request does after reclaim, while no watermark is raised, for anybody: the pages of an area are many
+    /// requests, and what one of them takes from another type must not have the next one refused.
     pub(crate) fn without_boosts<R>(&self, body: impl FnOnce() -> R) -> R {
         self.zones.iter().for_each(Zone::begin_retry);
         let result = body();

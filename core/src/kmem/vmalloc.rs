@@ -253,8 +253,9 @@ impl<P: Platform> Kmem<P> {
     ///
     /// # Errors
     ///
-    /// [`FreeError::WrongCount`] for a mapping of another number, [`FreeError::Foreign`] for an address that is none's start;
-    /// nothing is changed then.
+    /// [`FreeError::WrongCount`] for a mapping of another number, [`FreeError::Interior`] for an address inside of one,
+    /// [`FreeError::DoubleFree`] for one that was unmapped and not yet flushed, [`FreeError::Foreign`] for any other; nothing is
+    /// changed then.
     pub fn vm_unmap_ram(&self, addr: VirtAddr, count: usize) -> Result<(), FreeError> {
         self.vmalloc.vm_unmap_ram(&self.pages, &self.slab, addr, count)
     }

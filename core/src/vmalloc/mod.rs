@@ -41,10 +41,10 @@
 //!
 //! # Locks
 //!
-//! `purging` > `space` > a vmap node > page tables > slab > zone. `space` protects the tree of all areas, a node's lock its
-//! live areas with their records, its lazy list and its pools; `space` is held for a number of steps logarithmic
-//! in the number of areas, a node's lock for a few. An area in a state that only its own call may leave (Reserved, or Lazy and not yet on the list) is worked on
-//! without them. The common calls take node locks only: see `nodes`.
+//! `purging` > `space` > a queue of blocks > a vmap node > page tables > slab > zone. `space` protects the tree of all areas, a
+//! node's lock its live areas with their records, its lazy list and its pools; `space` is held for a number of steps
+//! logarithmic in the number of areas, a node's lock for a few. An area in a state that only its own call may leave (Reserved,
+//! or Lazy and not yet on the list) is worked on without them. The common calls take node locks only: see `nodes`.
 //!
 //! # Invariants
 //!

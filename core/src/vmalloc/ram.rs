@@ -15,7 +15,8 @@
 //! The first page of each run is marked in its page-table entry: that is how the number of pages of a run is known when it
 //! is unmapped, and why a wrong number is a typed error and not somebody else's mapping gone.
 //!
-//! Lock order: purging > a queue > a vmap node > page tables. The lock of the whole window is never taken under a queue's.
+//! Lock order: purging > space > a queue > a vmap node > page tables; so the lock of the whole window is never taken under a
+//! queue's.
 //!
 //! ```text
 //! R1  free + dirty + sum over live runs of 2^ceil(log2(pages of the run)) == pages of the block

@@ -1,4 +1,4 @@
-//! The only unsafe code of the harness: real memory, and calls to allocators that are handed raw pointers.
+//! The only unsafe code of the harness but for the tests beside it: real memory, and calls to allocators that are handed raw pointers.
 //!
 //! An allocator under test may be wrong in every way. What it answers is therefore looked at before it is used: a block that
 //! does not lie in the memory that the allocator was given is reported and never touched. What cannot be prevented is that
@@ -181,12 +181,14 @@ impl Memory {
 
     /// Makes a heap of each small region in turn and looks at the bytes behind.
     fn try_small<A: Region>(&self) -> Option<String> {
-        let wrong = A::SMALL.iter().find_map(|&bytes| {
+        let fits = |bytes: &&usize| bytes.checked_add(BEHIND).is_some_and(|end| end <= self.len);
+        let wrong = A::SMALL.iter().filter(fits).find_map(|&bytes| {
+            self.reset();
             // SAFETY: the last heap is gone, and nobody else uses the memory.
             let make = || drop(unsafe { A::over(self.slice(bytes)) });
             // Where it is documented a panic is a refusal like any other.
             drop(crate::run::catch_panic(make));
-            // SAFETY: R2: the memory is longer than any small region and what is looked at behind it.
+            // SAFETY: R2, and the region with what is looked at behind it fits the memory.
             let changed = |&n: &usize| unsafe { self.at(n as isize).read_volatile() } != JUNK;
             let behind = (bytes..bytes + BEHIND).find(changed)?;
             Some(format!("a heap in a region of {bytes} bytes changed the byte {} behind its end", behind - bytes))
@@ -199,7 +201,7 @@ impl Memory {
 impl Memory {
     /// The largest block that a heap in this memory gives first; each question is put to a new heap.
     fn largest<A: Region>(&self) -> usize {
-        largest(self.len, |bytes| {
+        largest(self.len.min(A::LARGEST), |bytes| {
             // SAFETY: the last heap is gone, and nobody else uses the memory.
             let heap = unsafe { A::over(self.slice(self.len)) };
             let (Some(mut heap), Ok(layout)) = (heap, Layout::from_size_align(bytes, size_of::<u64>())) else {
@@ -414,7 +416,8 @@ impl<A: Heap> Seat<A> {
 
     /// The largest block that is to be had, to the word.
     fn largest(&mut self) -> usize {
-        largest(self.memory.as_ref().map_or(0, Memory::len), |bytes| self.can_have(bytes))
+        let len = self.memory.as_ref().map_or(0, Memory::len);
+        largest(len.min(A::LARGEST), |bytes| self.can_have(bytes))
     }
 
     /// Tells whether a block is to be had now; it is given back at once.

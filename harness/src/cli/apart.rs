@@ -93,7 +93,9 @@ pub(super) fn run(subject: SubjectKind, ui: &Ui) -> Result<Option<Verdict>, User
         return Ok(None);
     }
     let folder = std::env::temp_dir().join(format!("hammer-journal-{}", std::process::id()));
-    fs::create_dir_all(&folder).map_err(|e| UserError(format!("{} cannot be made: {e}", folder.display())))?;
+    // One that an earlier process with this number left behind would be taken for ours.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir(&folder).map_err(|e| UserError(format!("{} cannot be made: {e}", folder.display())))?;
     let verdict = run_child(&folder, subject, ui);
     // What stays behind does no harm.
     let _ = fs::remove_dir_all(&folder);

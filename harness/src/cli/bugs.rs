@@ -223,6 +223,7 @@ impl Nursery<'_> {
     fn hunt(&self, program: &Path, seed: u64) -> Result<Hunt, String> {
         let mut hunter = Command::new(program);
         hunter.args(["hunt", "--seed", &seed.to_string(), "--seconds", &self.args.seconds.to_string()]);
+        hunter.arg("--out").arg(self.copy.with_file_name("hammer-out"));
         if let Some(engine) = &self.args.engine {
             hunter.args(["--engine", engine]);
         }

@@ -4,8 +4,8 @@ use super::pool::{self, Limit};
 use super::ui::Ui;
 use super::{UserError, Verdict};
 use super::{apart, replay};
-use crate::engines::{Engine, Finding, in_process};
-use crate::generate::Target;
+use crate::engines::{Engine, in_process};
+use crate::report::failure::Case;
 use crate::subjects::SubjectKind;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -74,16 +74,18 @@ pub(super) fn run(args: &HuntArgs, ui: &Ui) -> Result<Verdict, UserError> {
     if let Some(verdict) = apart::run(subject, ui)? {
         return Ok(verdict);
     }
-    let hunt = hunt(args, subject, ui)?;
+    let (hunt, case) = hunt(args, subject, ui)?;
     let text = match &hunt.found {
         Some(prey) => format!("{}: {} ({}, {} operations)", prey.oracle, prey.message, prey.origin, prey.minimal),
         None => "nothing was found".to_owned(),
     };
+    let kept = case.map(|case| replay::keep(&case, ui)).transpose()?;
     ui.result(&hunt, format!("{text}\n{} operations in {:.2} s", hunt.ops, hunt.seconds));
-    Ok(Verdict::Fine)
+    Ok(kept.map_or(Verdict::Fine, |row| Verdict::Violation(row.reproducer)))
 }
 
-fn hunt(args: &HuntArgs, subject: SubjectKind, ui: &Ui) -> Result<Hunt, UserError> {
+/// Hunts; also the minimal trace, if something was found.
+fn hunt(args: &HuntArgs, subject: SubjectKind, ui: &Ui) -> Result<(Hunt, Option<Case>), UserError> {
     let engines = engines(args.engine.as_deref())?;
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let jobs = engines.len() * subject.targets().len();
@@ -102,12 +104,13 @@ fn hunt(args: &HuntArgs, subject: SubjectKind, ui: &Ui) -> Result<Hunt, UserErro
     let done = done.map_err(|_| UserError("an engine panicked".to_owned()))?;
     let findings = done.into_iter().filter_map(|done| Some((done.finding?, done.target, done.row.name)));
     let shortest = findings.min_by_key(|(finding, ..)| finding.trace.ops.len());
-    let found = shortest.map(|(finding, target, engine)| prey(finding, target, subject, &engine));
-    Ok(Hunt { ops, seconds, found })
+    let case = shortest.map(|(finding, target, engine)| {
+        apart::minimise(finding, target, subject, format!("{engine} on {}", target.name()))
+    });
+    Ok((Hunt { ops, seconds, found: case.as_ref().map(prey) }, case))
 }
 
-fn prey(finding: Finding, target: Target, subject: SubjectKind, engine: &str) -> Prey {
-    let case = apart::minimise(finding, target, subject, format!("{engine} on {}", target.name()));
+fn prey(case: &Case) -> Prey {
     Prey {
         oracle: case.violation.oracle.to_string(),
         message: case.violation.message.clone(),

@@ -68,7 +68,7 @@ enum Command {
     #[command(after_help = "Example: hammer bugs --only B24 --seeds 3 --seconds 20")]
     Bugs(bugs::BugsArgs),
     /// Engines at work until the first violation.
-    #[command(after_help = "Example: hammer hunt --engine random --seed 7", hide = true)]
+    #[command(after_help = "Example: hammer hunt --engine random --seed 7")]
     Hunt(hunt::HuntArgs),
     /// Makes a failing trace as small as it gets, keeping the oracle.
     #[command(after_help = "Example: hammer shrink hammer-out/O1Overlap-1a2b3c4d/trace.ron")]

@@ -164,6 +164,9 @@ impl Model {
 
     /// The pages of a mapping are dirty; a block of which all are is nobody's.
     fn soil(&mut self, page: u64, count: usize) {
+        if !self.is_run(count) {
+            return;
+        }
         let Some(at) = self.ram.blocks.iter().position(|block| block.holds(page)) else { return };
         let block = &mut self.ram.blocks[at];
         for (n, slot) in block.slots(page, count).iter_mut().enumerate() {

@@ -11,7 +11,10 @@
 //!   wait, and wants 2 MiB or more; the machine has such blocks). If the nearest node had the blocks, and one to spare, above its low
 //!   marks before the call, and there was room: in all of it.
 //! * Node: with `THISNODE` each page is of the node. Else no page comes from farther away if the nearest node had enough
-//!   for all above its low marks. The pages that an area keeps when it grows are not asked. Leans to "justified" by what records, tables and per-CPU lists can take.
+//!   for all above its low marks. The pages that an area keeps when it grows are not asked. Leans to "justified" by what
+//!   records, tables and per-CPU lists can take.
+//!
+//! Among more than 32 areas only some of the calls are judged, in proportion.
 
 use super::scene::{self, Snapshot};
 use super::{Context, Oracle, OracleId, Step, Violation};
@@ -54,8 +57,8 @@ impl Oracle for Areas {
     }
 
     fn before_call(&self, cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
-        let before =
-            AreaWish::of(cx.model.geometry(), call).filter(|_| is_due(cx)).and_then(|wish| before(cx, call, wish));
+        let wish = AreaWish::of(cx.model.geometry(), call).filter(|wish| makes_area(cx, call, wish));
+        let before = wish.filter(|_| is_due(cx)).and_then(|wish| before(cx, wish, call));
         cx.model.notes.reclaimed_va = cx.subject.white_box().map_or(0, |inside| inside.event_count(Event::ReclaimVa));
         cx.model.notes.area = before;
         Ok(())
@@ -98,9 +101,9 @@ fn is_due(cx: &mut Context<'_>) -> bool {
     is_due
 }
 
-fn before(cx: &Context<'_>, call: &Call, wish: AreaWish) -> Option<Before> {
-    let inside = cx.subject.white_box().filter(|_| cx.model.is_tight())?;
-    // What fits a page is no area for `kvmalloc`, and what fits the old block is no new one.
+/// Whether a call makes an area if it is granted: what fits a page is none for `kvmalloc`, and what fits the old block, or a
+/// block for short mappings, is no new one.
+fn makes_area(cx: &Context<'_>, call: &Call, wish: &AreaWish) -> bool {
     let stays = |old: u64| cx.model.block(old).is_some_and(|old| wish.pages <= (old.usable / PAGE_SIZE) as u64);
     let is_area = matches!(
         call,
@@ -112,9 +115,11 @@ fn before(cx: &Context<'_>, call: &Call, wish: AreaWish) -> Option<Before> {
     let is_small = wish.pages <= 1 && !is_area;
     let from_block =
         super::ram::run_of(cx.model, call).is_some_and(|pages| cx.model.ram_blocks_with_room(pages).next().is_some());
-    if is_small || from_block || old_address(call).is_some_and(stays) {
-        return None;
-    }
+    !is_small && !from_block && !old_address(call).is_some_and(stays)
+}
+
+fn before(cx: &Context<'_>, wish: AreaWish, call: &Call) -> Option<Before> {
+    let inside = cx.subject.white_box().filter(|_| cx.model.is_tight())?;
     let areas = scene::Areas::as_is(cx.model, inside);
     let node = wish.node.unwrap_or(cx.model.node_here());
     let near = fallback_order(cx.model.geometry(), node)

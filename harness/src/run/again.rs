@@ -2,10 +2,10 @@
 //!
 //! * O13, determinism: the same trace on the same machine, whatever memory held before and whatever this program ran before.
 //!   Who reads what he never wrote, or keeps state beside the allocator, answers differently.
-//! * O14, metamorphic: the oracles look at everything four times as often, and what is left at the end is freed in the
+//! * O14, metamorphic: the oracles look at everything more often, and what is left at the end is freed in the
 //!   opposite order. To be looked at changes no answer, and the order of frees does not show when all is free (O12).
 //!
-//! Exact, but for the bytes of pages that nobody has written.
+//! Exact, but for the bytes that `vread` shows: nobody may have written them, and O15 compares them with memory.
 
 use super::{RunOptions, RunReport, Runner, StepRecord};
 use crate::oracle::{OracleId, Violation};
