@@ -128,7 +128,7 @@ impl<P: Platform> PageAllocator<P> {
 
     /// Looks at pages that are about to be free and to become a block; `false`, with nothing done, if one of them is bad.
     #[inline]
-    pub(super) fn pass_free_checks(&self, first: Pfn, order: Order) -> bool {
+    pub(super) fn row_passes_free_checks(&self, first: Pfn, order: Order) -> bool {
         self.checks.enabled.is_empty() || self.check_freed_row(first, order)
     }
 

@@ -99,7 +99,7 @@ impl<P: Platform> PageAllocator<P> {
         let [of_first, of_last] = [Some(first), last].map(|page| page.map(|page| self.base.frames.zone(page)));
         let zone = of_first.filter(|_| of_first == of_last).and_then(|zone| self.zones.get(usize::from(zone)));
         let Some(zone) = zone.filter(|_| order.get() > PAGE_ALLOC_COSTLY_ORDER) else { return false };
-        if !self.pass_free_checks(first, order) {
+        if !self.row_passes_free_checks(first, order) {
             return false;
         }
         self.locked(zone, |locked| {

@@ -2,9 +2,9 @@
 
 use super::Reuse;
 use crate::machine::SimMachine;
-use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
-use crate::subjects::{Guest, Spare};
-use kmem::{AllocError, FreeError, Geometry, GeometryError, GfpFlags, Order, PAGE_SIZE, VirtAddr, ZoneKind};
+use crate::subject::{AccessFault, Call, Reply, Strength, Subject};
+use crate::subjects::{Guest, Spare, ordinary_bytes};
+use kmem::{AllocError, FreeError, Geometry, GeometryError, GfpFlags, Order, PAGE_SIZE, VirtAddr};
 use std::collections::BTreeMap;
 
 /// An allocator of page frames, which are numbered from 0.
@@ -42,8 +42,7 @@ pub(super) fn build<A: Pages + 'static>(
     spare: Spare,
 ) -> Result<Box<dyn Guest>, GeometryError> {
     geometry.validate()?;
-    let usable = geometry.zones().iter().filter(|zone| zone.kind != ZoneKind::Movable);
-    let bytes = usable.filter_map(|zone| zone.end()).max().unwrap_or_default().addr().as_u64();
+    let bytes = ordinary_bytes(geometry);
     let frames = bytes as usize / PAGE_SIZE;
     let largest = || (0..=Order::MAX.get()).rev().find(|&order| A::new(frames).alloc(order).is_some());
     let whole = if A::REUSE == Reuse::Whole { largest() } else { None };
@@ -140,14 +139,6 @@ impl<A: Pages> Subject for Framed<A> {
 
     fn translate(&self, addr: u64) -> Option<u64> {
         self.machine.translate(addr)
-    }
-
-    fn tlb_lookup(&self, _: u64) -> Option<u64> {
-        None
-    }
-
-    fn white_box(&self) -> Option<&dyn WhiteBox> {
-        None
     }
 }
 

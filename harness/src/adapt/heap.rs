@@ -3,9 +3,9 @@
 use super::raw::Seat;
 use super::{Grant, Heap, Memory, Region, Reuse};
 use crate::model::classes::kmalloc_align;
-use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
-use crate::subjects::{Guest, Spare};
-use kmem::{AllocError, FreeError, Geometry, GeometryError, GfpFlags, Order, PAGE_SIZE, VirtAddr, ZoneKind};
+use crate::subject::{AccessFault, Call, Reply, Strength, Subject};
+use crate::subjects::{Guest, Spare, ordinary_bytes};
+use kmem::{AllocError, FreeError, Geometry, GeometryError, GfpFlags, Order, PAGE_SIZE, VirtAddr};
 use std::alloc::Layout;
 
 /// The subject.
@@ -33,9 +33,7 @@ pub(super) fn build_region<A: Region + 'static>(
     spare: Spare,
 ) -> Result<Box<dyn Guest>, GeometryError> {
     geometry.validate()?;
-    let usable = geometry.zones().iter().filter(|zone| zone.kind != ZoneKind::Movable);
-    let end = usable.filter_map(|zone| zone.end()).max().unwrap_or_default();
-    let bytes = end.addr().as_u64() as usize;
+    let bytes = ordinary_bytes(geometry) as usize;
     let memory = spare.into_memory().filter(|memory| memory.len() == bytes).unwrap_or_else(|| Memory::new(bytes));
     match Seat::<A>::within(memory, geometry.direct_map.as_u64()) {
         Some(seat) => Ok(Box::new(Adapted { name, seat })),
@@ -185,14 +183,6 @@ impl<A: Heap> Subject for Adapted<A> {
     }
 
     fn translate(&self, _: u64) -> Option<u64> {
-        None
-    }
-
-    fn tlb_lookup(&self, _: u64) -> Option<u64> {
-        None
-    }
-
-    fn white_box(&self) -> Option<&dyn WhiteBox> {
         None
     }
 }

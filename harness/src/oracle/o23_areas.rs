@@ -16,7 +16,7 @@
 //!
 //! Among more than 32 areas only some of the calls are judged, in proportion.
 
-use super::scene::{self, Snapshot};
+use super::scene::{self, Snapshot, WITHOUT_POOLS};
 use super::{Context, Oracle, OracleId, Step, Violation};
 use crate::model::areas::{AreaWish, HUGE_ORDER, HUGE_PAGES};
 use crate::model::zones::fallback_order;
@@ -27,7 +27,6 @@ use kmem::{AreaKind, Event, GfpFlags, Mobility, NodeId, PAGE_SIZE, PageDebug};
 /// The areas that stay besides the live ones: as it is; without the ranges in pools; when lazy areas are flushed as well; when
 /// also those that wait for somebody are freed.
 const AS_IS: &[AreaKind] = &[AreaKind::Pooled, AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred];
-const WITHOUT_POOLS: &[AreaKind] = &[AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred];
 const FLUSHED: &[AreaKind] = &[AreaKind::Pending, AreaKind::Deferred];
 const LIVE: &[AreaKind] = &[];
 /// How many areas are looked at before a call, on average. Among more, only some of the calls are judged.

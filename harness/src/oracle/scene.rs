@@ -78,12 +78,7 @@ impl Snapshot {
 
     /// The moment as it is.
     pub(crate) fn as_is(model: &Model, inside: &dyn WhiteBox) -> Self {
-        let given_up =
-            |entry: &VmallocEntry| matches!(entry.kind, AreaKind::Lazy | AreaKind::Pending | AreaKind::Deferred);
-        let listed = inside.vmallocinfo();
-        let stale = listed.iter().filter(|e| given_up(e)).map(span_of);
-        let window = Window::new(model.geometry(), live_spans(model, |_| true).chain(stale).collect());
-        let window = window.with_pools(listed.iter().filter(|e| e.kind == AreaKind::Pooled).map(span_of).collect());
+        let window = Areas::as_is(model, inside).window(model.geometry(), WITHOUT_POOLS);
         Self { window, ..Self::of_blocks(model, inside, true) }
     }
 
@@ -427,6 +422,9 @@ fn class_flags(model: &Model, gfp: GfpFlags) -> GfpFlags {
 fn is_of_type(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
+
+/// The areas besides the live ones that stand in the way of others: ranges in pools do not.
+pub(crate) const WITHOUT_POOLS: &[AreaKind] = &[AreaKind::Lazy, AreaKind::Pending, AreaKind::Deferred];
 
 /// All areas of the window at a moment.
 #[derive(Clone, Debug)]

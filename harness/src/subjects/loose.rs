@@ -1,10 +1,10 @@
 //! A simple allocator that promises only what every allocator promises, and the mistakes that can be built into it.
 
 use super::heap::Heap;
-use super::{Guest, Spare};
+use super::{Guest, Spare, ordinary_bytes};
 use crate::machine::SimMachine;
-use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
-use kmem::{AllocError, FreeError, Geometry, GfpFlags, MAX_PAGE_ORDER, Order, PAGE_SIZE, VirtAddr, ZoneKind};
+use crate::subject::{AccessFault, Call, Reply, Strength, Subject};
+use kmem::{AllocError, FreeError, Geometry, GfpFlags, MAX_PAGE_ORDER, Order, PAGE_SIZE, VirtAddr};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -68,12 +68,10 @@ const GRAIN: usize = 8;
 impl<F: Flaw> Loose<F> {
     /// Builds the allocator over all frames but those of the movable zone, which ordinary requests may not use.
     pub fn new(geometry: &Geometry, spare: Spare, flaw: F) -> Self {
-        let usable = geometry.zones().iter().filter(|zone| zone.kind != ZoneKind::Movable);
-        let end = usable.filter_map(|zone| zone.end()).max().unwrap_or_default();
         let base = geometry.direct_map.as_u64();
         Self {
             machine: spare.machine(geometry),
-            heap: Heap::new(base..base + end.addr().as_u64()),
+            heap: Heap::new(base..base + ordinary_bytes(geometry)),
             live: BTreeMap::new(),
             flaw,
         }
@@ -232,10 +230,6 @@ impl<F: Flaw> Subject for Loose<F> {
 
     fn tlb_lookup(&self, addr: u64) -> Option<u64> {
         self.machine.tlb_lookup(addr)
-    }
-
-    fn white_box(&self) -> Option<&dyn WhiteBox> {
-        None
     }
 }
 

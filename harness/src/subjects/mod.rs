@@ -20,7 +20,7 @@ use crate::adapt::Memory;
 use crate::generate::Target;
 use crate::machine::{JUNK, SimMachine};
 use crate::subject::Subject;
-use ::kmem::{Geometry, GeometryError, MetaRegion};
+use ::kmem::{Geometry, GeometryError, MetaRegion, ZoneKind};
 use std::sync::{Mutex, PoisonError};
 
 /// Memory of a finished run that the next one can use again; empty at first.
@@ -73,6 +73,12 @@ impl Spare {
         let region = self.region.filter(|region| region.len() >= bytes).unwrap_or_else(|| MetaRegion::heap(bytes));
         (machine, region)
     }
+}
+
+/// Bytes up to the end of the memory that ordinary requests may use: the movable zone is above it.
+pub(crate) fn ordinary_bytes(geometry: &Geometry) -> u64 {
+    let usable = geometry.zones().iter().filter(|zone| zone.kind != ZoneKind::Movable);
+    usable.filter_map(|zone| zone.end()).max().unwrap_or_default().addr().as_u64()
 }
 
 /// A subject that gives its memory back for the next run.
