@@ -1,9 +1,7 @@
 //! The live areas by their first page: who gives an area's address finds it in a few steps, however many areas there are.
 //!
 //! ```text
-//! place of page p in its node = (p / 16 / nodes) * 16 + p mod 16
-//!
-//! node k: chain 0 ──► area ──► area        chain of p = 2^shift-th part of (place * odd number) that p falls into
+//! node k: chain 0 ──► area ──► area        chain of page p = floor(chains * frac(p * sqrt(2)))
 //!         chain 1
 //!         ...       each chain is linked through the records of its areas
 //! ```
@@ -16,7 +14,7 @@
 //! ```
 
 use super::area::Link;
-use super::nodes::{VmapNode, ZONE_SHIFT};
+use super::nodes::{VmapNode, node_of};
 use super::record::Records;
 use crate::error::{Invariant, Violation};
 use crate::geometry::Geometry;
@@ -27,14 +25,15 @@ use crate::sync::{AtomicU64, Ordering};
 const CHAINS: (u64, u64) = (8, 1 << 16);
 /// Pages of memory for each chain.
 const PAGES_PER_CHAIN: u64 = 4;
-/// 2^64 divided by the golden ratio: its multiples spread evenly, also those of areas that start at every second page.
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// 2^64 times the fraction of the root of two, made odd: its multiples spread evenly, also those of areas that start at every
+/// second page, and have nothing to do with those of the golden ratio, which give the node.
+const SPREAD: u64 = 0x6a09_e667_f3bc_c909;
 
 /// The chains of all vmap nodes, those of one node in a row.
 pub(super) struct LiveAreas {
     /// Where the first record of each chain is. Whoever holds a node's lock alone touches that node's.
     heads: MetaSlice<AtomicU64>,
-    nodes: u64,
+    nodes: usize,
     /// log2 of the chains of a node.
     chains_log2: u32,
 }
@@ -42,19 +41,17 @@ pub(super) struct LiveAreas {
 impl LiveAreas {
     /// Carves empty chains for so many nodes.
     pub(super) fn carve(geometry: &Geometry, nodes: usize, carver: &mut Carver<'_>) -> Self {
-        let nodes = nodes.max(1) as u64;
-        let wanted = geometry.managed().get() / PAGES_PER_CHAIN / nodes;
+        let nodes = nodes.max(1);
+        let wanted = geometry.managed().get() / PAGES_PER_CHAIN / nodes as u64;
         let chains = wanted.clamp(CHAINS.0, CHAINS.1).next_power_of_two();
-        let heads = carver.carve((chains * nodes) as usize, |_| AtomicU64::new(Link::NIL.as_u64()));
+        let heads = carver.carve(chains as usize * nodes, |_| AtomicU64::new(Link::NIL.as_u64()));
         Self { heads, nodes, chains_log2: chains.ilog2() }
     }
 
     /// Which chain an area that starts at `page` is in.
     fn chain_of(&self, page: u64) -> usize {
-        let zone = page >> ZONE_SHIFT;
-        let place = ((zone / self.nodes) << ZONE_SHIFT) | (page % (1 << ZONE_SHIFT));
-        let in_node = place.wrapping_mul(SPREAD) >> (u64::BITS - self.chains_log2);
-        ((zone % self.nodes) << self.chains_log2 | in_node) as usize
+        let in_node = page.wrapping_mul(SPREAD) >> (u64::BITS - self.chains_log2);
+        node_of(page, self.nodes) << self.chains_log2 | in_node as usize
     }
 
     fn head(&self, chain: usize) -> Link {

@@ -1,13 +1,17 @@
 //! Vmap nodes: the state of the window, divided by address so that CPUs do not meet on one lock.
 //!
 //! ```text
-//! node of a page = (page / 16) mod n,   n = clamp(CPUs, 1, 128)
+//! node of a page = floor(n * frac((page / 16) * 0.618...)),   n = clamp(CPUs, 1, 128)
 //!
 //!   space:  the tree of all areas, by address; free ranges are its gaps ──┐ a record is in this one all its life
 //!   node k: live areas that start in k's pages, in chains (see `live`)    ├─ and in one of these at a time
 //!           lazy areas, in no order                                       │
 //!           pools[s]: freed and flushed areas that span s pages           ┘
 //! ```
+//!
+//! Linux takes (page / 16) mod n (6.9 and later). The blocks of `vm_map_ram` start at multiples of a power of two, so all of
+//! them would be in node 0, and every CPU that maps a run would wait for one lock. Multiples of the golden ratio are spread
+//! evenly whatever the distance of the areas.
 //!
 //! Who gives an area's first address needs its node only. CPU `c` takes from the pools of node `c mod n`: what it gets is in
 //! that node's pages, so that its frees come back there. Only an address that is no live area's start, and a request that
@@ -41,7 +45,15 @@ use crate::sync::SpinLock;
 /// The most vmap nodes that there are.
 const MAX_NODES: u16 = 128;
 /// log2 of the pages in a row that belong to one node.
-pub(super) const ZONE_SHIFT: u32 = 4;
+const ZONE_SHIFT: u32 = 4;
+/// 2^32 divided by the golden ratio.
+const SPREAD: u32 = 0x9e37_79b9;
+
+/// Number of the node, of so many, to which an area that starts at `page` belongs.
+pub(super) fn node_of(page: u64, nodes: usize) -> usize {
+    let zone = (page >> ZONE_SHIFT) as u32;
+    ((u64::from(zone.wrapping_mul(SPREAD)) * nodes as u64) >> u32::BITS) as usize
+}
 
 /// The vmap nodes' place in the metadata.
 pub(crate) struct VmallocParts {
@@ -98,7 +110,7 @@ impl Nodes {
 
     /// Number of the node to which an area that starts at `page` belongs.
     pub(super) fn index_of(&self, page: u64) -> usize {
-        (page >> ZONE_SHIFT) as usize % self.count()
+        node_of(page, self.count())
     }
 
     /// The node to which an area that starts at `page` belongs.

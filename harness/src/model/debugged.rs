@@ -116,7 +116,8 @@ impl Debugged {
         let parts = self.damage.zones(object).len() as u64;
         if !layout.checks().consistency {
             self.painted(object);
-            if self.damage.is_damaged(object) {
+            // Also where the damage is in doubt: whoever looks while it waits must not take it for repaired.
+            if self.damage.is_damaged(object) || self.unsure.is_damaged(object) {
                 self.asleep.insert(object);
             }
             return self.damage.move_to(object, &mut self.unsure);

@@ -12,7 +12,12 @@ fn kinds(m: &Machine, kind: AreaKind) -> Vec<VirtAddr> {
     m.entries().iter().filter(|entry| entry.kind == kind).map(|entry| entry.start).collect()
 }
 
-/// Sixteen one-page areas: two zones of eight, so those of node 0 and node 1.
+/// The CPU that takes from the pools of the node to which an address belongs.
+fn cpu_of(m: &Machine, addr: VirtAddr) -> u16 {
+    m.window.nodes.index_of(addr.vpn().as_u64()) as u16
+}
+
+/// Sixteen one-page areas: two zones of eight, so those of two nodes.
 fn freed_and_purged(m: &Machine) -> Vec<VirtAddr> {
     let blocks: Vec<VirtAddr> = (0..16).map(|_| m.vmalloc(1, KERNEL).unwrap()).collect();
     blocks.iter().for_each(|&addr| m.vfree(addr).unwrap());
@@ -27,7 +32,9 @@ fn a_purged_range_serves_the_next_area_of_its_size_on_the_cpu_of_its_node() {
     let blocks = freed_and_purged(&m);
     assert_eq!(kinds(&m, AreaKind::Pooled), blocks);
     assert_eq!(m.platform().count(Event::VmapPoolRefilled), 16);
-    for (cpu, own) in [(0, &blocks[..8]), (1, &blocks[8..])] {
+    assert_ne!(cpu_of(&m, blocks[0]), cpu_of(&m, blocks[8]));
+    for own in blocks.chunks(8) {
+        let cpu = cpu_of(&m, own[0]);
         m.platform().cpu.set(cpu);
         for _ in 0..8 {
             let again = m.vmalloc(PAGE_SIZE, KERNEL).unwrap();
@@ -60,6 +67,7 @@ fn an_area_without_a_guard_and_one_with_share_a_pool_of_their_span() {
     let m = four_cpus(1024);
     let blocks = freed_and_purged(&m);
     let args = VmallocArgs { flags: VmFlags::NO_GUARD, ..VmallocArgs::new(2 * PAGE_SIZE, KERNEL) };
+    m.platform().cpu.set(cpu_of(&m, blocks[0]));
     let addr = m.window.vmalloc(&m.pages, &m.slab, &args).unwrap();
     assert!(blocks.contains(&addr));
     assert!(m.frames_behind(addr, 2).iter().all(Option::is_some));
@@ -241,7 +249,7 @@ fn two_cpus_that_allocate_and_free_a_page_do_not_meet_on_a_lock_of_the_window() 
         let nodes: Vec<u64> = m.window.nodes.all().map(|of| of.acquisitions()).collect();
         (m.window.space.acquisitions(), m.window.purging.acquisitions(), nodes)
     };
-    for cpu in [0, 1] {
+    for cpu in [cpu_of(&m, warm[0]), cpu_of(&m, warm[8])] {
         m.platform().cpu.set(cpu);
         let before = taken(&m);
         let addr = m.vmalloc(1, KERNEL).unwrap();
@@ -255,4 +263,28 @@ fn two_cpus_that_allocate_and_free_a_page_do_not_meet_on_a_lock_of_the_window() 
         assert_eq!(locks(&allocated.2, &freed.2), own(2), "vfree: out of the live tree, onto the lazy list");
     }
     assert_eq!(held.len(), 16);
+}
+
+#[test]
+fn cpus_that_map_runs_of_their_blocks_take_turns_at_the_locks() {
+    let mut geometry = flat(1024);
+    (geometry.cpus, geometry.vmalloc_pages) = (4, PageCount::new(1 << 16));
+    let m = Machine::with(&geometry);
+    let taken = || m.window.nodes.all().map(|of| of.acquisitions()).collect::<Vec<u64>>();
+    let mut used = [0; 4];
+    for cpu in 0..4 {
+        m.platform().cpu.set(cpu);
+        let frame = m.frame();
+        let map = || m.window.vm_map_ram(&m.pages, &m.slab, &[frame], KERNEL).unwrap();
+        let first = map();
+        let before = taken();
+        let addr = map();
+        m.window.vm_unmap_ram(&m.pages, &m.slab, addr, 1).unwrap();
+        used.iter_mut().zip(before).zip(taken()).for_each(|((used, from), to)| *used += to - from);
+        m.window.vm_unmap_ram(&m.pages, &m.slab, first, 1).unwrap();
+        m.check().unwrap();
+    }
+    // All blocks start at multiples of a power of two: if zones took turns, all would be of one node.
+    let most = used.iter().copied().max();
+    assert!(most.is_some_and(|most| 2 * most <= used.iter().sum()), "{used:?}");
 }
