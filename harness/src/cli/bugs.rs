@@ -1,14 +1,14 @@
 //! `hammer bugs`: plants known bugs, one after the other, and hunts them.
 //!
-//! Each patch is applied to a copy of the sources, the copy is built, and then asked twice: whether the witness fails there,
+//! The program with the bug ([`Nursery`]) is asked twice: whether the witness fails there,
 //! and what the engines find. The program that runs this is the one without the bug, in which the witness has to pass.
 
 use super::hunt::{self, Hunt};
+use super::nursery::Nursery;
 use super::ui::Ui;
 use super::{UserError, Verdict};
 use crate::bugs::{self, Bug};
 use crate::engines::Executor;
-use crate::engines::libfuzzer::FuzzCrate;
 use crate::generate::Target;
 use crate::report::table::{grouped, table};
 use crate::run::RunOptions;
@@ -17,12 +17,7 @@ use clap::Args;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-/// What of the repository a program with a bug is built from.
-const SOURCES: [&str; 5] = ["Cargo.toml", "Cargo.lock", "core", "harness", "proptests"];
-/// How many lines of a failed build are shown.
-const SHOWN_LINES: usize = 30;
+use std::process::Command;
 
 #[derive(Args)]
 pub(super) struct BugsArgs {
@@ -82,8 +77,8 @@ impl Row {
 
 pub(super) fn run(args: &BugsArgs, ui: &Ui) -> Result<Verdict, UserError> {
     hunt::engines(args.engine.as_deref())?;
-    let root = repository()?;
-    let dir = args.dir.clone().unwrap_or_else(|| root.join("fuzz/bugs"));
+    let nursery = Nursery::open()?;
+    let dir = args.dir.clone().unwrap_or_else(|| nursery.root().join("fuzz/bugs"));
     let read = bugs::read_dir(&dir).map_err(|e| UserError(format!("{}: {e}", dir.display())))?;
     let mut bugs = Vec::new();
     for bug in read {
@@ -93,20 +88,13 @@ pub(super) fn run(args: &BugsArgs, ui: &Ui) -> Result<Verdict, UserError> {
     if bugs.is_empty() {
         return Err(UserError(format!("{}: no such patch", dir.display())));
     }
-    let mut nursery = Nursery { copy: root.join("target/bugs/src"), root, args, ui };
+    let field = Field { nursery, args, ui };
     let mut rows = Vec::new();
     for bug in bugs.iter().take_while(|_| !ui.live.is_stopped()) {
         ui.phase(&bug.name);
-        rows.push(nursery.row(bug));
+        rows.push(field.row(bug));
     }
     Ok(report(&rows, args, ui))
-}
-
-/// The folder that has the sources and the patches.
-fn repository() -> Result<PathBuf, UserError> {
-    let corpus = FuzzCrate::locate()?.corpus();
-    let corpus = corpus.canonicalize().map_err(|e| UserError(format!("{}: {e}", corpus.display())))?;
-    corpus.parent().map(Path::to_path_buf).ok_or_else(|| UserError("the repository was not found".to_owned()))
 }
 
 fn report(rows: &[Row], args: &BugsArgs, ui: &Ui) -> Verdict {
@@ -139,23 +127,22 @@ fn report(rows: &[Row], args: &BugsArgs, ui: &Ui) -> Verdict {
     if wrong.is_empty() { Verdict::Fine } else { Verdict::Incomplete }
 }
 
-/// Where programs with bugs are made.
-struct Nursery<'a> {
-    root: PathBuf,
-    copy: PathBuf,
+/// Plants and hunts.
+struct Field<'a> {
+    nursery: Nursery,
     args: &'a BugsArgs,
     ui: &'a Ui,
 }
 
-impl Nursery<'_> {
-    fn row(&mut self, bug: &Bug) -> Row {
+impl Field<'_> {
+    fn row(&self, bug: &Bug) -> Row {
         let mut row = Row::new(bug);
         row.error = self.examine(bug, &mut row).err();
         row
     }
 
-    fn examine(&mut self, bug: &Bug, row: &mut Row) -> Result<(), String> {
-        let patched = bug.patched(&self.root)?;
+    fn examine(&self, bug: &Bug, row: &mut Row) -> Result<(), String> {
+        bug.patched(self.nursery.root())?;
         if let Some(witness) = &bug.witness {
             let mut executor = Executor::new(SubjectKind::KMEM, RunOptions::default());
             if let Some(violation) = executor.execute(Target::Trace, witness).violation {
@@ -165,8 +152,7 @@ impl Nursery<'_> {
         if self.args.check {
             return Ok(());
         }
-        self.copy_sources(&patched)?;
-        let program = self.build()?;
+        let program = self.nursery.program(bug)?;
         if bug.witness.is_some() {
             row.oracle = Some(self.witness(bug, &program)?);
         }
@@ -183,39 +169,14 @@ impl Nursery<'_> {
         }
     }
 
-    /// Brings the copy up to date. Only files that differ are written, so that the compiler does not start from nothing.
-    fn copy_sources(&self, patched: &[(PathBuf, String)]) -> Result<(), String> {
-        fs::create_dir_all(&self.copy).map_err(|e| format!("{}: {e}", self.copy.display()))?;
-        for name in SOURCES {
-            copy(&self.root, &self.copy, Path::new(name), patched)?;
-        }
-        Ok(())
-    }
-
-    fn build(&self) -> Result<PathBuf, String> {
-        let target = self.copy.with_file_name("target");
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--release", "--bin", "hammer", "--target-dir"]).arg(&target);
-        // What is measured is who finds the bug: the last tenth of speed is not worth a minute of linking.
-        cargo.env("CARGO_PROFILE_RELEASE_LTO", "off").env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
-        cargo.env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true").current_dir(&self.copy);
-        let output = cargo.output().map_err(|e| format!("cargo could not be started: {e}"))?;
-        if output.status.success() {
-            return Ok(target.join("release/hammer"));
-        }
-        let text = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<_> = text.lines().take(SHOWN_LINES).collect();
-        Err(format!("does not compile:\n{}", lines.join("\n")))
-    }
-
     /// Replays the witness in a program with the bug; returns the oracle that objects.
     fn witness(&self, bug: &Bug, program: &Path) -> Result<String, String> {
-        let file = self.copy.with_file_name("witness.ron");
+        let file = self.nursery.place("witness.ron");
         let text = bug.witness.as_ref().map(crate::trace::Trace::to_text).unwrap_or_default();
         fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()))?;
-        let out = self.copy.with_file_name("hammer-out");
+        let out = self.nursery.place("hammer-out");
         let answer: serde_json::Value =
-            self.ask(Command::new(program).arg("replay").arg(&file).arg("--out").arg(out))?;
+            self.nursery.ask(Command::new(program).arg("replay").arg(&file).arg("--out").arg(out))?;
         let oracle = answer["violations"][0]["oracle"].as_str();
         oracle.map(str::to_owned).ok_or_else(|| "the witness passes with the bug".to_owned())
     }
@@ -223,38 +184,10 @@ impl Nursery<'_> {
     fn hunt(&self, program: &Path, seed: u64) -> Result<Hunt, String> {
         let mut hunter = Command::new(program);
         hunter.args(["hunt", "--seed", &seed.to_string(), "--seconds", &self.args.seconds.to_string()]);
-        hunter.arg("--out").arg(self.copy.with_file_name("hammer-out"));
+        hunter.arg("--out").arg(self.nursery.place("hammer-out"));
         if let Some(engine) = &self.args.engine {
             hunter.args(["--engine", engine]);
         }
-        self.ask(&mut hunter)
+        self.nursery.ask(&mut hunter)
     }
-
-    /// Runs a command of ours and reads its JSON answer.
-    fn ask<T: serde::de::DeserializeOwned>(&self, command: &mut Command) -> Result<T, String> {
-        let output = command.arg("--json").stderr(Stdio::null()).current_dir(&self.root).output();
-        let output = output.map_err(|e| format!("the program with the bug could not be started: {e}"))?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|e| format!("the program with the bug ended with {} and no answer: {e}", output.status))
-    }
-}
-
-/// Copies a file, or a folder with all below it, with the patch in it.
-fn copy(from: &Path, to: &Path, name: &Path, patched: &[(PathBuf, String)]) -> Result<(), String> {
-    let source = from.join(name);
-    let failed = |e: std::io::Error| format!("{}: {e}", source.display());
-    if source.is_dir() {
-        fs::create_dir_all(to.join(name)).map_err(failed)?;
-        for entry in fs::read_dir(&source).map_err(failed)? {
-            copy(from, to, &name.join(entry.map_err(failed)?.file_name()), patched)?;
-        }
-        return Ok(());
-    }
-    let with_bug = patched.iter().find(|(path, _)| path == name).map(|(_, text)| text.clone().into_bytes());
-    let wanted = with_bug.map_or_else(|| fs::read(&source), Ok).map_err(failed)?;
-    let there = to.join(name);
-    if fs::read(&there).is_ok_and(|found| found == wanted) {
-        return Ok(());
-    }
-    fs::write(&there, wanted).map_err(|e| format!("{}: {e}", there.display()))
 }

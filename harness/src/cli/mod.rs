@@ -8,6 +8,7 @@ mod bugs;
 mod corpus;
 mod fuzz;
 mod hunt;
+mod nursery;
 mod pool;
 mod props;
 mod record;
