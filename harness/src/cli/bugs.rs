@@ -1,19 +1,24 @@
 //! `hammer bugs`: plants known bugs, one after the other, and hunts them.
 //!
-//! The program with the bug ([`Nursery`]) is asked twice: whether the witness fails there,
-//! and what the engines find. The program that runs this is the one without the bug, in which the witness has to pass.
+//! The program with the bug ([`Nursery`]) is asked twice: whether the witness fails there, and what the engines find. The
+//! program that runs this is the one without the bug, in which the witness and every minimal trace have to pass. What was
+//! measured is kept beside the programs, so that a run that was interrupted goes on where it stopped.
 
-use super::hunt::{self, Hunt};
+mod hunts;
+mod tell;
+
+use super::hunt::{self, Hunt, Prey};
 use super::nursery::Nursery;
 use super::ui::Ui;
 use super::{UserError, Verdict};
 use crate::bugs::{self, Bug};
 use crate::engines::Executor;
 use crate::generate::Target;
-use crate::report::table::{grouped, table};
 use crate::run::RunOptions;
 use crate::subjects::SubjectKind;
+use crate::trace::Trace;
 use clap::Args;
+use hunts::Hunts;
 use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,6 +41,12 @@ pub(super) struct BugsArgs {
     /// How long each hunt may take.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=604_800))]
     seconds: u64,
+    /// Hunts again what was hunted before in the same program for the same time.
+    #[arg(long)]
+    again: bool,
+    /// Writes the table as a document in Markdown too.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Builds nothing: every patch has to apply, and every witness to pass on the allocator as it is.
     #[arg(long)]
     check: bool,
@@ -46,6 +57,8 @@ pub(super) struct BugsArgs {
 struct Row {
     bug: String,
     control: bool,
+    /// The number of the invariant that it breaks.
+    invariant: Option<u8>,
     /// Operations of the witness.
     witness: Option<usize>,
     /// The oracle that objects to the witness with the bug.
@@ -59,20 +72,33 @@ impl Row {
     fn new(bug: &Bug) -> Self {
         let witness = bug.witness.as_ref().map(|trace| trace.ops.len());
         let (control, hunts) = (bug.is_control(), Vec::new());
-        Self { bug: bug.name.clone(), control, witness, oracle: None, hunts, error: None }
+        Self { bug: bug.name.clone(), control, invariant: bug.invariant, witness, oracle: None, hunts, error: None }
     }
 
     fn found(&self) -> usize {
         self.hunts.iter().filter(|hunt| hunt.found.is_some()).count()
     }
 
-    /// The middle one of what each successful hunt has; hunts without success count as more than any.
-    fn median(&self, what: impl Fn(&Hunt) -> f64) -> Option<f64> {
-        let mut values: Vec<f64> =
-            self.hunts.iter().map(|hunt| if hunt.found.is_some() { what(hunt) } else { f64::INFINITY }).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len().checked_sub(1)? / 2).copied().filter(|value| value.is_finite())
+    fn is_always_found(&self) -> bool {
+        !self.hunts.is_empty() && self.found() == self.hunts.len()
     }
+
+    /// Nine of ten, or as much of another number.
+    fn is_found_often(&self) -> bool {
+        !self.hunts.is_empty() && self.found() * 10 >= self.hunts.len() * 9
+    }
+
+    /// The middle one of what each successful hunt has; hunts without success count as more than any.
+    fn median(&self, what: impl Fn(&Hunt, &Prey) -> f64) -> Option<f64> {
+        middle(self.hunts.iter().map(|hunt| hunt.found.as_ref().map_or(f64::INFINITY, |prey| what(hunt, prey))))
+    }
+}
+
+/// The lower one of the middle ones, if it is finite.
+fn middle(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied().filter(|value| value.is_finite())
 }
 
 pub(super) fn run(args: &BugsArgs, ui: &Ui) -> Result<Verdict, UserError> {
@@ -94,37 +120,7 @@ pub(super) fn run(args: &BugsArgs, ui: &Ui) -> Result<Verdict, UserError> {
         ui.phase(&bug.name);
         rows.push(field.row(bug));
     }
-    Ok(report(&rows, args, ui))
-}
-
-fn report(rows: &[Row], args: &BugsArgs, ui: &Ui) -> Verdict {
-    let mut text =
-        table(&["bug", ">witness", "its oracle", ">found", ">operations", ">seconds", ">minimal", "first found by"]);
-    let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| grouped(value as u64));
-    for row in rows {
-        let first = row.hunts.iter().find_map(|hunt| hunt.found.as_ref());
-        text.add_row([
-            row.bug.clone(),
-            row.witness.map_or("control".to_owned(), |ops| ops.to_string()),
-            row.oracle.clone().unwrap_or_else(|| "-".to_owned()),
-            format!("{}/{}", row.found(), row.hunts.len()),
-            number(row.median(|hunt| hunt.ops as f64)),
-            row.median(|hunt| hunt.seconds).map_or("-".to_owned(), |seconds| format!("{seconds:.2}")),
-            number(row.median(|hunt| hunt.found.as_ref().map_or(f64::INFINITY, |prey| prey.minimal as f64))),
-            first.map_or("-".to_owned(), |prey| format!("{} ({})", prey.oracle, prey.origin)),
-        ]);
-    }
-    let wrong: Vec<_> = rows.iter().filter_map(|row| Some(format!("{}: {}", row.bug, row.error.as_ref()?))).collect();
-    let bugs = rows.iter().filter(|row| !row.control);
-    let (all, found) = (bugs.clone().count(), bugs.filter(|row| row.found() > 0).count());
-    let sum = if args.check || args.seeds == 0 {
-        format!("{} patches, {} wrong", rows.len(), wrong.len())
-    } else {
-        format!("{found} of {all} bugs found; {} patches, {} wrong", rows.len(), wrong.len())
-    };
-    let value = serde_json::json!({ "ok": wrong.is_empty(), "bugs": rows });
-    ui.result(&value, format!("{text}\n{}{sum}", wrong.iter().map(|line| format!("{line}\n")).collect::<String>()));
-    if wrong.is_empty() { Verdict::Fine } else { Verdict::Incomplete }
+    tell::tell(&rows, args, &field.nursery, ui)
 }
 
 /// Plants and hunts.
@@ -143,24 +139,16 @@ impl Field<'_> {
 
     fn examine(&self, bug: &Bug, row: &mut Row) -> Result<(), String> {
         bug.patched(self.nursery.root())?;
-        if let Some(witness) = &bug.witness {
-            let mut executor = Executor::new(SubjectKind::KMEM, RunOptions::default());
-            if let Some(violation) = executor.execute(Target::Trace, witness).violation {
-                return Err(format!("the witness fails without the bug: {}: {}", violation.oracle, violation.message));
-            }
-        }
+        bug.witness.as_ref().map_or(Ok(()), |witness| passes(witness, "the witness"))?;
         if self.args.check {
             return Ok(());
         }
         let program = self.nursery.program(bug)?;
-        if bug.witness.is_some() {
-            row.oracle = Some(self.witness(bug, &program)?);
+        if let Some(witness) = &bug.witness {
+            let oracle = self.objects(witness, &program)?;
+            row.oracle = Some(oracle.ok_or("the witness passes with the bug")?);
         }
-        for seed in 1..=self.args.seeds {
-            if !self.ui.live.is_stopped() {
-                row.hunts.push(self.hunt(&program, seed)?);
-            }
-        }
+        row.hunts = self.hunts(bug, &program)?;
         match row.found() {
             0 if bug.is_control() || self.args.seeds == 0 => Ok(()),
             0 => Err("was not found".to_owned()),
@@ -169,16 +157,40 @@ impl Field<'_> {
         }
     }
 
-    /// Replays the witness in a program with the bug; returns the oracle that objects.
-    fn witness(&self, bug: &Bug, program: &Path) -> Result<String, String> {
+    fn hunts(&self, bug: &Bug, program: &Path) -> Result<Vec<Hunt>, String> {
+        let mut known = Hunts::of(&self.nursery, bug, self.args)?;
+        for seed in 1..=self.args.seeds {
+            if self.ui.live.is_stopped() {
+                break;
+            }
+            if known.get(seed).is_none() {
+                let hunt = self.hunt(program, seed)?;
+                hunt.found.as_ref().map_or(Ok(()), |prey| self.replays(prey, seed, program))?;
+                known.keep(seed, hunt)?;
+            }
+        }
+        Ok((1..=self.args.seeds).filter_map(|seed| known.get(seed).cloned()).collect())
+    }
+
+    /// Makes sure that a minimal trace shows the bug and nothing else.
+    fn replays(&self, prey: &Prey, seed: u64, program: &Path) -> Result<(), String> {
+        let what = format!("the minimal trace of seed {seed} ({})", prey.oracle);
+        let trace = Trace::from_text(&prey.trace).map_err(|e| format!("{what}: {e}"))?;
+        passes(&trace, &what)?;
+        match self.objects(&trace, program)? {
+            Some(oracle) if oracle == prey.oracle => Ok(()),
+            other => Err(format!("{what} replays as {}", other.as_deref().unwrap_or("nothing"))),
+        }
+    }
+
+    /// Replays a trace in a program with a bug; returns the oracle that objects.
+    fn objects(&self, trace: &Trace, program: &Path) -> Result<Option<String>, String> {
         let file = self.nursery.place("witness.ron");
-        let text = bug.witness.as_ref().map(crate::trace::Trace::to_text).unwrap_or_default();
-        fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()))?;
+        fs::write(&file, trace.to_text()).map_err(|e| format!("{}: {e}", file.display()))?;
         let out = self.nursery.place("hammer-out");
         let answer: serde_json::Value =
             self.nursery.ask(Command::new(program).arg("replay").arg(&file).arg("--out").arg(out))?;
-        let oracle = answer["violations"][0]["oracle"].as_str();
-        oracle.map(str::to_owned).ok_or_else(|| "the witness passes with the bug".to_owned())
+        Ok(answer["violations"][0]["oracle"].as_str().map(str::to_owned))
     }
 
     fn hunt(&self, program: &Path, seed: u64) -> Result<Hunt, String> {
@@ -189,5 +201,13 @@ impl Field<'_> {
             hunter.args(["--engine", engine]);
         }
         self.nursery.ask(&mut hunter)
+    }
+}
+
+/// Executes a trace in this program, which has no bug.
+fn passes(trace: &Trace, what: &str) -> Result<(), String> {
+    match Executor::new(SubjectKind::KMEM, RunOptions::default()).execute(Target::Trace, trace).violation {
+        Some(violation) => Err(format!("{what} fails without the bug: {}: {}", violation.oracle, violation.message)),
+        None => Ok(()),
     }
 }

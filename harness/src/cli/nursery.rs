@@ -89,6 +89,12 @@ impl Nursery {
         Ok(program)
     }
 
+    /// What the program with this bug was made of when [`program`](Self::program) gave it.
+    pub(super) fn noted_key(&self, bug: &Bug) -> Result<String, String> {
+        let note = self.place("programs").join(format!("{}.key", bug.name));
+        fs::read_to_string(&note).map_err(|e| failed(&note, &e))
+    }
+
     /// Runs a program of ours at the root and reads its answer, which is JSON.
     pub(super) fn ask<T: serde::de::DeserializeOwned>(&self, command: &mut Command) -> Result<T, String> {
         let output = command.arg("--json").stderr(Stdio::null()).current_dir(&self.root).output();
