@@ -41,6 +41,11 @@ pub enum AllocError {
         /// Pages asked for.
         pages: PageCount,
     },
+    /// The host would not map so many pages: its limit on mappings is near, or it cannot show these frames elsewhere.
+    HostRefused {
+        /// Pages that were to be mapped.
+        pages: PageCount,
+    },
     /// The platform's fault plan made this point fail.
     Injected(FaultPoint),
     /// No object is left in the prefilled sheaf.
@@ -64,7 +69,10 @@ pub enum AllocError {
 impl AllocError {
     /// Tells whether the request was proper and memory or address space ran out (an injected fault counts).
     pub const fn is_exhaustion(&self) -> bool {
-        matches!(self, Self::NoPages { .. } | Self::NoVirtualSpace { .. } | Self::Injected(_))
+        matches!(
+            self,
+            Self::NoPages { .. } | Self::NoVirtualSpace { .. } | Self::HostRefused { .. } | Self::Injected(_)
+        )
     }
 }
 
@@ -82,6 +90,9 @@ impl fmt::Display for AllocError {
             Self::BadAddress(addr) => write!(f, "{addr} is not the start of a block of this kind"),
             Self::NoPages { order } => write!(f, "no free block of order {order} above the watermark"),
             Self::NoVirtualSpace { pages } => write!(f, "no gap of {pages} pages in the vmalloc window"),
+            Self::HostRefused { pages } => {
+                write!(f, "the host maps no {pages} pages more; free some areas, or raise its limit on mappings")
+            }
             Self::Injected(point) => write!(f, "the fault plan failed {point:?}"),
             Self::WouldBlock => f.write_str("what would have served is in use; try again where waiting is allowed"),
             Self::SheafEmpty => f.write_str("no object is left in the prefilled sheaf; refill it"),
@@ -417,7 +428,7 @@ macro_rules! kinds {
 
 kinds! { AllocError:
     Overflow ZeroSize TooLarge OrderTooLarge BadAlign BadFlags BadAddress NoPages NoVirtualSpace Injected
-    BadRange Busy SheafEmpty WouldBlock
+    BadRange Busy SheafEmpty WouldBlock HostRefused
 }
 kinds! { FreeError:
     Foreign DoubleFree Interior WrongKind WrongCache Corrupted Leaked BadRcuHead WrongOrder WouldBlock WrongCount

@@ -90,6 +90,10 @@ pub struct Geometry {
     /// The zones in ascending order of frames; the first [`Self::nr_zones`] entries count.
     zones: [ZoneSpec; MAX_ZONES],
     nr_zones: u8,
+    /// How many frames of the last zone are there from the start. The others are absent, and cost nothing, until a request
+    /// finds nothing free: then more come, half as many again as there are (Linux: deferred struct pages). Watermarks stay
+    /// those of this many. All by default; whole blocks of the largest order come.
+    pub boot_pages: PageCount,
     /// How many CPUs call the allocator, 1 to [`MAX_CPUS`].
     pub cpus: u16,
     /// The node that each CPU belongs to, by the CPU's number; a node may have CPUs and no memory, or the reverse.
@@ -225,6 +229,7 @@ impl Geometry {
         Self {
             zones: [zone; MAX_ZONES],
             nr_zones: 1,
+            boot_pages: PageCount::new(u64::MAX),
             cpus: 1,
             cpu_nodes: [NodeId::ZERO; MAX_CPUS as usize],
             distances: Distances::default(),
@@ -307,7 +312,17 @@ impl Geometry {
         self.zones().iter().filter_map(ZoneSpec::end).map(Pfn::as_u32).max().unwrap_or(0)
     }
 
-    /// Frames that zones own: what `MemTotal` counts.
+    /// Frames of the zone at this index that are there from the start.
+    pub(crate) fn boot_frames(&self, index: usize) -> u64 {
+        let frames = self.zones().get(index).map_or(0, |zone| zone.frames.get());
+        if index + 1 < self.nr_zones() {
+            return frames;
+        }
+        let least = self.max_order.pages();
+        self.boot_pages.get().max(least).checked_next_multiple_of(least).unwrap_or(u64::MAX).min(frames)
+    }
+
+    /// Frames that zones own at most: what `MemTotal` counts once all are there.
     pub fn managed(&self) -> PageCount {
         PageCount::new(self.zones().iter().map(|z| z.frames.get()).sum())
     }

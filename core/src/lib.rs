@@ -11,6 +11,8 @@ mod fault;
 mod geometry;
 mod gfp;
 mod hardening;
+#[cfg(all(feature = "std", target_os = "linux", target_pointer_width = "64"))]
+pub mod hosted;
 mod inspect;
 mod kmem;
 mod mobility;

@@ -169,7 +169,7 @@ const MAY_MOVE: u8 = 1;
 /// No frame: the end of a list.
 const NIL: u32 = u32::MAX;
 
-/// A frame's descriptor.
+/// A frame's descriptor; all zeros while the frame is absent.
 #[repr(C)]
 pub(crate) struct Page {
     next: AtomicU32,
@@ -194,6 +194,7 @@ pub(crate) struct Page {
 }
 
 const _: () = assert!(size_of::<Page>() == 32);
+const _: () = assert!(FrameKind::Absent.to_byte() == 0, "descriptors and kinds are carved as zeros");
 
 macro_rules! field {
     ($($(#[$doc:meta])* $get:ident, $set:ident, $field:ident: $t:ty;)*) => {$(
@@ -257,22 +258,8 @@ pub(crate) struct FrameTable {
 impl FrameTable {
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
         let frames = geometry.frames() as usize;
-        let zero32 = || AtomicU32::new(0);
-        let pages = carver.carve(frames, |_| Page {
-            next: AtomicU32::new(NIL),
-            prev: AtomicU32::new(NIL),
-            head_distance: zero32(),
-            private: zero32(),
-            inuse: AtomicU16::new(0),
-            objects: AtomicU16::new(0),
-            order: AtomicU8::new(0),
-            migrate: AtomicU8::new(0),
-            zone: AtomicU8::new(0),
-            list: AtomicU8::new(0),
-            mappings: zero32(),
-            waiting: zero32(),
-        });
-        let kinds = carver.carve(frames, |_| AtomicU8::new(FrameKind::Absent.to_byte()));
+        // An absent frame's descriptor says nothing, and its kind is byte 0.
+        let (pages, kinds) = (carver.carve_zeroed(frames), carver.carve_zeroed(frames));
         Self { pages, kinds }
     }
 

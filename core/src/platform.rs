@@ -513,6 +513,10 @@ pub trait Platform {
     /// [`Kmem::slab_statistics`](crate::Kmem::slab_statistics). What is not counted costs nothing.
     const STATISTICS: bool = false;
 
+    /// Whether processors read the page tables themselves. Where they do not, [`Self::map_pages`] and
+    /// [`Self::unmap_pages`] are called for all that the tables say; else neither is, and they cost nothing.
+    const WALKS_TABLES: bool = true;
+
     /// The window through which physical memory is reached: at least as many frames as the zones span.
     fn memory(&self) -> &PhysMem;
 
@@ -521,6 +525,22 @@ pub trait Platform {
 
     /// Makes translations of `pages` pages from `start` on unusable on every CPU, before it returns.
     fn flush_tlb(&self, start: Vpn, pages: u64);
+
+    /// Makes `pages` pages from `start` on show the neighbouring frames from `first` on: the tables say so already. A frame
+    /// may be shown at several addresses. `false` refuses the request; nothing of this run is shown then.
+    ///
+    /// Called without locks of the page tables, and only where [`Self::WALKS_TABLES`] is `false`.
+    fn map_pages(&self, start: Vpn, first: Pfn, pages: u64) -> bool {
+        let _ = (start, first, pages);
+        true
+    }
+
+    /// Hears that the tables no longer say what `pages` pages from `start` on show: some of them were mapped by
+    /// [`Self::map_pages`]. They must be unusable when the next [`Self::flush_tlb`] that covers them returns. Called only
+    /// where [`Self::WALKS_TABLES`] is `false`; locks are held.
+    fn unmap_pages(&self, start: Vpn, pages: u64) {
+        let _ = (start, pages);
+    }
 
     /// Makes the address of a frame in the direct map fault. Old translations may stay until the next flush that covers it.
     ///

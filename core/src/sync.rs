@@ -1,10 +1,28 @@
 //! Locks and atomics. The only file that decides where they come from, so that a model checker's can stand in.
 
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, compiler_fence};
+#[cfg(feature = "std")]
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicUsize, fence};
 
 /// A lock that spins; held for a bounded number of steps only.
 #[cfg(not(test))]
-pub(crate) type SpinLock<T> = spin::Mutex<T>;
+pub(crate) type SpinLock<T> = spin::mutex::Mutex<T, Wait>;
+
+/// What a processor does between two looks at a lock.
+#[cfg(not(feature = "std"))]
+pub(crate) type Wait = spin::relax::Spin;
+/// On a host the thread that has the lock may not be running: after a few looks somebody else may.
+#[cfg(feature = "std")]
+pub(crate) struct Wait;
+
+#[cfg(feature = "std")]
+impl spin::relax::RelaxStrategy for Wait {
+    fn relax() {
+        (0..32).for_each(|_| core::hint::spin_loop());
+        std::thread::yield_now();
+    }
+}
+
 #[cfg(test)]
 pub(crate) use counted::SpinLock;
 
@@ -27,17 +45,20 @@ pub(crate) fn count_shared(counter: &AtomicU32, counted: bool) {
 /// The lock of unit tests, which tells how often it was taken: who meets on it is a question of counts, not of luck.
 #[cfg(test)]
 mod counted {
+    use super::Wait;
     use super::{AtomicU64, Ordering};
-    use spin::MutexGuard;
+
+    type MutexGuard<'m, T> = spin::mutex::MutexGuard<'m, T, Wait>;
+    type Mutex<T> = spin::mutex::Mutex<T, Wait>;
 
     pub(crate) struct SpinLock<T> {
-        lock: spin::Mutex<T>,
+        lock: Mutex<T>,
         taken: AtomicU64,
     }
 
     impl<T> SpinLock<T> {
         pub(crate) const fn new(value: T) -> Self {
-            Self { lock: spin::Mutex::new(value), taken: AtomicU64::new(0) }
+            Self { lock: Mutex::new(value), taken: AtomicU64::new(0) }
         }
 
         pub(crate) fn lock(&self) -> MutexGuard<'_, T> {

@@ -69,7 +69,7 @@ impl<P: Platform> PageAllocator<P> {
         for zone in self.zones.iter() {
             self.check_frames_of(zone, &mut kinds)?;
         }
-        self.check_absent(self.zones.iter().map(|zone| zone.frames).sum())?;
+        self.check_absent(self.managed())?;
         let mut counts = [0; OWNER_CLASSES];
         for (byte, frames) in (0..=u8::MAX).zip(kinds) {
             if let Some(class) = OwnerClass::of(FrameKind::from_byte(byte)) {
@@ -87,7 +87,7 @@ impl<P: Platform> PageAllocator<P> {
     fn check_frames_of(&self, zone: &Zone, kinds: &mut [u64; 1 << u8::BITS]) -> Check {
         const FIRST_BLOCK: u8 = FrameKind::Pages.to_byte();
         const LAST_BLOCK: u8 = FrameKind::LargeTail.to_byte();
-        for (pfn, (kind, zone_number)) in zone.pfns().zip(self.base.frames.run(zone.start, zone.frames)) {
+        for (pfn, (kind, zone_number)) in zone.pfns().zip(self.base.frames.run(zone.start, zone.frames())) {
             kinds[usize::from(kind)] += 1;
             if zone_number != zone.index {
                 let what = "zone number in a frame's descriptor";
@@ -233,7 +233,7 @@ fn check_parked(frames: &FrameTable, zone: &Zone, first: Pfn, order: Order, migr
 /// I10.2: aligned and inside the zone.
 fn check_span(zone: &Zone, first: Pfn, order: Order) -> Check {
     let offset = first.offset_from(zone.start);
-    let inside = offset.is_some_and(|offset| offset + order.pages() <= zone.frames);
+    let inside = offset.is_some_and(|offset| offset + order.pages() <= zone.frames());
     if inside && order.is_aligned(first) {
         return Ok(());
     }

@@ -136,7 +136,7 @@ impl<P: Platform> LockedZone<'_, P> {
     /// The frames of the pageblock around `pfn` that are in the zone.
     fn pageblock_frames(&self, pfn: Pfn) -> impl Iterator<Item = Pfn> + use<P> {
         let first = self.blocks.order.align_down(pfn).max(self.zone.start).as_u32();
-        let zone_end = u64::from(self.zone.start.as_u32()) + self.zone.frames;
+        let zone_end = self.zone.end();
         let end = u64::from(self.blocks.order.align_down(pfn).as_u32()) + self.blocks.order.pages();
         (first..end.min(zone_end) as u32).map(Pfn::new)
     }

@@ -56,7 +56,7 @@ impl<P: Platform> LockedZone<'_, P> {
     /// The most pages that the reserve may have before it takes another pageblock; 0 if a hundredth of the zone is less
     /// than a pageblock.
     fn most_highatomic(&self) -> u64 {
-        let (hundredth, pageblock) = (self.zone.frames / 100, self.blocks.order.pages());
+        let (hundredth, pageblock) = (self.zone.frames() / 100, self.blocks.order.pages());
         if hundredth < pageblock { 0 } else { hundredth.next_multiple_of(pageblock) }
     }
 

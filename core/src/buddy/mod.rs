@@ -174,6 +174,18 @@ impl<P: Platform> PageAllocator<P> {
         body(&mut locked)
     }
 
+    /// Frames that the zones have.
+    pub(crate) fn managed(&self) -> u64 {
+        self.zones.iter().map(Zone::frames).sum()
+    }
+
+    /// Has more frames of the last zone come, if not all are there; `false` if none came.
+    #[cold]
+    pub(crate) fn grow(&self) -> bool {
+        let last = self.zones.iter().last().filter(|zone| zone.frames() < zone.most_frames);
+        last.is_some_and(|zone| self.locked(zone, |locked| locked.grow()) > 0)
+    }
+
     /// A CPU's pages of a zone.
     fn pcp(&self, cpu: CpuId, zone: usize) -> Option<&PerCpuPages> {
         if zone < self.nr_zones { self.pcps.get(cpu.index() * self.nr_zones + zone) } else { None }
@@ -292,7 +304,7 @@ impl<P: Platform> PageAllocator<P> {
             node: zone.node,
             kind: zone.kind,
             start: zone.start,
-            managed: zone.frames,
+            managed: zone.frames(),
             free: [0; NR_PAGE_ORDERS],
             free_by_type: [[0; NR_PAGE_ORDERS]; MIGRATE_TYPES],
             free_pages: 0,

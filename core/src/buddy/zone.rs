@@ -6,9 +6,9 @@ use super::pcp::PcpLimits;
 use super::usage::{Ledger, OwnerClass};
 use super::watermark::{AllocFlags, Watermark, Watermarks, lowmem_reserve};
 use super::zonelist::{Pass, Request, ZONE_KINDS};
-use crate::addr::Pfn;
+use crate::addr::{PageCount, Pfn};
 use crate::base::Base;
-use crate::geometry::{Geometry, ZoneKind};
+use crate::geometry::{Geometry, ZoneKind, ZoneSpec};
 use crate::inspect::MIGRATE_TYPES;
 use crate::numa::NodeId;
 use crate::order::{NR_PAGE_ORDERS, Order};
@@ -16,13 +16,16 @@ use crate::page::{FrameKind, PageList, PageStack};
 use crate::platform::{Event, Platform};
 use crate::sync::{AtomicU64, Ordering::Relaxed, SpinLock};
 
-/// A run of frames on one node. All but the free areas and the ledger is fixed when the machine is made.
+/// A run of frames on one node. All but the free areas, the ledger and the number of frames is fixed when the machine is made.
 pub(super) struct Zone {
     pub(super) index: u8,
     pub(super) kind: ZoneKind,
     pub(super) node: NodeId,
     pub(super) start: Pfn,
-    pub(super) frames: u64,
+    /// How many there are; written under the zone's lock. Only the last zone gets more.
+    frames: AtomicU64,
+    /// How many there will be at most.
+    pub(super) most_frames: u64,
     pub(super) marks: Watermarks,
     /// Pages on top of each mark; written under the zone's lock.
     boost: AtomicU64,
@@ -45,7 +48,8 @@ pub(super) struct Zone {
 impl Zone {
     /// The zone at `index` of the geometry, all its frames still outside the free lists.
     pub(super) fn new(geometry: &Geometry, index: usize) -> Self {
-        let (before, spec) = (&geometry.zones()[..index], &geometry.zones()[index]);
+        let (before, whole) = (&geometry.zones()[..index], &geometry.zones()[index]);
+        let spec = &ZoneSpec { frames: PageCount::new(geometry.boot_frames(index)), ..*whole };
         let marks = Watermarks::of(geometry, spec);
         let order = geometry.pageblock_order;
         let blocks_before: u32 = before.iter().map(|zone| nr_pageblocks(zone, order)).sum();
@@ -54,7 +58,8 @@ impl Zone {
             kind: spec.kind,
             node: spec.node,
             start: spec.start,
-            frames: spec.frames.get(),
+            frames: AtomicU64::new(spec.frames.get()),
+            most_frames: whole.frames.get(),
             marks,
             boost: AtomicU64::new(0),
             retries: AtomicU64::new(0),
@@ -74,12 +79,17 @@ impl Zone {
     /// All frames of the zone.
     pub(super) fn pfns(&self) -> impl Iterator<Item = Pfn> + use<> {
         let start = self.start.as_u32();
-        (start..start + self.frames as u32).map(Pfn::new)
+        (start..start + self.frames() as u32).map(Pfn::new)
+    }
+
+    /// How many frames the zone has.
+    pub(super) fn frames(&self) -> u64 {
+        self.frames.load(Relaxed)
     }
 
     /// The frame after the last.
     pub(super) fn end(&self) -> u64 {
-        u64::from(self.start.as_u32()) + self.frames
+        u64::from(self.start.as_u32()) + self.frames()
     }
 
     pub(super) fn free_pages(&self) -> u64 {
@@ -88,7 +98,7 @@ impl Zone {
 
     /// Tells whether a block lies in the zone as a whole.
     pub(super) fn spans(&self, first: Pfn, order: Order) -> bool {
-        first.offset_from(self.start).is_some_and(|offset| offset + order.pages() <= self.frames)
+        first.offset_from(self.start).is_some_and(|offset| offset + order.pages() <= self.frames())
     }
 
     /// Pages on top of each watermark at present.
@@ -446,7 +456,7 @@ impl<P: Platform> LockedZone<'_, P> {
             return;
         }
         let before = self.zone.boost();
-        let after = self.zone.marks.boosted(before, self.zone.frames, self.blocks.order.pages());
+        let after = self.zone.marks.boosted(before, self.zone.frames(), self.blocks.order.pages());
         if after > before {
             self.zone.boost.store(after, Relaxed);
             self.base.event(Event::WatermarkBoosted);
@@ -476,12 +486,33 @@ impl<P: Platform> LockedZone<'_, P> {
         pageblocks.filter_map(|offset| first.checked_add(offset)).all(|pfn| self.block_type(pfn) == migrate)
     }
 
-    /// Puts all frames of the zone on the free lists, in the largest aligned blocks, lowest addresses first in line.
+    /// Puts all frames of the zone on the free lists.
     pub(super) fn populate(&mut self) {
+        self.populate_from(0);
+    }
+
+    /// Adds half as many frames as there are, in whole blocks of the largest order, or what is left; tells how many.
+    pub(super) fn grow(&mut self) -> u64 {
+        let (zone, block) = (self.zone, self.base.geometry.max_order.pages());
+        let before = zone.frames();
+        let after = (before + before / 2 + block).min(zone.most_frames);
+        let after = if after == zone.most_frames { after } else { after - after % block };
+        for offset in before..after {
+            if let Some(pfn) = zone.start.checked_add(offset) {
+                self.base.frames.set_zone(pfn, zone.index);
+            }
+        }
+        zone.frames.store(after, Relaxed);
+        self.populate_from(before);
+        after - before
+    }
+
+    /// Puts the frames from an offset in the zone on on the free lists, in the largest aligned blocks, lowest addresses first
+    /// in line.
+    fn populate_from(&mut self, mut offset: u64) {
         let zone = self.zone;
-        let mut offset = 0;
-        while let Some(first) = zone.start.checked_add(offset).filter(|_| offset < zone.frames) {
-            let inside = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames - offset;
+        while let Some(first) = zone.start.checked_add(offset).filter(|_| offset < zone.frames()) {
+            let inside = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames() - offset;
             let fits = |order: &Order| inside(order) && self.may_be_one(first, *order);
             let order = Order::ZERO.up_to(self.base.geometry.max_order).rev().find(fits).unwrap_or(Order::ZERO);
             self.base.frames.set_block_kind(first, order, FrameKind::Free);

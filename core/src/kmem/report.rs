@@ -96,7 +96,7 @@ impl<P: Platform> Kmem<P> {
         let owned = |class: OwnerClass| owners[class as usize];
         let lazy = self.vmalloc.lazy_frames();
         MemInfo {
-            managed: self.geometry().managed().get(),
+            managed: self.pages.managed(),
             free: owned(OwnerClass::Free),
             pcp: owned(OwnerClass::Pcp),
             pages: owned(OwnerClass::Pages),

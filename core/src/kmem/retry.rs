@@ -162,6 +162,12 @@ impl<P: Platform> Kmem<P> {
         mut error: AllocError,
         mut attempt: impl FnMut(GfpFlags) -> Result<T, AllocError>,
     ) -> Result<T, AllocError> {
+        while matches!(error, AllocError::NoPages { .. }) && self.pages.grow() {
+            match attempt(gfp) {
+                Err(again) if is_shortage(&again) => error = again,
+                answer => return answer,
+            }
+        }
         self.warn_nofail(gfp, &error);
         let mut effort = Effort::new(&error, gfp, node);
         // Remembers the refusal if it is one for want of memory; anything else ends the effort.
@@ -258,7 +264,7 @@ impl<P: Platform> Kmem<P> {
     fn warn_refused(&self, gfp: GfpFlags, error: &AllocError) {
         match *error {
             AllocError::NoPages { order } => self.pages.base.warn(gfp, Warning::AllocFailed { order, gfp }),
-            AllocError::NoVirtualSpace { pages } => {
+            AllocError::NoVirtualSpace { pages } | AllocError::HostRefused { pages } => {
                 let bytes = pages.bytes().unwrap_or(usize::MAX);
                 self.pages.base.warn(gfp, Warning::VmallocFailed { bytes });
             }
@@ -300,7 +306,7 @@ impl<P: Platform> Kmem<P> {
 
 /// Tells whether giving memory back could turn the refusal into an answer.
 fn is_shortage(error: &AllocError) -> bool {
-    matches!(error, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. })
+    matches!(error, AllocError::NoPages { .. } | AllocError::NoVirtualSpace { .. } | AllocError::HostRefused { .. })
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@
 mod check;
 mod entry;
 mod flush;
+mod host;
 mod huge;
 mod range;
 mod runs;
@@ -196,7 +197,7 @@ impl PageTables {
             map(&path, piece);
             mapped += piece.pages();
         }
-        Ok(())
+        self.tell_mapped(pages, range)
     }
 
     /// Takes the translations of `range` away; each entry still names its frame until [`Self::take`].
@@ -231,6 +232,7 @@ impl PageTables {
             }
             *nr_tables -= self.cut_empty(&pages.base, &path, piece.start(), gone);
         }
+        host::tell_unmapped(&pages.base, range);
         gone.add_range(range);
     }
 
@@ -263,8 +265,12 @@ impl PageTables {
     /// Puts the frame `to` behind a page that `from` is behind now, with the same contents, if `from` may move.
     ///
     /// Unmapped, flushed, copied, mapped: no processor can write the page while it is copied, so no write is lost. All of it
-    /// is under the lock, for which a processor waits that faults meanwhile.
+    /// is under the lock, for which a processor waits that faults meanwhile. Where processors do not read the tables, nobody
+    /// could have such an access wait: pages stay.
     pub(crate) fn replace<P: Platform>(&self, pages: &PageAllocator<P>, page: Vpn, from: Pfn, to: Pfn) -> bool {
+        if !P::WALKS_TABLES {
+            return false;
+        }
         let base = &pages.base;
         let _lock = self.nr_tables.lock();
         let Some(leaf) = self.path(&base.mem, page).leaf() else { return false };

@@ -1,7 +1,7 @@
 //! Mappings that lie side by side in one area, told apart by their first pages.
 
 use super::entry::Pte;
-use super::{Detached, LEAF, MapError, PageTables, VpnRange, add_inuse, index, load, store};
+use super::{Detached, LEAF, MapError, PageTables, VpnRange, add_inuse, host, index, load, store};
 use crate::addr::{Pfn, Vpn};
 use crate::buddy::PageAllocator;
 use crate::gfp::GfpFlags;
@@ -46,10 +46,12 @@ impl PageTables {
             let path = self.path(mem, piece.start());
             let Some(leaf) = path.leaf() else { continue };
             let mut emptied = 0;
-            for at in piece.iter().map(|page| index(page, LEAF)) {
+            for page in piece.iter() {
+                let at = index(page, LEAF);
                 let entry = load(mem, leaf, at);
                 if !entry.is_empty() && !entry.is_present() {
                     store(mem, leaf, at, Pte::EMPTY);
+                    host::tell_unmapped(&pages.base, VpnRange::new(page, 1));
                     emptied -= 1;
                 }
             }

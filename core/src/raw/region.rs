@@ -11,6 +11,8 @@ use core::ptr::NonNull;
 /// One region serves one allocator at a time; [`Kmem::into_parts`](crate::Kmem::into_parts) gives it back.
 pub struct MetaRegion {
     backing: Backing,
+    /// Whether every byte is zero still.
+    zeroed: bool,
 }
 
 impl MetaRegion {
@@ -22,13 +24,24 @@ impl MetaRegion {
     /// made from it exists, and nothing else touches those bytes.
     pub unsafe fn from_raw_parts(base: NonNull<u8>, len: usize) -> Self {
         // SAFETY: passed on to the caller.
-        Self { backing: unsafe { Backing::from_raw_parts(base, len) } }
+        Self { backing: unsafe { Backing::from_raw_parts(base, len) }, zeroed: false }
+    }
+
+    /// The same with memory all of whose bytes are zero: what starts as zeros is not written, so that fresh pages of a host
+    /// that are never used cost nothing.
+    ///
+    /// # Safety
+    ///
+    /// As [`Self::from_raw_parts`], and every byte is zero.
+    pub unsafe fn from_zeroed_raw_parts(base: NonNull<u8>, len: usize) -> Self {
+        // SAFETY: passed on to the caller.
+        Self { backing: unsafe { Backing::from_raw_parts(base, len) }, zeroed: true }
     }
 
     /// Allocates a region of `len` bytes from the host's heap.
     #[cfg(any(test, feature = "std"))]
     pub fn heap(len: usize) -> Self {
-        Self { backing: Backing::heap(len, 0) }
+        Self { backing: Backing::heap(len, 0), zeroed: false }
     }
 
     /// Size in bytes.
@@ -43,7 +56,8 @@ impl MetaRegion {
 
     /// Starts handing out slices; `None` while slices of an earlier round are alive.
     pub(crate) fn carver(&mut self) -> Option<Carver<'_>> {
-        self.backing.is_unique().then_some(Carver { region: Some(self), at: 0 })
+        let zeroed = core::mem::take(&mut self.zeroed);
+        self.backing.is_unique().then_some(Carver { region: Some(self), at: 0, zeroed })
     }
 }
 
@@ -57,12 +71,30 @@ impl fmt::Debug for MetaRegion {
 pub(crate) struct Carver<'r> {
     region: Option<&'r mut MetaRegion>,
     at: usize,
+    /// Whether the bytes that were not carved yet are zero.
+    zeroed: bool,
 }
+
+/// Values whose bytes may all be zero: that is where their life begins.
+///
+/// # Safety
+///
+/// A value of zero bytes is valid.
+pub(crate) unsafe trait ZeroBytes {}
+
+// SAFETY: an atomic is as valid as the integer in it.
+unsafe impl ZeroBytes for crate::sync::AtomicU8 {}
+// SAFETY: the same.
+unsafe impl ZeroBytes for crate::sync::AtomicU64 {}
+// SAFETY: the same, for each of an array.
+unsafe impl<T: ZeroBytes, const N: usize> ZeroBytes for [T; N] {}
+// SAFETY: all fields are atomics.
+unsafe impl ZeroBytes for crate::page::Page {}
 
 impl Carver<'_> {
     /// A carver without a region: it counts what a layout needs and gives empty slices.
     pub(crate) fn measuring() -> Carver<'static> {
-        Carver { region: None, at: 0 }
+        Carver { region: None, at: 0, zeroed: false }
     }
 
     /// How many bytes have been asked for.
@@ -75,22 +107,36 @@ impl Carver<'_> {
     /// Beyond the end of the region the slice is empty; the caller compares [`Self::bytes`] with the region's size.
     pub(crate) fn carve<T>(&mut self, n: usize, mut init: impl FnMut(usize) -> T) -> MetaSlice<T> {
         const { assert!(!core::mem::needs_drop::<T>() && align_of::<T>() <= 4096) };
-        let start = self.at.next_multiple_of(align_of::<T>().max(64));
-        self.at = start.saturating_add(size_of::<T>().saturating_mul(n));
-        let Some(region) = &self.region else { return MetaSlice::empty() };
-        if self.at > region.len() {
-            return MetaSlice::empty();
-        }
-        // SAFETY: `start <= self.at <= len`, so the result stays inside the region.
-        let first = unsafe { region.backing.base().add(start) }.cast::<T>();
+        let Some((first, backing)) = self.place::<T>(n) else { return MetaSlice::empty() };
         for i in 0..n {
-            // SAFETY: `start + (i + 1) * size_of::<T>() <= self.at`, so the slot is inside the region.
+            // SAFETY: the place has room for `n` values.
             let slot = unsafe { first.add(i) };
-            // SAFETY: the slot is valid for writes and aligned: the base is page aligned and `start` a multiple of
+            // SAFETY: the slot is valid for writes and aligned: the base is page aligned and the place's offset a multiple of
             // `T`'s alignment. No slice of an earlier round exists, and rounds never overlap themselves.
             unsafe { slot.write(init(i)) };
         }
-        MetaSlice { first, len: n, _backing: Some(region.backing.clone()), _owns: PhantomData }
+        MetaSlice { first, len: n, _backing: Some(backing), _owns: PhantomData }
+    }
+
+    /// Carves `n` values all of whose bytes are zero. Those of a region that is known to be zero are not written.
+    pub(crate) fn carve_zeroed<T: ZeroBytes>(&mut self, n: usize) -> MetaSlice<T> {
+        const { assert!(!core::mem::needs_drop::<T>() && align_of::<T>() <= 4096) };
+        let Some((first, backing)) = self.place::<T>(n) else { return MetaSlice::empty() };
+        if !self.zeroed {
+            // SAFETY: the place has room for `n` values, and nobody else writes there, as in `carve`.
+            unsafe { first.write_bytes(0, n) };
+        }
+        MetaSlice { first, len: n, _backing: Some(backing), _owns: PhantomData }
+    }
+
+    /// Room for `n` values on a cache line of their own; `None` beyond the end, or if nothing but bytes is counted.
+    fn place<T>(&mut self, n: usize) -> Option<(NonNull<T>, Backing)> {
+        let start = self.at.next_multiple_of(align_of::<T>().max(64));
+        self.at = start.saturating_add(size_of::<T>().saturating_mul(n));
+        let region = self.region.as_ref().filter(|region| self.at <= region.len())?;
+        // SAFETY: `start <= self.at <= len`, so the result stays inside the region.
+        let first = unsafe { region.backing.base().add(start) }.cast::<T>();
+        Some((first, region.backing.clone()))
     }
 }
 

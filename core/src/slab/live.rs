@@ -54,7 +54,7 @@ pub(super) struct LiveBytes(MetaSlice<AtomicU8>);
 
 impl LiveBytes {
     pub(super) fn carve(frames: usize, carver: &mut Carver<'_>) -> Self {
-        Self(carver.carve(frames.saturating_mul(GRANULES_PER_FRAME), |_| AtomicU8::new(0)))
+        Self(carver.carve_zeroed(frames.saturating_mul(GRANULES_PER_FRAME)))
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct Occupancy {
 
 impl Occupancy {
     pub(super) fn carve(frames: usize, carver: &mut Carver<'_>) -> Self {
-        Self { words: carver.carve(frames.saturating_mul(WORDS_PER_FRAME), |_| AtomicU64::new(0)) }
+        Self { words: carver.carve_zeroed(frames.saturating_mul(WORDS_PER_FRAME)) }
     }
 
     /// The words of the slab that starts at `head` and has `objects` objects.

@@ -86,6 +86,7 @@ pub(super) const MACHINES: [Special; 19] = [
 /// Things that have a counter and cannot be reached by a trace: family, name, reason.
 pub(crate) const OUT_OF_REACH: &[(&str, &str, &str)] = &[
     ("refusals", "WouldBlock", ONE_AT_A_TIME),
+    ("refusals", "HostRefused", NO_HOST),
     ("rejected frees", "WouldBlock", ONE_AT_A_TIME),
     ("reclaim and refusal", "NolockContended", ONE_AT_A_TIME),
     ("reclaim and refusal", "FreeDeferred", ONE_AT_A_TIME),
@@ -106,6 +107,9 @@ const SEEN_BEFORE: &str =
 /// Why no chain of waiting objects is cut off.
 const NO_WRITE_TO_FREED: &str =
     "a trace writes to no block that it gave up, but for bytes that a debug cache guards; a test of the core does";
+/// Why no host refuses.
+const NO_HOST: &str =
+    "the simulated processors read the page tables themselves; tests of the hosted platform reach a host's limit";
 /// Why nothing is found in use.
 const ONE_AT_A_TIME: &str = "a trace makes one call at a time; the core's own tests hold the lock";
 

@@ -1,0 +1,286 @@
+//! `malloc` on two allocators.
+//!
+//! ```text
+//! up to 4 MiB            small: contiguous blocks of private memory      a fork costs them nothing
+//! more, or grown large   areas: of a memory file, made when needed       growth remaps, a fork copies
+//! ```
+//!
+//! So the order is kvmalloc's: contiguous if that is to be had without effort, else virtually contiguous. A block that grows
+//! to [`GROWN`] becomes an area, since what has grown so far will grow on.
+
+use super::sys::{self, Placed};
+use super::{Entered, HostConfig, HostError, Hosted, Inner};
+use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::error::FreeError;
+use crate::gfp::GfpFlags;
+use crate::page::FrameKind;
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering, SpinLock};
+use crate::vmalloc::VmallocArgs;
+use core::ptr::{self, NonNull};
+
+/// Blocks that grow to this size become areas.
+const GROWN: usize = 1 << 20;
+/// Areas that shrink below this size become contiguous blocks.
+const SHRUNK: usize = GROWN / 4;
+/// After so many bytes in large blocks were freed, free memory goes back to the host.
+const TRIM_AFTER: usize = 32 << 20;
+/// Contiguous blocks of more than a page are a bonus: nothing is reclaimed for them.
+const EASY: GfpFlags = GfpFlags::KERNEL.union(GfpFlags::NOWARN).difference(GfpFlags::DIRECT_RECLAIM);
+/// The sizes between which the memory of a heap is chosen, in bytes, whatever the host has.
+const MEMORY: (usize, usize) = (64 << 20, 256 << 30);
+
+/// A heap for a whole process.
+pub(super) struct Heap {
+    small: Hosted,
+    areas: AtomicPtr<Inner>,
+    /// Held while the allocator of areas is made.
+    making: SpinLock<()>,
+    /// Bytes in large blocks that were freed since memory went back to the host.
+    freed: AtomicUsize,
+    /// What each of the two gets.
+    config: HostConfig,
+}
+
+impl Heap {
+    /// Makes the heap, as large as the host's memory; smaller if there are fewer addresses.
+    ///
+    /// # Errors
+    ///
+    /// What the host would not give.
+    pub(super) fn new() -> Result<Self, HostError> {
+        let memory = sys::memory_bytes().checked_next_power_of_two().unwrap_or(MEMORY.1);
+        let mut config = HostConfig::new(memory.clamp(MEMORY.0, MEMORY.1));
+        loop {
+            match Hosted::private(&config) {
+                Ok(small) => return Ok(Self::on(small, config)),
+                Err(error) if config.memory <= MEMORY.0 => return Err(error),
+                Err(_) => config = HostConfig::new(config.memory / 2),
+            }
+        }
+    }
+
+    fn on(small: Hosted, config: HostConfig) -> Self {
+        let areas = AtomicPtr::new(ptr::null_mut());
+        Self { small, areas, making: SpinLock::new(()), freed: AtomicUsize::new(0), config }
+    }
+
+    /// At least `size` bytes at a multiple of `align`, a power of two.
+    #[inline(always)]
+    pub(super) fn allocate(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
+        let rounded = round_up(size, align)?;
+        let zero = if zeroed { GfpFlags::ZERO } else { GfpFlags::empty() };
+        let gfp = if rounded <= PAGE_SIZE { GfpFlags::KERNEL | GfpFlags::NOWARN } else { EASY };
+        match self.small.enter().kmalloc(rounded, gfp | zero) {
+            Ok(addr) => pointer(addr),
+            Err(_) => self.allocate_area(size, align, zeroed),
+        }
+    }
+
+    /// The virtually contiguous attempt.
+    #[cold]
+    #[inline(never)]
+    fn allocate_area(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
+        if size <= PAGE_SIZE && align <= PAGE_SIZE {
+            return None;
+        }
+        let args = VmallocArgs { align, ..VmallocArgs::new(size, GfpFlags::KERNEL | GfpFlags::NOWARN) };
+        let area = pointer(self.areas()?.vmalloc_node_range(&args).ok()?)?;
+        if zeroed {
+            // Through the area's own addresses: its pages are touched once only.
+            sys::zero_block(area, size);
+        }
+        Some(area)
+    }
+
+    /// Takes a block back.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse it would have been; nothing is changed then.
+    #[inline(always)]
+    pub(super) fn release(&self, block: NonNull<u8>) -> Result<(), FreeError> {
+        let addr = address(block);
+        if addr.page_offset() == 0 {
+            return self.release_page_aligned(addr);
+        }
+        self.small.enter().kfree(addr)
+    }
+
+    /// A block that may be large, or an area.
+    #[inline(never)]
+    fn release_page_aligned(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        let small = self.small.enter();
+        match self.kind(&small, addr) {
+            None => {
+                drop(small);
+                self.release_area(addr)
+            }
+            Some(FrameKind::LargeKmalloc) => {
+                let bytes = small.kvsize(addr)?;
+                small.kfree(addr)?;
+                drop(small);
+                self.count_freed(bytes);
+                Ok(())
+            }
+            Some(_) => small.kfree(addr),
+        }
+    }
+
+    #[cold]
+    fn release_area(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        let Some(areas) = self.areas_now() else { return self.release_without_areas(addr) };
+        let bytes = areas.kvsize(addr)?;
+        areas.vfree(addr)?;
+        drop(areas);
+        self.count_freed(bytes);
+        Ok(())
+    }
+
+    /// In a fork's child whose areas are lost, a free of one of them is no mistake.
+    fn release_without_areas(&self, addr: VirtAddr) -> Result<(), FreeError> {
+        if self.areas_inner().is_some_and(Inner::is_dead) { Ok(()) } else { Err(FreeError::Foreign(addr)) }
+    }
+
+    /// Changes the size of a block; it moves if it must, its contents with it. `None` leaves it as it is.
+    pub(super) fn resize(&self, block: NonNull<u8>, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let addr = address(block);
+        let small = self.small.enter();
+        if self.kind(&small, addr).is_none() {
+            drop(small);
+            return self.resize_area(block, size, align);
+        }
+        let usable = small.kvsize(addr).ok()?;
+        drop(small);
+        let fits = size <= usable && (usable <= 2 * PAGE_SIZE || size >= usable / 4);
+        if fits && addr.is_aligned(align as u64) {
+            return Some(block);
+        }
+        let grown = size > usable && size >= GROWN;
+        let area = if grown { self.allocate_area(size, align, false) } else { None };
+        self.replace(block, usable.min(size), area.or_else(|| self.allocate(size, align, false))?)
+    }
+
+    #[cold]
+    fn resize_area(&self, block: NonNull<u8>, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let (addr, areas) = (address(block), self.areas_now()?);
+        let usable = areas.kvsize(addr).ok()?;
+        if size >= SHRUNK {
+            let moved = areas.vrealloc_node_align(addr, size, align, GfpFlags::KERNEL | GfpFlags::NOWARN, None);
+            if let Some(moved) = moved.ok().and_then(pointer) {
+                return Some(moved);
+            }
+        }
+        drop(areas);
+        self.replace(block, usable.min(size), self.allocate(size, align, false)?)
+    }
+
+    /// Copies what a block holds to another one and takes it back.
+    fn replace(&self, old: NonNull<u8>, keep: usize, new: NonNull<u8>) -> Option<NonNull<u8>> {
+        sys::copy_block(old, new, keep);
+        let released = self.release(old);
+        debug_assert_eq!(released, Ok(()), "the block was found before");
+        Some(new)
+    }
+
+    /// How many bytes of a block its owner may use.
+    ///
+    /// # Errors
+    ///
+    /// Which misuse freeing it would have been.
+    pub(super) fn usable(&self, block: NonNull<u8>) -> Result<usize, FreeError> {
+        let (addr, small) = (address(block), self.small.enter());
+        if self.kind(&small, addr).is_some() {
+            return small.kvsize(addr);
+        }
+        drop(small);
+        self.areas_now().ok_or(FreeError::Foreign(addr))?.kvsize(addr)
+    }
+
+    /// Gives memory back to the host; returns how many pages.
+    pub(super) fn trim(&self) -> u64 {
+        let of_areas = self.areas_now().map_or(0, |areas| {
+            areas.vm_unmap_aliases();
+            areas.report_free_pages()
+        });
+        of_areas + self.small.enter().report_free_pages()
+    }
+
+    #[inline]
+    fn count_freed(&self, bytes: usize) {
+        let before = self.freed.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) >= TRIM_AFTER && self.freed.swap(0, Ordering::Relaxed) >= TRIM_AFTER {
+            self.trim();
+        }
+    }
+
+    /// What the frame behind an address of the private memory is; `None` for any other address.
+    fn kind(&self, small: &Entered<'_>, addr: VirtAddr) -> Option<FrameKind> {
+        let offset = addr.offset_from(small.geometry().direct_map)?;
+        let frame = crate::addr::PhysAddr::new(offset).pfn()?;
+        (frame.as_u32() < small.geometry().frames()).then(|| small.frame_kind(frame))
+    }
+
+    fn areas_inner(&self) -> Option<&Inner> {
+        sys::placed(&self.areas)
+    }
+
+    /// The allocator of areas, if there is one that can be used.
+    fn areas_now(&self) -> Option<Entered<'_>> {
+        self.areas_inner().filter(|inner| !inner.is_dead()).map(Inner::enter)
+    }
+
+    /// The allocator of areas, made if there is none; `None` if the host has nothing for one.
+    fn areas(&self) -> Option<Entered<'_>> {
+        self.areas_now().or_else(|| self.make_areas())
+    }
+
+    #[cold]
+    fn make_areas(&self) -> Option<Entered<'_>> {
+        let making = self.making.lock();
+        if let Some(made) = self.areas_now() {
+            return Some(made);
+        }
+        let mut config = self.config;
+        let made = loop {
+            match Hosted::new(&config) {
+                Ok(made) => break made,
+                Err(_) if config.memory <= MEMORY.0 => return None,
+                Err(_) => config = HostConfig::new(config.memory / 2),
+            }
+        };
+        self.areas.store(made.leak(), Ordering::Release);
+        drop(making);
+        self.areas_now()
+    }
+}
+
+impl Hosted {
+    /// Keeps the allocator for as long as the process lives.
+    fn leak(self) -> *mut Inner {
+        let this = core::mem::ManuallyDrop::new(self);
+        ptr::from_ref::<Inner>(&this.inner).cast_mut()
+    }
+}
+
+/// A size of which `kmalloc` promises this alignment.
+#[inline(always)]
+fn round_up(size: usize, align: usize) -> Option<usize> {
+    let rest = align.checked_sub(1)?;
+    Some(size.max(1).checked_add(rest)? & !rest)
+}
+
+#[inline(always)]
+fn pointer(addr: VirtAddr) -> Option<NonNull<u8>> {
+    NonNull::new(ptr::with_exposed_provenance_mut(addr.as_u64() as usize))
+}
+
+#[inline(always)]
+fn address(block: NonNull<u8>) -> VirtAddr {
+    VirtAddr::new(block.as_ptr().expose_provenance() as u64)
+}
+
+/// Makes a heap that lives as long as the process.
+pub(super) fn make() -> Result<*mut Heap, HostError> {
+    let heap = Placed::new(Heap::new()?).ok_or(HostError::Memory { bytes: size_of::<Heap>() })?;
+    Ok(heap.leak())
+}
