@@ -25,6 +25,10 @@
 //! I10.2  f heads a block of order k  =>  f mod 2^k == 0 and frames f .. f + 2^k are in the zone of f
 //! ```
 
+mod list;
+
+pub(crate) use list::{PageList, PageStack};
+
 use crate::addr::{Pfn, VirtAddr};
 use crate::error::{BlockKind, CacheId};
 use crate::geometry::Geometry;
@@ -421,6 +425,13 @@ impl FrameTable {
         self.pages.get(pfn.index()).map_or(0, |page| page.mappings.load(Relaxed))
     }
 
+    /// Mappings that all frames count; those of vmalloc's own frames are pins.
+    pub(crate) fn all_mappings(&self) -> u64 {
+        let all = self.pages.iter().zip(self.kinds.iter());
+        let shown = all.filter(|(_, kind)| kind.load(Relaxed) != FrameKind::Vmalloc.to_byte());
+        shown.map(|(page, _)| u64::from(page.mappings.load(Relaxed))).sum()
+    }
+
     /// Counts one more mapping of a frame.
     pub(crate) fn add_mapping(&self, pfn: Pfn) {
         if let Some(page) = self.pages.get(pfn.index()) {
@@ -476,128 +487,6 @@ const fn decode(raw: u32) -> Option<Pfn> {
     if raw == NIL { None } else { Some(Pfn::new(raw)) }
 }
 
-/// A doubly linked list threaded through frame descriptors.
-///
-/// ```text
-/// I8.1  len == number of frames reached from head by next
-/// I8.2  prev(next(f)) == f for each f on the list but the last;  prev(head) == next(tail) == none
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct PageList {
-    head: u32,
-    tail: u32,
-    len: u32,
-}
-
-impl PageList {
-    pub(crate) const EMPTY: Self = Self { head: NIL, tail: NIL, len: 0 };
-
-    pub(crate) const fn len(&self) -> u32 {
-        self.len
-    }
-
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    pub(crate) const fn head(&self) -> Option<Pfn> {
-        decode(self.head)
-    }
-
-    pub(crate) const fn tail(&self) -> Option<Pfn> {
-        decode(self.tail)
-    }
-
-    pub(crate) fn push_head(&mut self, frames: &FrameTable, pfn: Pfn) {
-        let old = self.head();
-        frames.set_prev(pfn, None);
-        frames.set_next(pfn, old);
-        match old {
-            Some(old) => frames.set_prev(old, Some(pfn)),
-            None => self.tail = pfn.as_u32(),
-        }
-        self.head = pfn.as_u32();
-        self.len += 1;
-    }
-
-    pub(crate) fn push_tail(&mut self, frames: &FrameTable, pfn: Pfn) {
-        let old = self.tail();
-        frames.set_next(pfn, None);
-        frames.set_prev(pfn, old);
-        match old {
-            Some(old) => frames.set_next(old, Some(pfn)),
-            None => self.head = pfn.as_u32(),
-        }
-        self.tail = pfn.as_u32();
-        self.len += 1;
-    }
-
-    /// Takes a frame that is on this list off it.
-    pub(crate) fn remove(&mut self, frames: &FrameTable, pfn: Pfn) {
-        let (prev, next) = (frames.prev(pfn), frames.next(pfn));
-        match prev {
-            Some(prev) => frames.set_next(prev, next),
-            None => self.head = next.map_or(NIL, Pfn::as_u32),
-        }
-        match next {
-            Some(next) => frames.set_prev(next, prev),
-            None => self.tail = prev.map_or(NIL, Pfn::as_u32),
-        }
-        frames.set_next(pfn, None);
-        frames.set_prev(pfn, None);
-        self.len = self.len.saturating_sub(1);
-    }
-
-    pub(crate) fn pop_head(&mut self, frames: &FrameTable) -> Option<Pfn> {
-        let pfn = self.head()?;
-        self.remove(frames, pfn);
-        Some(pfn)
-    }
-
-    pub(crate) fn pop_tail(&mut self, frames: &FrameTable) -> Option<Pfn> {
-        let pfn = self.tail()?;
-        self.remove(frames, pfn);
-        Some(pfn)
-    }
-
-    /// Walks the list and stops after `limit` frames, so that a cycle cannot hold an auditor up.
-    pub(crate) fn iter<'f>(&self, frames: &'f FrameTable) -> impl Iterator<Item = Pfn> + 'f {
-        let limit = frames.frames() as usize + 1;
-        core::iter::successors(self.head(), |&pfn| frames.next(pfn)).take(limit)
-    }
-}
-
-/// A stack of blocks threaded through their first frames: anybody pushes without a lock, one at a time empties it whole.
-pub(crate) struct PageStack(AtomicU32);
-
-impl PageStack {
-    pub(crate) const fn new() -> Self {
-        Self(AtomicU32::new(NIL))
-    }
-
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.load(Relaxed) == NIL
-    }
-
-    pub(crate) fn push(&self, frames: &FrameTable, pfn: Pfn) {
-        let mut top = self.0.load(Relaxed);
-        loop {
-            frames.page(pfn).next.store(top, Relaxed);
-            // Releases the link and the block's kind to whoever empties the stack.
-            match self.0.compare_exchange_weak(top, pfn.as_u32(), Release, Relaxed) {
-                Ok(_) => return,
-                Err(now) => top = now,
-            }
-        }
-    }
-
-    /// Empties the stack; the blocks follow each other by [`FrameTable::next`], the newest first.
-    pub(crate) fn take_all(&self) -> Option<Pfn> {
-        decode(self.0.swap(NIL, Acquire))
-    }
-}
-
 /// Where a physical frame is in the direct map, and back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DirectMap {
@@ -636,7 +525,7 @@ mod tests {
     use super::*;
     use crate::raw::MetaRegion;
 
-    fn table() -> FrameTable {
+    pub(super) fn table() -> FrameTable {
         let geometry = Geometry::flat(16);
         let mut region = MetaRegion::heap(64 << 10);
         FrameTable::carve(&geometry, &mut region.carver().unwrap())
@@ -649,25 +538,5 @@ mod tests {
             let home = FrameKind::home_number(byte) < HOMES;
             assert!(kind == FrameKind::Absent || kind.to_byte() == byte || (home && kind == FrameKind::Pages));
         }
-    }
-
-    #[test]
-    fn lists_keep_order_length_and_back_links() {
-        let frames = table();
-        let mut list = PageList::EMPTY;
-        for n in 0..8 {
-            if n % 2 == 0 {
-                list.push_head(&frames, Pfn::new(n));
-            } else {
-                list.push_tail(&frames, Pfn::new(n));
-            }
-        }
-        list.remove(&frames, Pfn::new(0));
-        list.remove(&frames, Pfn::new(6));
-        let walked: Vec<u32> = list.iter(&frames).map(Pfn::as_u32).collect();
-        assert_eq!(walked, [4, 2, 1, 3, 5, 7]);
-        assert_eq!(list.len(), 6);
-        assert_eq!(list.pop_tail(&frames), Some(Pfn::new(7)));
-        assert_eq!(list.pop_head(&frames), Some(Pfn::new(4)));
     }
 }

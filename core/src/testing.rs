@@ -219,3 +219,25 @@ impl Rng {
         if n == 0 { 0 } else { (self.next() >> 11) as usize % n }
     }
 }
+
+std::thread_local! {
+    static SLICES: RefCell<BTreeMap<usize, (usize, &'static str)>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Remembers that a slice of `T` starts at so many bytes of the region that this thread carves.
+pub(crate) fn note_slice<T>(start: usize) {
+    SLICES.with_borrow_mut(|slices| {
+        if start == 0 {
+            slices.clear();
+        }
+        slices.insert(start, (size_of::<T>(), core::any::type_name::<T>()));
+    });
+}
+
+/// What is at an offset of the region that this thread carved last: a type, and the offset in it.
+pub(crate) fn field_at(offset: usize) -> (&'static str, usize) {
+    SLICES.with_borrow(|slices| {
+        let (start, (size, name)) = slices.range(..=offset).next_back().unwrap();
+        (*name, (offset - start) % size.max(&1))
+    })
+}

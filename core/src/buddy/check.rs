@@ -53,7 +53,7 @@ impl<P: Platform> PageAllocator<P> {
         let mut pages = 0;
         for index in 0..NR_PCP_LISTS {
             let (order, migrate) = list_shape(index, self.blocks.order);
-            check_links(&self.base.frames, &lists.lists[index], Invariant::I21CacheCounts)?;
+            lists.lists[index].check_links(&self.base.frames, Invariant::I21CacheCounts)?;
             for first in lists.lists[index].iter(&self.base.frames) {
                 check_parked(&self.base.frames, zone, first, order, migrate)?;
                 pages += order.pages();
@@ -119,7 +119,7 @@ impl<P: Platform> LockedZone<'_, P> {
         for (order, lists) in Order::ZERO.up_to(Order::MAX).zip(&self.areas.lists) {
             for (migrate, list) in MigrateType::ALL.into_iter().zip(lists) {
                 self.check_emptiness_bit(order, migrate, list)?;
-                check_links(&self.base.frames, list, Invariant::I8ListCounts)?;
+                list.check_links(&self.base.frames, Invariant::I8ListCounts)?;
                 for first in list.iter(&self.base.frames) {
                     self.check_free_block(first, order, migrate)?;
                     pages += order.pages();
@@ -186,22 +186,6 @@ fn violation(invariant: Invariant, what: &'static str, at: Pfn, expected: u64, f
 /// The frames of a block.
 fn block(first: Pfn, order: Order) -> impl Iterator<Item = Pfn> {
     (0..order.pages()).map_while(move |offset| first.checked_add(offset))
-}
-
-/// I8.1 and I8.2 of [`PageList`], named after the layer that the list belongs to.
-fn check_links(frames: &FrameTable, list: &PageList, invariant: Invariant) -> Check {
-    let mut before = None;
-    let mut len = 0;
-    for pfn in list.iter(frames) {
-        if frames.prev(pfn) != before {
-            let found = frames.prev(pfn).map_or(u64::MAX, |p| p.index() as u64);
-            let expected = before.map_or(u64::MAX, |p| p.index() as u64);
-            return Err(violation(invariant, "back link of a list", pfn, expected, found));
-        }
-        (before, len) = (Some(pfn), len + 1);
-    }
-    let at = list.head().map_or(u64::MAX, |p| p.index() as u64);
-    Violation::check_eq(invariant, "length of the list from this frame", at, u64::from(list.len()), len)
 }
 
 /// I21.4 within one array; two arrays differ in type, CPU or zone, which the frame's descriptor or the count tells.

@@ -5,6 +5,8 @@
 
 mod contig;
 mod kvmalloc;
+#[cfg(test)]
+mod lost_writes;
 mod memory;
 mod pages;
 mod rcu;

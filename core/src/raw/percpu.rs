@@ -224,6 +224,14 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
         self.open.get(gate).map_or(0, |open| u32::from(open.load(Ordering::Relaxed)))
     }
 
+    /// The limits, if G1 and G2 hold and nobody claims the stack.
+    pub(crate) fn open_limits(&self) -> Option<[u32; G]> {
+        let read = |cells: &[AtomicU8; G]| cells.each_ref().map(|cell| u32::from(cell.load(Ordering::Relaxed)));
+        let (limits, open) = (read(&self.limits), read(&self.open));
+        let is_open = self.claimed.load(Ordering::Relaxed) == 0 && self.floor.load(Ordering::Relaxed) == 0;
+        (is_open && limits == open && limits.iter().all(|&limit| limit <= N as u32)).then_some(limits)
+    }
+
     /// How many values there are; may be old by the time it is read.
     pub(crate) fn len(&self) -> u32 {
         self.count().load(Ordering::Relaxed)

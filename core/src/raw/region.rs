@@ -61,6 +61,33 @@ impl MetaRegion {
     }
 }
 
+/// Words of the region as they are, for a test that takes single writes back.
+#[cfg(test)]
+impl MetaRegion {
+    /// The words before `bytes`, eight bytes each.
+    pub(crate) fn words(&self, bytes: usize) -> std::vec::Vec<u64> {
+        let count = bytes.min(self.len()) / size_of::<u64>();
+        // SAFETY: the word is inside the region and aligned: the base is page aligned. A region of the heap was filled when
+        // it was made.
+        (0..count).filter_map(|n| self.word(n)).map(|word| unsafe { word.read_volatile() }).collect()
+    }
+
+    /// Writes a word; `false` beyond the end. The value is one that the word had: so it is a valid one of each field in it.
+    pub(crate) fn put_word(&self, n: usize, value: u64) -> bool {
+        let Some(word) = self.word(n) else { return false };
+        // SAFETY: the word is inside the region and aligned. The single thread of the test is in no call of the allocator,
+        // and holds no reference into a cell of it.
+        unsafe { word.write_volatile(value) };
+        true
+    }
+
+    fn word(&self, n: usize) -> Option<NonNull<u64>> {
+        let inside = n < self.len() / size_of::<u64>();
+        // SAFETY: only called for a word inside the region.
+        inside.then(|| unsafe { self.backing.base().cast::<u64>().add(n) })
+    }
+}
+
 impl fmt::Debug for MetaRegion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetaRegion").field("len", &self.len()).finish()
@@ -132,6 +159,8 @@ impl Carver<'_> {
     /// Room for `n` values on a cache line of their own; `None` beyond the end, or if nothing but bytes is counted.
     fn place<T>(&mut self, n: usize) -> Option<(NonNull<T>, Backing)> {
         let start = self.at.next_multiple_of(align_of::<T>().max(64));
+        #[cfg(test)]
+        crate::testing::note_slice::<T>(start);
         self.at = start.saturating_add(size_of::<T>().saturating_mul(n));
         let region = self.region.as_ref().filter(|region| self.at <= region.len())?;
         // SAFETY: `start <= self.at <= len`, so the result stays inside the region.

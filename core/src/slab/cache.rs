@@ -161,7 +161,7 @@ fn check_flags(args: &CacheArgs) -> Result<(), CacheError> {
 }
 
 /// The flags that a cache adds to each request for frames. A machine without the zone has nothing that is too high.
-fn alloc_gfp(geometry: &Geometry, flags: SlabFlags) -> GfpFlags {
+pub(super) fn alloc_gfp(geometry: &Geometry, flags: SlabFlags) -> GfpFlags {
     let has = |kind| geometry.zones().iter().any(|zone| zone.kind == kind);
     let each = [
         (SlabFlags::CACHE_DMA, GfpFlags::DMA, has(ZoneKind::Dma)),

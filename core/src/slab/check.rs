@@ -9,13 +9,17 @@
 //! I12.4  each frame of a slab has the cache's kind and the distance to the slab's first frame
 //! I12.5  slab frames of the page allocator == sum of the nodes' pages
 //! I12.6  a slab is on the lists of the memory node that its frames belong to
-//! I8     the lists' lengths and back links are right
+//! I12.7  to I12.9: see `check_shape`
+//! I8     the lists' lengths, back links and last slabs are right
 //! I21.1  count <= capacity for each sheaf; a spare is empty or full; a barn has full sheaves on one shelf and empty
 //!        ones on the other
 //! I21.2  each object in a sheaf starts an object of a slab of this cache; its occupancy bit is set, its liveness clear
 //! I21.3  objects in sheaves + reserved, deferred, live and lost objects == sum of inuse over the nodes
 //! I21.5  objects that wait for readers, by slab, of a debug cache == those of the cache
+//! I21.8  an object in quarantine is out of its slab and not live, unless the slab was set aside; there are no more of
+//!        them than the nodes count as lost
 //! I21.4  buffers free + buffers in use == buffers of the pool
+//! I21.6  the chain of free buffers has as many as are counted;   I21.7  each of them is empty
 //! ```
 
 use super::SlabLayer;
@@ -25,7 +29,7 @@ use super::sheaf::{Sheaf, SheafId};
 use crate::addr::{Pfn, PhysAddr};
 use crate::buddy::{OwnerClass, PageAllocator};
 use crate::error::{Invariant, Violation};
-use crate::page::{FrameKind, PageList};
+use crate::page::FrameKind;
 use crate::platform::{CpuId, Platform};
 
 /// What the slabs of a cache add up to.
@@ -63,12 +67,14 @@ impl SlabLayer {
     pub(crate) fn check_invariants<P: Platform>(&self, pages: &PageAllocator<P>) -> Result<(), Violation> {
         let mut buffers = 0;
         self.check_aliases()?;
+        self.check_vacancies()?;
         for id in self.caches() {
             buffers += self.check_cache(pages, id)?;
         }
         buffers += self.rcu_buffers();
         let owned = pages.owned(OwnerClass::Slab);
         Violation::check_eq(Invariant::I12SlabCounts, "pages of all slabs", 0, owned, self.nr_pages())?;
+        self.pool.check_free()?;
         let (all, free) = (u64::from(self.pool.len()), u64::from(self.pool.free_count()));
         Violation::check_eq(Invariant::I21CacheCounts, "sheaf buffers free and in use", 0, all, free + buffers)
     }
@@ -76,6 +82,7 @@ impl SlabLayer {
     /// Checks one cache; returns how many buffers it has.
     fn check_cache<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Result<u64, Violation> {
         let Some(slabs) = self.slabs(pages, id) else { return Ok(0) };
+        self.check_shape(&pages.base.geometry, id, &slabs.shape)?;
         let mut cached = Cached::default();
         for cpu in (0..pages.base.geometry.cpus).map(CpuId::new) {
             self.check_cpu(pages, cpu, id, &slabs, &mut cached)?;
@@ -96,6 +103,7 @@ impl SlabLayer {
             lost += node.lost;
         }
         if slabs.shape.is_debug() {
+            self.check_quarantine(id, &slabs, lost)?;
             let (what, pending) = ("objects that wait for readers, of debug cache", self.rcu.pending(id));
             Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, pending, sums.waiting)?;
         }
@@ -107,6 +115,27 @@ impl SlabLayer {
             Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, sums.inuse, found)?;
         }
         Ok(cached.buffers)
+    }
+
+    /// I21.8 for one cache.
+    fn check_quarantine(&self, id: usize, slabs: &Slabs<'_>, lost: u64) -> Result<(), Violation> {
+        let (mut waiting, mut wrong) = (0, None);
+        self.quarantine.each(|object| {
+            let frame = object.pfn().unwrap_or_default();
+            let (head, index) = slabs.locate(object);
+            let is_own = slabs.frames.slab_cache(frame.index()) == Some(id);
+            if is_own && slabs.frames.list(head) != LIST_ASIDE {
+                waiting += 1;
+                let is_live = self.live.is_live(slabs.shape.live, object);
+                wrong = wrong.or((!slabs.occupancy.is_taken(head, index) || is_live).then_some(object.as_u64()));
+            }
+        });
+        let what = "an object in quarantine is free, or live (I21.8)";
+        if let Some(object) = wrong {
+            return Err(Violation::new(Invariant::I21CacheCounts, what, object, 1, 0));
+        }
+        let (what, found) = ("objects in quarantine, of which no more are lost (I21.8)", lost.max(waiting));
+        Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, lost, found)
     }
 
     fn check_cpu<P: Platform>(
@@ -181,7 +210,7 @@ impl SlabLayer {
     ) -> Result<Sums, Violation> {
         let mut sums = Sums::default();
         for (list, name) in [(&node.partial, LIST_PARTIAL), (&node.full, LIST_FULL), (&node.aside, LIST_ASIDE)] {
-            check_links(slabs, list)?;
+            list.check_links(slabs.frames, Invariant::I8ListCounts)?;
             for head in list.iter(slabs.frames) {
                 let at = super::node_of(pages, head) as u64;
                 Violation::check_eq(
@@ -243,26 +272,4 @@ impl SlabLayer {
         sums.pages += order.pages();
         Ok(())
     }
-}
-
-/// I8 for one list: its length, and the link back from each slab.
-fn check_links(slabs: &Slabs<'_>, list: &PageList) -> Result<(), Violation> {
-    let mut before = None;
-    let mut length = 0;
-    for head in list.iter(slabs.frames) {
-        if slabs.frames.prev(head) != before {
-            let number = |pfn: Option<Pfn>| pfn.map_or(u64::MAX, |pfn| u64::from(pfn.as_u32()));
-            let (expected, found) = (number(before), number(slabs.frames.prev(head)));
-            return Err(Violation::new(
-                Invariant::I8ListCounts,
-                "link back from slab",
-                number(Some(head)),
-                expected,
-                found,
-            ));
-        }
-        before = Some(head);
-        length += 1;
-    }
-    Violation::check_eq(Invariant::I8ListCounts, "slabs on a list", 0, u64::from(list.len()), length)
 }

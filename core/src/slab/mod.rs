@@ -32,6 +32,7 @@ mod barn;
 mod bulk;
 mod cache;
 mod check;
+mod check_shape;
 mod classes;
 mod debug;
 mod flush;
@@ -233,13 +234,20 @@ impl SlabLayer {
         }
         node.identity = Some(identity);
         record.store(shape);
+        let [line, shared] = self.capacities(shape);
+        self.set_capacities(id, line, shared);
+        true
+    }
+
+    /// How many objects of a cache the fast paths may put into the main sheaf: of those that have a byte of the liveness map
+    /// for themselves, and of those that share one.
+    fn capacities(&self, shape: &Shape) -> [u32; 2] {
         // With several memory nodes each free has to ask which one the object belongs to: none is fast.
         let capacity = if self.nr_nodes() > 1 { 0 } else { u32::from(shape.capacity) };
         match shape.live {
-            LiveMode::Bits => self.set_capacities(id, 0, capacity),
-            LiveMode::Bytes | LiveMode::Off => self.set_capacities(id, capacity, 0),
+            LiveMode::Bits => [0, capacity],
+            LiveMode::Bytes | LiveMode::Off => [capacity, 0],
         }
-        true
     }
 
     /// Tells every CPU how many objects of a cache its fast paths may put into the main sheaf.
@@ -364,8 +372,7 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
     };
     let is_debug = args.flags.intersects(SlabFlags::DEBUG);
     let layout = if is_debug { Some(Layout::new(&wish)?) } else { None };
-    let plain = size.max(order::ARCH_SLAB_MINALIGN).checked_next_multiple_of(align);
-    let stride = layout.map_or(plain, |layout| Some(layout.stride()))?;
+    let stride = layout.map_or_else(|| order::plain_stride(size, align), |layout| Some(layout.stride()))?;
     let orders: SlabOrders = order::slab_orders(stride, geometry.cpus, geometry.max_order)?;
     let without_sheaves = role == Role::Internal || args.flags.intersects(SlabFlags::NOLEAKTRACE | SlabFlags::DEBUG);
     Some(Shape {
@@ -376,10 +383,7 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         reciprocal: Reciprocal::new(stride),
         orders,
         capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride, args.sheaf_capacity) },
-        live: match geometry.hardening {
-            Hardening::Off if !is_debug => LiveMode::Off,
-            Hardening::Off | Hardening::Checked | Hardening::Paranoid => LiveMode::for_stride(stride),
-        },
+        live: live_mode(geometry, is_debug, stride),
         alloc_gfp,
         flags: args.flags,
         user: UserWindow::of(args),
@@ -388,6 +392,14 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         has_ctor: args.ctor.is_some(),
         mergeable: role == Role::User && merge::may_merge(args),
     })
+}
+
+/// How a cache keeps which of its objects are live.
+fn live_mode(geometry: &Geometry, is_debug: bool, stride: usize) -> LiveMode {
+    match geometry.hardening {
+        Hardening::Off if !is_debug => LiveMode::Off,
+        Hardening::Off | Hardening::Checked | Hardening::Paranoid => LiveMode::for_stride(stride),
+    }
 }
 
 /// The number as users see it.

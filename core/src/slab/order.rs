@@ -27,6 +27,11 @@ pub(super) struct SlabOrders {
     pub(super) min: Order,
 }
 
+/// The distance of objects that nothing guards; `None` if it overflows.
+pub(super) fn plain_stride(size: usize, align: usize) -> Option<usize> {
+    size.max(ARCH_SLAB_MINALIGN).checked_next_multiple_of(align)
+}
+
 /// Chooses the slab orders for objects `stride` bytes apart; `None` if no block up to `max_order` holds one.
 pub(super) fn slab_orders(stride: usize, cpus: u16, max_order: Order) -> Option<SlabOrders> {
     let min = Order::for_bytes(stride).filter(|&order| order <= max_order)?;

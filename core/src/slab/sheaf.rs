@@ -11,6 +11,7 @@
 //! ```
 
 use crate::addr::PhysAddr;
+use crate::error::{Invariant, Violation};
 use crate::platform::Platform;
 use crate::raw::{Carver, LocalStack, MetaSlice, PerCpuStack, RemoteStack, Stack, Stacked};
 use crate::sync::{AtomicU32, Ordering::Relaxed, SpinLock, count_own};
@@ -69,6 +70,11 @@ impl CpuCell {
     /// themselves, and of those that share one. A cache has one kind, so that one of the two is 0.
     pub(super) fn set_capacities(&self, line: u32, shared: u32) {
         self.sheaves.set_limits([line, shared]);
+    }
+
+    /// What was set, if the fast paths may do as much: they may not while another CPU has the sheaves.
+    pub(super) fn capacities(&self) -> Option<[u32; 2]> {
+        self.sheaves.open_limits()
     }
 
     /// Allocations and frees that the fast paths served, where they are counted.
@@ -176,6 +182,25 @@ impl SheafPool {
         *buffer.next.lock() = free.head;
         free.head = Some(id.0);
         free.count += 1;
+    }
+
+    /// Checks that the chain of free buffers has as many as are counted (I21.6), and that all are empty (I21.7).
+    pub(super) fn check_free(&self) -> Result<(), Violation> {
+        let (mut at, count) = {
+            let free = self.free.lock();
+            (free.head, free.count)
+        };
+        for number in 0..count {
+            let Some(buffer) = at.and_then(|at| self.buffers.get(usize::from(at))) else {
+                let what = "buffers in the chain of free ones (I21.6)";
+                return Err(Violation::new(Invariant::I21CacheCounts, what, 0, count.into(), number.into()));
+            };
+            let (what, left) = ("objects in a free buffer (I21.7)", buffer.sheaf.lock().len());
+            Violation::check_eq(Invariant::I21CacheCounts, what, at.unwrap_or(0).into(), 0, left.into())?;
+            at = *buffer.next.lock();
+        }
+        let (what, beyond) = ("a buffer beyond the chain of free ones (I21.6)", u64::from(at.is_some()));
+        Violation::check_eq(Invariant::I21CacheCounts, what, at.unwrap_or(0).into(), 0, beyond)
     }
 
     /// Remembers which buffer comes after one in a chain. A buffer in use has no other need for the link.

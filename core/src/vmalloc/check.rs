@@ -17,6 +17,7 @@ use crate::platform::Platform;
 pub(super) struct Totals {
     mapped: u64,
     owned: u64,
+    shown: u64,
     pub(super) live: u64,
     pub(super) pooled: u64,
     pub(super) lazy: LazyTotals,
@@ -65,11 +66,28 @@ impl Vmalloc {
         space.tree.check(&records.window(), |at, spot| {
             let node = records.load(at);
             totals.add(&node, self.nr_entries(pages, &node), self.owned_frames(pages, &node));
+            totals.shown += self.shown_frames(pages, &node);
             self.check_state(&pages.base, at, spot, &node)?;
             if is_ram(&node) { self.check_ram(pages, at, &node) } else { self.check_pages(pages, &node) }
         })?;
         self.check_nodes(pages, &totals)?;
         self.check_tables(pages, &totals)
+    }
+
+    /// How many frames of others the area shows.
+    fn shown_frames<P: Platform>(&self, pages: &PageAllocator<P>, node: &Node) -> u64 {
+        let shows = match node.state {
+            State::Vmap | State::Block { .. } | State::Deferred { owned: false, .. } => true,
+            State::Vmalloc { .. } | State::Pending { .. } | State::Deferred { .. } => {
+                node.flags.contains(VmFlags::MAP_PUT_PAGES)
+            }
+            State::Reserved | State::Lazy { .. } | State::Pooled { .. } => false,
+        };
+        let mut shown = 0;
+        if shows {
+            self.tables.visit(pages, node.whole_range(), |_, entry| shown += u64::from(entry.is_present()));
+        }
+        shown
     }
 
     /// How many frames are the area's own: all of its pages, or those of which it had the last reference.
@@ -141,6 +159,8 @@ impl Vmalloc {
 
     /// Checks the page tables, and the sums over areas against theirs and the page allocator's (I16.2, I7.1).
     fn check_tables<P: Platform>(&self, pages: &PageAllocator<P>, totals: &Totals) -> Result<(), Violation> {
+        let what = "mappings that frames count, against the pages of areas that show them (I17.8)";
+        Violation::check_eq(Invariant::I17Statistics, what, 0, totals.shown, pages.base.frames.all_mappings())?;
         let tables = self.tables.check_invariants(pages)?;
         let what = "entries in the page tables, against the pages of all areas (I16.2)";
         Violation::check_eq(Invariant::I16GuardPage, what, 0, totals.mapped, tables.pages)?;

@@ -62,6 +62,7 @@
 //! I17.5  the lazy list of node k holds exactly the lazy areas with node_of(start) == k, and its counters are their sums
 //! I17.6  no area is Reserved, and no purge has areas, while no call is under way
 //! I17.7  lazy_pages == sum over all nodes of the pages on their lazy lists
+//! I17.8  sum over frames of the mappings that they count == pages of areas that show frames of others
 //! ```
 
 mod access;

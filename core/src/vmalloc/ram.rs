@@ -460,13 +460,17 @@ impl Vmalloc {
 }
 
 impl Vmalloc {
-    /// How often a block is on the queue of its CPU.
+    /// How often a block is on the queue of its CPU. A queue has no more blocks than the window: a cycle ends the count.
     pub(super) fn times_queued<P>(&self, base: &Base<P>, block: Link, usage: &Usage) -> u64 {
-        let queue = self.ram.of(usage.cpu).lock();
+        let Some(queue) = self.ram.queues.get(usage.cpu.index()) else { return 0 };
+        let (queue, records) = (queue.lock(), records(base));
         let (mut at, mut found) = (queue.head, 0);
-        while !at.is_nil() && found < 2 {
+        for _ in 0..base.geometry.vmalloc_pages.get() / self.ram.block_pages {
+            if at.is_nil() || found > 1 {
+                break;
+            }
             found += u64::from(at == block);
-            at = self.edit_block(base, at, |node, _| below(node));
+            at = below(&records.load(at));
         }
         found
     }

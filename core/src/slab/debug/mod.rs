@@ -48,6 +48,7 @@ use super::SlabFlags;
 use super::SlabLayer;
 use super::live::LiveMap;
 use super::node::Slabs;
+use super::order;
 use super::shape::Shape;
 use crate::buddy::PageAllocator;
 use crate::geometry::Geometry;
@@ -156,6 +157,20 @@ impl Shape {
         } else {
             self.stride
         }
+    }
+
+    /// The distance of the objects that their size, alignment and flags ask for.
+    pub(super) fn wanted_stride(&self) -> Option<usize> {
+        if self.is_debug() {
+            self.layout().map(|layout| layout.stride())
+        } else {
+            order::plain_stride(self.object_size, self.align)
+        }
+    }
+
+    /// How many bytes before an object are not the object's.
+    pub(super) fn wanted_left(&self) -> u32 {
+        self.layout().filter(|_| self.is_debug()).map_or(0, |layout| layout.left as u32)
     }
 
     /// The parts of a slot of a debug cache.

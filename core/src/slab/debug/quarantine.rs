@@ -61,6 +61,11 @@ impl Quarantine {
         ring.objects.get_mut(at).and_then(|slot| slot.replace(object))
     }
 
+    /// All objects that wait.
+    pub(in crate::slab) fn each(&self, mut see: impl FnMut(PhysAddr)) {
+        self.rings.iter().for_each(|ring| ring.lock().objects.iter().flatten().copied().for_each(&mut see));
+    }
+
     /// Takes an object out that `wanted` accepts.
     pub(super) fn take(&self, wanted: impl Fn(PhysAddr) -> bool) -> Option<PhysAddr> {
         let is_wanted = |slot: &&mut Option<PhysAddr>| slot.is_some_and(&wanted);
