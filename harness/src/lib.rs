@@ -20,3 +20,4 @@ pub mod subject;
 pub mod subjects;
 pub mod suites;
 pub mod trace;
+pub mod yardstick;

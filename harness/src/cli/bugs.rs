@@ -4,6 +4,7 @@
 //! program that runs this is the one without the bug, in which the witness and every minimal trace have to pass. What was
 //! measured is kept beside the programs, so that a run that was interrupted goes on where it stopped.
 
+mod compare;
 mod hunts;
 mod tell;
 
@@ -44,12 +45,19 @@ pub(super) struct BugsArgs {
     /// Hunts again what was hunted before in the same program for the same time.
     #[arg(long)]
     again: bool,
-    /// Writes the table as a document in Markdown too.
+    /// Writes the table as a document in Markdown too; a comparison, into its place in a document that is there.
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Builds nothing: every patch has to apply, and every witness to pass on the allocator as it is.
     #[arg(long)]
     check: bool,
+    /// Every contestant of the yardstick hunts on its own, and tables say how long each took; the bugs are those that
+    /// callers of malloc can meet, unless `--only` names others.
+    #[arg(long, conflicts_with_all = ["check", "engine"])]
+    compare: bool,
+    /// How many operations a contestant may make in a hunt.
+    #[arg(long, value_name = "N", default_value_t = 200_000, requires = "compare")]
+    ops: u64,
 }
 
 /// What became of one patch.
@@ -113,6 +121,9 @@ pub(super) fn run(args: &BugsArgs, ui: &Ui) -> Result<Verdict, UserError> {
     bugs.retain(|bug| args.only.as_ref().is_none_or(|only| bug.name.starts_with(only.as_str())));
     if bugs.is_empty() {
         return Err(UserError(format!("{}: no such patch", dir.display())));
+    }
+    if args.compare {
+        return compare::run(&bugs, &nursery, args, ui);
     }
     let field = Field { nursery, args, ui };
     let mut rows = Vec::new();

@@ -4,13 +4,19 @@ use super::pool::{self, Limit};
 use super::ui::Ui;
 use super::{UserError, Verdict};
 use super::{apart, replay};
-use crate::engines::{Engine, in_process};
+use crate::engines::{Budget, Engine, Executor, Finding, Job, MAX_OPS, in_process};
+use crate::generate::Target;
 use crate::report::failure::Case;
+use crate::run::RunOptions;
 use crate::subjects::SubjectKind;
+use crate::trace::Trace;
+use crate::yardstick::{Contest, Contestant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
+/// How long a contestant's finding is made smaller.
+const SHRINK_TIME: Duration = Duration::from_secs(10);
 /// How often it is looked whether something was found.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -28,6 +34,15 @@ pub(super) struct HuntArgs {
     /// What to hunt in.
     #[arg(long, default_value = "kmem")]
     pub(super) subject: String,
+    /// One contestant of the yardstick hunts alone, on one thread: MAKER+JUDGE, or one of them, such as no-swarm or rlsf.
+    #[arg(long, value_name = "NAME", conflicts_with = "engine")]
+    pub(super) ablate: Option<String>,
+    /// How many operations a contestant may make.
+    #[arg(long, value_name = "N", default_value_t = u64::MAX, hide_default_value = true, requires = "ablate")]
+    pub(super) ops: u64,
+    /// What was found stays as long as it is, and no folder is made for it.
+    #[arg(long, requires = "ablate")]
+    pub(super) as_found: bool,
 }
 
 /// How a hunt ended.
@@ -74,14 +89,21 @@ pub(super) fn run(args: &HuntArgs, ui: &Ui) -> Result<Verdict, UserError> {
     if let Some(verdict) = apart::run(subject, ui)? {
         return Ok(verdict);
     }
-    let (hunt, case) = hunt(args, subject, ui)?;
+    let (hunt, case) = match &args.ablate {
+        Some(name) => ablated(args, &Contestant::by_name(name).map_err(UserError)?, subject, ui)?,
+        None => hunt(args, subject, ui)?,
+    };
     let text = match &hunt.found {
         Some(prey) => format!("{}: {} ({}, {} operations)", prey.oracle, prey.message, prey.origin, prey.minimal),
         None => "nothing was found".to_owned(),
     };
-    let kept = case.map(|case| replay::keep(&case, ui)).transpose()?;
+    let kept = case.filter(|_| !args.as_found).map(|case| replay::keep(&case, ui)).transpose()?;
     ui.result(&hunt, format!("{text}\n{} operations in {:.2} s", hunt.ops, hunt.seconds));
-    Ok(kept.map_or(Verdict::Fine, |row| Verdict::Violation(row.reproducer)))
+    Ok(match kept {
+        Some(row) => Verdict::Violation(row.reproducer),
+        None if hunt.found.is_some() => Verdict::Told(1),
+        None => Verdict::Fine,
+    })
 }
 
 /// Hunts; also the minimal trace, if something was found.
@@ -108,6 +130,34 @@ fn hunt(args: &HuntArgs, subject: SubjectKind, ui: &Ui) -> Result<(Hunt, Option<
         apart::minimise(finding, target, subject, format!("{engine} on {}", target.name()))
     });
     Ok((Hunt { ops, seconds, found: case.as_ref().map(prey) }, case))
+}
+
+/// Hunts with a contestant of the yardstick.
+fn ablated(
+    args: &HuntArgs,
+    contestant: &Contestant,
+    subject: SubjectKind,
+    ui: &Ui,
+) -> Result<(Hunt, Option<Case>), UserError> {
+    let budget = Budget::time(Duration::from_secs(args.seconds));
+    let job = Job { subject, target: Target::Trace, seed: args.seed, budget, seeds: &[], max_ops: MAX_OPS };
+    let start = Instant::now();
+    let contest = Contest { contestant: *contestant, ops: args.ops };
+    let outcome = contest.run(&job, &ui.live).map_err(UserError)?;
+    let (ops, seconds) = (outcome.ops, start.elapsed().as_secs_f64());
+    let case = outcome.finding.map(|finding| small(finding, contestant, subject, args.as_found));
+    Ok((Hunt { ops, seconds, found: case.as_ref().map(prey) }, case))
+}
+
+/// Makes a contestant's finding small, by its own judges.
+fn small(finding: Finding, contestant: &Contestant, subject: SubjectKind, as_found: bool) -> Case {
+    let oracle = finding.violation.oracle;
+    let options =
+        RunOptions { judges: contestant.judge.what, again: oracle.needs_a_second_run(), ..RunOptions::default() };
+    let mut executor = Executor::new(subject, options);
+    let objection = |trace: &Trace| executor.execute(Target::Trace, trace).violation.filter(|v| v.oracle == oracle);
+    let time = if as_found { Duration::ZERO } else { SHRINK_TIME };
+    Case::minimise_by(finding, subject, contestant.name(), time, objection)
 }
 
 fn prey(case: &Case) -> Prey {

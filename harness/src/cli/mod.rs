@@ -18,6 +18,7 @@ mod show;
 mod shrink;
 mod soak;
 mod ui;
+mod yardstick;
 
 use crate::subjects::{self, SubjectKind};
 use clap::{Args, Parser, Subcommand};
@@ -86,6 +87,9 @@ enum Command {
     /// Measures how fast one core executes and judges operations.
     #[command(after_help = "Example: hammer bench --seconds 10")]
     Bench(bench::BenchArgs),
+    /// Runs our harness, and the re-expressed harnesses of others, on wrong allocators and on the right one.
+    #[command(after_help = "Example: hammer yardstick --seeds 5 --markdown docs/yardstick.md")]
+    Yardstick(yardstick::YardstickArgs),
     /// Judges one trace in this process and answers in one line; what other commands start.
     #[command(after_help = "Example: hammer judge trace.ron --subject loose", hide = true)]
     Judge(apart::JudgeArgs),
@@ -133,6 +137,7 @@ pub fn main_with(subjects: &[SubjectKind]) -> ExitCode {
         Some(Command::Record(args)) => record::run(&args, &ui),
         Some(Command::Soak(args)) => soak::run(&args, &ui),
         Some(Command::Bench(args)) => bench::run(&args, &ui),
+        Some(Command::Yardstick(args)) => yardstick::run(&args, &ui),
         Some(Command::Judge(args)) => apart::judge(&args),
     };
     conclude(verdict, &ui)

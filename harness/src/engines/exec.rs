@@ -5,7 +5,7 @@ use super::codec;
 use super::live::Live;
 use crate::generate::Target;
 use crate::oracle::Violation;
-use crate::run::{Coverage, RunOptions, RunReport, Runner};
+use crate::run::{Coverage, Judges, RunOptions, RunReport, Runner, States};
 use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 use std::path::PathBuf;
@@ -71,6 +71,11 @@ impl Executor {
         self.options.again = again;
     }
 
+    /// Executes a trace and notes the states of memory that it goes through.
+    fn execute_and_look(&mut self, trace: &Trace, states: &mut States) -> RunReport {
+        self.runner.run_watched(trace, self.subject, &self.options, states)
+    }
+
     /// Executes a trace; for [`Target::Codec`] its two encodings are judged as well.
     pub fn execute(&mut self, target: Target, trace: &Trace) -> RunReport {
         let mut report = self.runner.run(trace, self.subject, &self.options);
@@ -82,7 +87,7 @@ impl Executor {
 }
 
 /// Executes, counts, and remembers the first violation: what every in-process engine does with a trace.
-pub(super) struct Judge<'a> {
+pub(crate) struct Judge<'a> {
     executor: Executor,
     target: Target,
     live: &'a Live,
@@ -91,18 +96,37 @@ pub(super) struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     pub(super) fn new(job: &Job<'_>, live: &'a Live) -> Self {
-        let executor = Executor::new(job.subject, RunOptions::default());
+        Self::with_judges(job, live, Judges::ALL)
+    }
+
+    /// Lets others than our oracles judge, or not all of them.
+    pub(crate) fn with_judges(job: &Job<'_>, live: &'a Live, judges: Judges) -> Self {
+        let executor = Executor::new(job.subject, RunOptions { judges, ..RunOptions::default() });
         Self { executor, target: job.target, live, outcome: Outcome::default() }
     }
 
     /// Judges a trace; `None` if it broke the contract, which ends the job.
-    pub(super) fn judge(&mut self, trace: &Trace) -> Option<RunReport> {
+    pub(crate) fn judge(&mut self, trace: &Trace) -> Option<RunReport> {
+        self.judge_by(trace, |executor, target| executor.execute(target, trace))
+    }
+
+    /// Judges a trace and notes the states of memory that it goes through.
+    pub(crate) fn judge_and_look(&mut self, trace: &Trace, states: &mut States) -> Option<RunReport> {
+        self.judge_by(trace, |executor, _| executor.execute_and_look(trace, states))
+    }
+
+    fn judge_by(
+        &mut self,
+        trace: &Trace,
+        execute: impl FnOnce(&mut Executor, Target) -> RunReport,
+    ) -> Option<RunReport> {
         if self.is_over() {
             return None;
         }
-        self.executor.set_again(self.outcome.executions.is_multiple_of(AGAIN_EVERY));
+        let stranger = matches!(self.executor.options.judges, Judges::Stranger(_));
+        self.executor.set_again(!stranger && self.outcome.executions.is_multiple_of(AGAIN_EVERY));
         self.live.begin(trace);
-        let mut report = self.executor.execute(self.target, trace);
+        let mut report = execute(&mut self.executor, self.target);
         self.outcome.executions += 1;
         self.outcome.ops += report.calls;
         self.outcome.coverage.merge(&report.coverage);
@@ -114,15 +138,31 @@ impl<'a> Judge<'a> {
     }
 
     /// Tells whether there is nothing more to do: a violation was found, or the user asked to stop.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.outcome.finding.is_some() || self.live.is_stopped()
     }
 
-    pub(super) fn executions(&self) -> u64 {
+    /// Traces judged so far.
+    pub(crate) fn executions(&self) -> u64 {
         self.outcome.executions
     }
 
-    pub(super) fn into_outcome(self) -> Outcome {
+    /// Operations judged so far.
+    pub(crate) fn ops(&self) -> u64 {
+        self.outcome.ops
+    }
+
+    /// Goes on after a finding, unless it is given back.
+    pub(crate) fn forgive(&mut self) -> Option<Finding> {
+        self.outcome.finding.take()
+    }
+
+    /// Takes a finding back, which ends the job after all.
+    pub(crate) fn take_back(&mut self, finding: Finding) {
+        self.outcome.finding = Some(finding);
+    }
+
+    pub(crate) fn into_outcome(self) -> Outcome {
         self.live.end();
         self.outcome
     }

@@ -21,10 +21,12 @@ pub mod live;
 #[cfg(feature = "engines")]
 pub mod props;
 pub mod random;
+pub mod source;
 #[cfg(feature = "engines")]
 pub mod state_machine;
 pub mod target;
 
+pub(crate) use exec::Judge;
 pub use exec::{Executor, Finding, Outcome};
 pub use live::{Budget, Live};
 

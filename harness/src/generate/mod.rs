@@ -13,7 +13,7 @@ pub(crate) use numbers::{Live, Numbers};
 pub(crate) use scenarios::scene;
 pub use weights::Target;
 pub(crate) use weights::Weights;
-use weights::{Effect, draw_swarm, effect_of};
+use weights::{Effect, all_of, draw_swarm, effect_of};
 
 use crate::trace::{FaultSpec, GeometrySpec, MAX_OPS, Op, OpGroup, OpKind, Swarm, Trace, VERSION, interesting};
 use kmem::{FaultPoint, Hardening};
@@ -28,22 +28,69 @@ pub fn rng(seed: u64) -> TraceRng {
     TraceRng::seed_from_u64(seed)
 }
 
+/// Which parts of the generator are at work; one is left out to measure what it is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Recipe {
+    /// Groups are left out of a trace, and those that stay have weights of their own.
+    pub swarm: bool,
+    /// Macro operations, and scenes at the beginning.
+    pub macros: bool,
+}
+
+impl Recipe {
+    /// All of it.
+    pub const WHOLE: Self = Self { swarm: true, macros: true };
+
+    /// Takes what is left out from a trace, and keeps mutators from bringing it back.
+    pub fn restrict(self, trace: &mut Trace) {
+        if !self.macros {
+            trace.ops.retain(|op| !is_macro(op.kind()));
+            trace.swarm = trace.swarm.without(OpGroup::Fragment).without(OpGroup::Burst);
+        }
+        if !self.swarm {
+            trace.swarm = Swarm::ALL;
+        }
+    }
+}
+
+/// Operations that stand for many calls.
+const fn is_macro(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Burst
+            | OpKind::FreeEvery
+            | OpKind::RcuFreeEvery
+            | OpKind::Steer
+            | OpKind::Checkerboard
+            | OpKind::MovableBoard
+            | OpKind::AreaBoard
+            | OpKind::RamChurn
+    )
+}
+
 /// Makes traces from a seed; the same seed gives the same traces.
 pub struct Generator {
     rng: TraceRng,
+    recipe: Recipe,
 }
 
 impl Generator {
     /// Makes a generator.
     pub fn new(seed: u64) -> Self {
-        Self { rng: rng(seed) }
+        Self::with_recipe(seed, Recipe::WHOLE)
+    }
+
+    /// Makes a generator that leaves something out.
+    pub fn with_recipe(seed: u64, recipe: Recipe) -> Self {
+        Self { rng: rng(seed), recipe }
     }
 
     /// Makes the next trace of at most `max_ops` operations.
     pub fn trace(&mut self, target: Target, max_ops: usize) -> Trace {
         let rng = &mut self.rng;
         let max_ops = max_ops.min(MAX_OPS);
-        let swarm = draw_swarm(rng, target);
+        let recipe = self.recipe;
+        let swarm = if recipe.swarm { draw_swarm(rng, target) } else { all_of(target) };
         let mut geometry = GeometrySpec::preset(rng.next_u64());
         let mut ops = Vec::with_capacity(max_ops);
         if swarm.contains(OpGroup::Debug) && rng.random_ratio(1, 4) {
@@ -52,17 +99,19 @@ impl Generator {
         if swarm.contains(OpGroup::Cpu) && rng.random_ratio(1, 6) {
             interleave(rng, &mut geometry, &mut ops);
         }
-        if swarm.contains(OpGroup::Fragment) && rng.random_ratio(1, 2) {
+        if recipe.macros && swarm.contains(OpGroup::Fragment) && rng.random_ratio(1, 2) {
             scene(rng, target, &mut geometry, &mut ops);
         }
         if swarm.contains(OpGroup::Cache) {
             first_caches(rng, &mut ops);
         }
         let length = length(rng, max_ops).max(ops.len()).min(max_ops);
-        fill(rng, swarm, &mut ops, length);
+        fill(rng, recipe, swarm, &mut ops, length);
         ops.truncate(max_ops);
         let faults = if swarm.contains(OpGroup::Fault) { faults(rng) } else { Vec::new() };
-        Trace { version: VERSION, geometry, swarm, faults, ops }
+        let mut trace = Trace { version: VERSION, geometry, swarm, faults, ops };
+        recipe.restrict(&mut trace);
+        trace
     }
 }
 
@@ -118,8 +167,8 @@ fn first_caches(rng: &mut TraceRng, ops: &mut Vec<Op>) {
 }
 
 /// Appends operations up to a length.
-fn fill(rng: &mut TraceRng, swarm: Swarm, ops: &mut Vec<Op>, length: usize) {
-    let weights = Weights::new(rng, swarm);
+fn fill(rng: &mut TraceRng, recipe: Recipe, swarm: Swarm, ops: &mut Vec<Op>, length: usize) {
+    let weights = if recipe.swarm { Weights::new(rng, swarm) } else { Weights::even(swarm) };
     let numbers = Numbers::draw(rng);
     let mut live = Live::new(rng);
     ops.iter().for_each(|op| live.follow(op));
@@ -161,6 +210,20 @@ mod tests {
         for max_ops in [0, 1, 7] {
             assert!(Generator::new(3).trace(Target::Trace, max_ops).ops.len() <= max_ops);
         }
+    }
+
+    #[test]
+    fn what_a_recipe_leaves_out_does_not_come() {
+        let recipe = Recipe { swarm: false, macros: false };
+        for seed in 0..50 {
+            let trace = Generator::with_recipe(seed, recipe).trace(Target::Trace, 200);
+            assert!(trace.ops.iter().all(|op| !is_macro(op.kind())) && trace.swarm == Swarm::ALL);
+        }
+        let kinds = |recipe| {
+            let trace = Generator::with_recipe(9, recipe).trace(Target::Trace, 4000);
+            trace.ops.iter().map(|op| op.kind().group()).collect::<std::collections::HashSet<_>>().len()
+        };
+        assert!(kinds(Recipe { swarm: false, ..Recipe::WHOLE }) > kinds(Recipe::WHOLE));
     }
 
     #[test]

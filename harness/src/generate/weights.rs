@@ -102,13 +102,20 @@ const COMMON: [OpGroup; 13] = [
     OpGroup::PageRefs,
 ];
 
-/// Switches each group that the target may use on with probability two thirds; the tier's own call is always on.
+/// Every group that the target may use.
+pub(crate) fn all_of(target: Target) -> Swarm {
+    OpGroup::ALL.into_iter().filter(|&group| target.uses(group)).fold(Swarm::NONE, Swarm::with)
+}
+
+/// Switches each group that the target may use on with probability two thirds, few of them more rarely; the tier's own call is
+/// always on.
 pub(crate) fn draw_swarm(rng: &mut TraceRng, target: Target) -> Swarm {
     let core = target.core();
     let all = rng.random_ratio(1, 10);
     let drawn = OpGroup::ALL.into_iter().filter(|&group| target.uses(group)).filter(|&group| {
-        // Callers are mostly right.
-        let chance = if group == OpGroup::Misuse { 1 } else { 4 };
+        // Callers are mostly right; and a trace with macro operations makes as many calls as ten without.
+        let rare = matches!(group, OpGroup::Misuse | OpGroup::Fragment | OpGroup::Burst);
+        let chance = if rare { 1 } else { 4 };
         all || rng.random_ratio(chance, 6)
     });
     let swarm = drawn.fold(Swarm::NONE, Swarm::with);
@@ -240,9 +247,18 @@ pub(crate) struct Weights {
 impl Weights {
     /// Gives each group of the swarm a weight between its usual one and sixteen times that.
     pub(crate) fn new(rng: &mut TraceRng, swarm: Swarm) -> Self {
+        Self::by(swarm, || 1 << rng.random_range(0..=4u32))
+    }
+
+    /// Gives each group its usual weight.
+    pub(crate) fn even(swarm: Swarm) -> Self {
+        Self::by(swarm, || 1)
+    }
+
+    fn by(swarm: Swarm, mut factor: impl FnMut() -> u32) -> Self {
         let mut weights = Self { allocate: Table::default(), free: Table::default(), neutral: Table::default() };
         for group in swarm.groups() {
-            let factor = 1 << rng.random_range(0..=4u32);
+            let factor = factor();
             for kind in OpKind::ALL.into_iter().filter(|kind| kind.group() == group) {
                 weights.table(kind).push(base_weight(kind) * factor, kind);
             }

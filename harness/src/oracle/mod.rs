@@ -72,6 +72,8 @@ pub(crate) enum BrokenLink {
 /// What oracles keep between two questions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Notes {
+    /// Oracles that are not heard in this run.
+    pub(crate) muted: Muted,
     /// The clock of the machine's readers before the call.
     pub(crate) time: u64,
     /// What `kvmalloc`'s contiguous attempt found in the state before the call; `None` if there is none.
@@ -167,6 +169,39 @@ pub enum OracleId {
     Crash,
     /// Not a question about a subject: the two encodings of a trace disagree.
     Codec,
+    /// Not a question of ours: what the re-expressed harness of somebody else objects to.
+    Stranger,
+}
+
+impl OracleId {
+    /// Tells whether it takes a second run to ask.
+    pub const fn needs_a_second_run(self) -> bool {
+        matches!(self, Self::O13Determinism | Self::O14Metamorphic)
+    }
+}
+
+/// Oracles whose objections nobody hears: what a harness without them would not see.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Muted(u64);
+
+impl Muted {
+    /// Every oracle is heard.
+    pub const NOBODY: Self = Self(0);
+
+    /// Mutes one more.
+    #[must_use]
+    pub const fn with(self, oracle: OracleId) -> Self {
+        Self(self.0 | 1 << oracle as u32)
+    }
+
+    /// Lets an objection through, unless it is of an oracle that is muted.
+    ///
+    /// # Errors
+    ///
+    /// The objection.
+    pub(crate) fn hear(self, verdict: Result<(), Violation>) -> Result<(), Violation> {
+        verdict.or_else(|violation| if self.0 >> violation.oracle as u32 & 1 == 1 { Ok(()) } else { Err(violation) })
+    }
 }
 
 /// An answer that the contract does not allow.
@@ -211,6 +246,12 @@ impl Context<'_> {
     /// Makes a violation that concerns these blocks.
     pub(crate) fn violation(&self, oracle: OracleId, blocks: &[u64], message: String) -> Violation {
         Violation { oracle, message, blocks: blocks.to_vec(), op: self.op }
+    }
+
+    /// Drops the objection of an oracle that is muted in this run.
+    #[cold]
+    fn heard(&self, objection: Violation) -> Result<(), Violation> {
+        self.model.notes.muted.hear(Err(objection))
     }
 }
 
@@ -379,7 +420,7 @@ pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
     if !matches!(call, Call::ReportFree { .. }) {
         cx.model.notes.lent.clear();
     }
-    BEFORE_CALL.iter().try_for_each(|oracle| oracle.before_call(cx, call))
+    BEFORE_CALL.iter().try_for_each(|oracle| oracle.before_call(cx, call).or_else(|objection| cx.heard(objection)))
 }
 
 /// Asks [`Oracle::before_update`] of every oracle that has such a question; to be called after each call, before
@@ -389,7 +430,7 @@ pub fn before_call(cx: &mut Context<'_>, call: &Call) -> Result<(), Violation> {
 ///
 /// The first violation found.
 pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
-    BEFORE_UPDATE.iter().try_for_each(|oracle| oracle.before_update(cx))
+    BEFORE_UPDATE.iter().try_for_each(|oracle| oracle.before_update(cx).or_else(|objection| cx.heard(objection)))
 }
 
 /// Asks the same about a single call for which the call that was made stood. Warnings, damaged pages among them, and what debug
@@ -401,7 +442,7 @@ pub fn before_update(cx: &mut Context<'_>) -> Result<(), Violation> {
 pub fn before_update_of_part(cx: &mut Context<'_>) -> Result<(), Violation> {
     let of_whole = [OracleId::O18Warnings, OracleId::O19Pages, OracleId::O21DebugBytes, OracleId::O24Nested];
     let of_parts = BEFORE_UPDATE.iter().filter(|oracle| !of_whole.contains(&oracle.id()));
-    of_parts.into_iter().try_for_each(|oracle| oracle.before_update(cx))
+    of_parts.into_iter().try_for_each(|oracle| oracle.before_update(cx).or_else(|objection| cx.heard(objection)))
 }
 
 /// Asks [`Oracle::after_update`] of every oracle that has such a question; to be called after [`Model::update`].
@@ -410,7 +451,7 @@ pub fn before_update_of_part(cx: &mut Context<'_>) -> Result<(), Violation> {
 ///
 /// The first violation found.
 pub fn after_update(cx: &mut Context<'_>) -> Result<(), Violation> {
-    AFTER_UPDATE.iter().try_for_each(|oracle| oracle.after_update(cx))
+    AFTER_UPDATE.iter().try_for_each(|oracle| oracle.after_update(cx).or_else(|objection| cx.heard(objection)))
 }
 
 /// Asks [`Oracle::audit`] of every oracle that has such a question.
@@ -419,7 +460,7 @@ pub fn after_update(cx: &mut Context<'_>) -> Result<(), Violation> {
 ///
 /// The first violation found.
 pub fn audit(cx: &mut Context<'_>) -> Result<(), Violation> {
-    AUDIT.iter().try_for_each(|oracle| oracle.audit(cx))
+    AUDIT.iter().try_for_each(|oracle| oracle.audit(cx).or_else(|objection| cx.heard(objection)))
 }
 
 /// Asks [`Oracle::at_end`] of every oracle that has such a question; to be called when everything was freed and
@@ -429,5 +470,5 @@ pub fn audit(cx: &mut Context<'_>) -> Result<(), Violation> {
 ///
 /// The first violation found.
 pub fn at_end(cx: &mut Context<'_>) -> Result<(), Violation> {
-    AT_END.iter().try_for_each(|oracle| oracle.at_end(cx))
+    AT_END.iter().try_for_each(|oracle| oracle.at_end(cx).or_else(|objection| cx.heard(objection)))
 }

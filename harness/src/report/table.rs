@@ -17,6 +17,13 @@ pub fn table(headings: &[&str]) -> Table {
     table
 }
 
+/// Makes a table as Markdown has it, for documents; headings as in [`table`].
+pub fn markdown(headings: &[&str]) -> Table {
+    let mut table = table(headings);
+    table.load_style(presets::ASCII_MARKDOWN);
+    table
+}
+
 /// Writes a number with its thousands set apart.
 pub fn grouped(n: u64) -> String {
     let digits = n.to_string();

@@ -7,7 +7,7 @@
 //!
 //! Exact, but for the bytes that `vread` shows: nobody may have written them, and O15 compares them with memory.
 
-use super::{RunOptions, RunReport, Runner, StepRecord};
+use super::{Judges, RunOptions, RunReport, Runner, StepRecord};
 use crate::oracle::{OracleId, Violation};
 use crate::subject::Reply;
 use crate::subjects::SubjectKind;
@@ -29,12 +29,20 @@ impl Variation {
 }
 
 /// How often the second run looks at everything: so often that it is not in step with the first.
-const LOOKS: RunOptions = RunOptions { audit_every: 17, keep_log: false, again: false };
-const LOGGED: RunOptions = RunOptions { audit_every: 64, keep_log: true, again: false };
+const LOOKS: RunOptions = RunOptions { judges: Judges::ALL, audit_every: 17, keep_log: false, again: false };
+const LOGGED: RunOptions = RunOptions { judges: Judges::ALL, audit_every: 64, keep_log: true, again: false };
 
 /// Runs a trace again that has passed; tells what was different.
-pub(super) fn judge(runner: &mut Runner, trace: &Trace, kind: SubjectKind, first: &RunReport) -> Option<Violation> {
-    let second = runner.run_once(trace, kind, &LOOKS, Variation::ALL, &mut ());
+pub(super) fn judge(
+    runner: &mut Runner,
+    trace: &Trace,
+    kind: SubjectKind,
+    judges: Judges,
+    first: &RunReport,
+) -> Option<Violation> {
+    let looks = RunOptions { judges, ..LOOKS };
+    let logged = RunOptions { judges, ..LOGGED };
+    let second = runner.run_once(trace, kind, &looks, Variation::ALL, &mut ());
     if let Some(violation) = second.violation {
         let message = format!("{} (in a second run that looked more often and freed backwards)", violation.message);
         return Some(Violation { message, ..violation });
@@ -42,12 +50,12 @@ pub(super) fn judge(runner: &mut Runner, trace: &Trace, kind: SubjectKind, first
     if second.hash == first.hash {
         return None;
     }
-    let repeated = runner.run_once(trace, kind, &LOGGED, Variation::MEMORY, &mut ());
+    let repeated = runner.run_once(trace, kind, &logged, Variation::MEMORY, &mut ());
     if repeated.hash != first.hash {
-        let again = runner.run_once(trace, kind, &LOGGED, Variation::NONE, &mut ());
+        let again = runner.run_once(trace, kind, &logged, Variation::NONE, &mut ());
         return Some(differing(OracleId::O13Determinism, "in another run", &again, &repeated));
     }
-    let looks = RunOptions { keep_log: true, ..LOOKS };
+    let looks = RunOptions { keep_log: true, ..looks };
     let watched = runner.run_once(trace, kind, &looks, Variation::ALL, &mut ());
     Some(differing(OracleId::O14Metamorphic, "when the oracles look more often", &repeated, &watched))
 }

@@ -22,6 +22,8 @@ mod program;
 mod resolve;
 mod score;
 mod session;
+mod states;
+mod stranger;
 mod throughput;
 mod window;
 
@@ -31,10 +33,12 @@ pub use contract::{ContractCoverage, Family};
 pub use coverage::{Coverage, Row, rows};
 pub(crate) use panics::catch as catch_panic;
 pub use score::{Kill, SCORE_OPS, degenerate_score};
+pub use states::States;
+pub use stranger::{Held, Refused, Stranger};
 pub use throughput::{Throughput, throughput};
 
 use crate::model::Model;
-use crate::oracle::{OracleId, Step, Violation};
+use crate::oracle::{Muted, OracleId, Step, Violation};
 use crate::subject::Subject;
 use crate::subjects::{Spare, SubjectKind};
 use crate::suites::{Kernel, Stop};
@@ -43,9 +47,30 @@ use again::Variation;
 use kmem::{Geometry, GeometryError};
 use session::Session;
 
+/// Who judges a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Judges {
+    /// Our oracles, but for those that are muted; `audits`: whether they look at everything now and then.
+    Oracles {
+        /// Who is not heard.
+        muted: Muted,
+        /// Whether there are audits.
+        audits: bool,
+    },
+    /// The harness of somebody else, made anew for each run.
+    Stranger(fn() -> Box<dyn Stranger>),
+}
+
+impl Judges {
+    /// All of our oracles.
+    pub const ALL: Self = Self::Oracles { muted: Muted::NOBODY, audits: true };
+}
+
 /// How a trace is run.
 #[derive(Clone, Copy, Debug)]
 pub struct RunOptions {
+    /// Who judges it.
+    pub judges: Judges,
     /// Every how many operations all oracles look at everything; 0: only at the end.
     pub audit_every: u32,
     /// Whether the report lists every step.
@@ -56,12 +81,12 @@ pub struct RunOptions {
 
 impl RunOptions {
     /// As ever, and what passes is run again.
-    pub const AGAIN: Self = Self { audit_every: 64, keep_log: false, again: true };
+    pub const AGAIN: Self = Self { judges: Judges::ALL, audit_every: 64, keep_log: false, again: true };
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { audit_every: 64, keep_log: false, again: false }
+        Self { judges: Judges::ALL, audit_every: 64, keep_log: false, again: false }
     }
 }
 
@@ -162,7 +187,7 @@ impl Runner {
         let mut report = self.run_once(trace, kind, options, Variation::NONE, watch);
         // Where a foreign allocator's memory is, and what it holds, may differ from run to run.
         if options.again && !kind.is_foreign() && report.is_ok() && report.unbootable.is_none() {
-            report.violation = again::judge(self, trace, kind, &report);
+            report.violation = again::judge(self, trace, kind, options.judges, &report);
         }
         report
     }

@@ -78,7 +78,7 @@ impl Session {
                 self.vmap_with(usize::from(pick), usize::from(count), step, gfp.to_flags())
             }
             Op::CacheDestroy { cache } => self.destroy_cache(cache),
-            Op::Audit => self.audit(),
+            Op::Audit => self.look(),
             Op::FreeMapped { pick } => self.free_mapped(pick),
             Op::VmapFree { pick } => self.vmap_free(u32::from(pick)),
             Op::WriteFree { pick, size, twice } => {

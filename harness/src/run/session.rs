@@ -2,7 +2,8 @@
 
 use super::hash::StepHasher;
 use super::objects::return_call;
-use super::{Coverage, RunOptions, RunReport, StepRecord, Watch};
+use super::stranger::{Outsider, objection};
+use super::{Coverage, Judges, RunOptions, RunReport, StepRecord, Watch};
 use crate::model::{Block, Model};
 use crate::oracle::{self, Context, Step, Violation};
 use crate::subject::{Call, Reply, Subject};
@@ -20,6 +21,10 @@ pub(super) struct Session {
     guest: Box<dyn Guest>,
     pub(super) model: Model,
     options: RunOptions,
+    /// Whether the oracles look at everything now and then.
+    audits: bool,
+    /// Who judges in their place.
+    stranger: Option<Outsider>,
     /// Whether what is left at the end is freed in the opposite order.
     pub(super) backwards: bool,
     /// Index of the operation that is being executed.
@@ -42,10 +47,20 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(guest: Box<dyn Guest>, geometry: &Geometry, options: RunOptions, backwards: bool) -> Self {
+        let mut model = Model::new(geometry, guest.strength());
+        let (audits, stranger) = match options.judges {
+            Judges::Oracles { muted, audits } => {
+                model.notes.muted = muted;
+                (audits, None)
+            }
+            Judges::Stranger(design) => (false, Some(Outsider::new(design()))),
+        };
         Self {
-            model: Model::new(geometry, guest.strength()),
+            model,
             guest,
             options,
+            audits,
+            stranger,
             backwards,
             op: 0,
             ops: 0,
@@ -143,12 +158,23 @@ impl Session {
         }
         self.call(Call::Reclaim)?;
         self.audit()?;
-        oracle::at_end(&mut self.context())
+        match &mut self.stranger {
+            Some(stranger) => objection(stranger.ends(&mut *self.guest, &self.model), self.op),
+            None => oracle::at_end(&mut self.context()),
+        }
     }
 
     /// Every oracle looks at everything.
     pub(super) fn audit(&mut self) -> Verdict {
-        oracle::audit(&mut self.context())
+        if self.audits { oracle::audit(&mut self.context()) } else { Ok(()) }
+    }
+
+    /// The trace asks for a look at everything.
+    pub(super) fn look(&mut self) -> Verdict {
+        match &mut self.stranger {
+            Some(stranger) => objection(stranger.looks(&mut *self.guest), self.op),
+            None => self.audit(),
+        }
     }
 
     /// Lets the processor access a live block, as one step without a call.
@@ -156,7 +182,12 @@ impl Session {
         self.change_cpu()?;
         self.did_something();
         self.calls += 1;
-        access(&mut self.context())
+        // What our contents are compared with is nothing that a stranger wrote.
+        if self.stranger.is_some() {
+            return Ok(());
+        }
+        let muted = self.model.notes.muted;
+        muted.hear(access(&mut self.context()))
     }
 
     fn context(&mut self) -> Context<'_> {
@@ -196,9 +227,9 @@ impl Session {
     pub(super) fn answer(&mut self, call: Call) -> Result<Reply, Violation> {
         let events_before = self.options.keep_log.then(|| events(&*self.guest));
         let struck_before = faults_struck(&*self.guest);
-        oracle::before_call(&mut self.context(), &call)?;
+        self.ask_before(&call)?;
         for free in single_frees(&call) {
-            oracle::before_call(&mut self.context(), &free)?;
+            self.ask_before(&free)?;
         }
         self.guest.begin_step();
         self.guest.set_evictable(&self.model.evictable(&call));
@@ -221,6 +252,13 @@ impl Session {
         verdict.map(|()| reply)
     }
 
+    fn ask_before(&mut self, call: &Call) -> Verdict {
+        match &mut self.stranger {
+            Some(stranger) => objection(stranger.before(&mut *self.guest, call), self.op),
+            None => oracle::before_call(&mut self.context(), call),
+        }
+    }
+
     /// Follows the blocks that moved during a call; what they hold and who may free them stays the same.
     fn follow_moves(&mut self) -> Verdict {
         let evicted = self.guest.take_evicted();
@@ -229,14 +267,19 @@ impl Session {
             while let Some(&(addr, _)) = evicted.next_if(|&&(_, after)| after <= n) {
                 self.model.evict(addr);
             }
-            oracle::on_move(&mut self.context(), &moved)?;
+            match &mut self.stranger {
+                Some(stranger) => stranger.moved(&moved),
+                None => {
+                    let muted = self.model.notes.muted;
+                    muted.hear(oracle::on_move(&mut self.context(), &moved))?;
+                }
+            }
             self.model.relocate(&moved);
         }
         evicted.for_each(|&(addr, _)| self.model.evict(addr));
-        for lent in self.guest.take_lent() {
-            oracle::on_lent(&mut self.context(), lent)?;
-        }
-        Ok(())
+        let (lent, muted) = (self.guest.take_lent(), self.model.notes.muted);
+        let heard = self.stranger.is_none();
+        lent.into_iter().filter(|_| heard).try_for_each(|lent| muted.hear(oracle::on_lent(&mut self.context(), lent)))
     }
 
     /// The operation had an effect.
@@ -256,7 +299,21 @@ impl Session {
         self.coverage.step(step);
     }
 
+    /// Our model follows, and somebody else judges.
+    fn judge_as_stranger(&mut self, step: &Step) -> Verdict {
+        self.model.follow_damage(step, &*self.guest);
+        for part in parts(step) {
+            self.model.update_blocks(&part, &*self.guest);
+        }
+        self.model.update_blocks(step, &*self.guest);
+        let Some(stranger) = &mut self.stranger else { return Ok(()) };
+        objection(stranger.after(&mut *self.guest, &self.model, &step.call, &step.reply), self.op)
+    }
+
     fn judge(&mut self, step: &Step) -> Verdict {
+        if self.stranger.is_some() {
+            return self.judge_as_stranger(step);
+        }
         let mut cx = Context { model: &mut self.model, subject: &mut *self.guest, step: Some(step), op: self.op };
         oracle::before_update(&mut cx)?;
         cx.model.follow_damage(step, cx.subject);

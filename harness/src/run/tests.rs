@@ -4,7 +4,7 @@ use crate::subject::{AccessFault, Call, Reply, Strength, Subject, WhiteBox};
 use crate::subjects::{Guest, Spare};
 use crate::trace::{BurstTier, Gfp, Op};
 
-const LOGGED: RunOptions = RunOptions { audit_every: 64, keep_log: true, again: false };
+const LOGGED: RunOptions = RunOptions { judges: Judges::ALL, audit_every: 64, keep_log: true, again: false };
 
 fn log(kind: SubjectKind, ops: Vec<Op>) -> Vec<StepRecord> {
     let report = Runner::new().run(&Trace::new(ops), kind, &LOGGED);
