@@ -120,6 +120,11 @@ pub(crate) fn allocates(kind: OpKind) -> bool {
     matches!(effect_of(kind), Effect::Allocates(_))
 }
 
+/// Tells whether a kind of operation takes one live block away.
+pub(crate) fn frees(kind: OpKind) -> bool {
+    matches!(effect_of(kind), Effect::Frees(_))
+}
+
 /// Mostly long: fragmentation takes tens to hundreds of operations. One in eight is of any length.
 fn length(rng: &mut TraceRng, max_ops: usize) -> usize {
     let least = if rng.random_ratio(1, 8) { 0 } else { max_ops / 2 };

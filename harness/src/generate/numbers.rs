@@ -3,7 +3,7 @@
 use super::TraceRng;
 use super::weights::{Effect, effect_of};
 use crate::trace::{CacheFlags, Gfp, Op, OpKind, Role, interesting};
-use kmem::PAGE_SIZE;
+use kmem::{GfpFlags, PAGE_SIZE};
 use rand::{Rng, RngExt};
 
 /// Blocks that one kind of free can work on.
@@ -162,8 +162,13 @@ impl Numbers {
         }
     }
 
-    /// Mostly plain `KERNEL`, else what callers use, and now and then any bits at all.
+    /// Mostly plain `KERNEL`, else what callers use, and now and then any bits at all; some of them want no warning.
     fn gfp(&self, rng: &mut TraceRng) -> Gfp {
+        let gfp = self.loud_gfp(rng);
+        if rng.random_ratio(1, 16) { gfp.with(GfpFlags::NOWARN) } else { gfp }
+    }
+
+    fn loud_gfp(&self, rng: &mut TraceRng) -> Gfp {
         match rng.random_range(0..100) {
             n if n < self.plain_gfp => Gfp::KERNEL,
             99 => Gfp::from_bits_truncate(rng.next_u32() & rng.next_u32()),

@@ -156,7 +156,8 @@ fn exhaust(rng: &mut TraceRng, _: &mut GeometrySpec, ops: &mut Vec<Op>) {
 fn urgent(rng: &mut TraceRng, geometry: &mut GeometrySpec, ops: &mut Vec<Op>) {
     geometry.pageblock_order = rng.random_range(1..=3);
     let burst = |size: u64, gfp| Op::Burst { count: 256, tier: BurstTier::Pages, size, gfp };
-    let size = 4096 << rng.random_range(1..=2u32);
+    // Blocks of up to two pageblocks.
+    let size = 4096 << rng.random_range(1..=u32::from(geometry.pageblock_order) + 1);
     ops.extend([
         Op::Checkerboard { order: 2, spare: 0 },
         burst(size, Gfp::KERNEL),

@@ -185,7 +185,9 @@ const fn base_weight(kind: OpKind) -> u32 {
         K::Protect | K::Vread | K::RemapVmalloc | K::VfreeAtomic => 20,
         K::DrainDeferred => 5,
         K::AllocPagesBulk | K::KfreeSensitive | K::Ksize | K::Vmap | K::Vunmap => 30,
-        K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth | K::Wrong => 20,
+        K::VmallocToPage | K::KvfreeSensitive | K::TouchGuard | K::FailNth => 20,
+        // There are many ways to be wrong, each with few kinds of blocks.
+        K::Wrong => 60,
         K::KfreeRcu => 120,
         K::KvfreeRcu | K::RcuReadLock | K::RcuReadUnlock | K::RcuGracePeriod => 30,
         K::RcuFreeEvery => 4,

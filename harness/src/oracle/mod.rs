@@ -131,6 +131,12 @@ pub(crate) struct Notes {
     pub(crate) refusals: [u64; policy::REFUSALS.len()],
     /// How often types had to mix, and reclaim had run, before the call.
     pub(crate) mixing: [u64; 2],
+    /// How often the HIGHATOMIC reserve had grown and served before the call.
+    pub(crate) urgent: [u64; 2],
+    /// How often compaction had gone this way or that before the call.
+    pub(crate) compactions: [u64; 5],
+    /// The order for which compaction of the only zone failed the last time that there was any.
+    pub(crate) compaction_failed: Option<u8>,
 }
 
 /// Names an oracle.

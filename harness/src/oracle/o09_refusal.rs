@@ -17,8 +17,8 @@
 
 use super::contig;
 use super::policy::{
-    check_reserves, insists, judge_boost, judge_bulk, judge_node, judge_reclaim, judge_why, may_skip_reclaim,
-    mixing_counts, page_request, refusal_counts,
+    check_reserves, compaction_counts, insists, judge_boost, judge_bulk, judge_node, judge_put_off, judge_reclaim,
+    judge_urgent, judge_why, may_skip_reclaim, mixing_counts, page_request, refusal_counts, urgent_counts,
 };
 use super::ram::{run_of, run_served};
 use super::scene::Snapshot;
@@ -44,13 +44,16 @@ impl Oracle for RefusalJustified {
         if let Some(inside) = cx.subject.white_box() {
             cx.model.notes.refusals = refusal_counts(inside);
             cx.model.notes.mixing = mixing_counts(inside);
+            cx.model.notes.compactions = compaction_counts(inside);
+            cx.model.notes.urgent = urgent_counts(inside);
         }
         Ok(())
     }
 
     fn before_update(&self, cx: &mut Context<'_>) -> Result<(), Violation> {
         let Some(step) = cx.step else { return Ok(()) };
-        judge_boost(cx).map_err(|message| cx.violation(OracleId::O9RefusalJustified, &[], message))?;
+        let policy = judge_boost(cx).and_then(|()| judge_urgent(cx)).and_then(|()| judge_put_off(cx));
+        policy.map_err(|message| cx.violation(OracleId::O9RefusalJustified, &[], message))?;
         if let Call::Objects(call) = &step.call {
             return super::o09_objects::judge(cx, step, call);
         }

@@ -246,6 +246,49 @@ fn types_do_not_mix_without_a_boost() {
 }
 
 #[test]
+fn compaction_that_failed_is_put_off_once_at_least() {
+    let counts = |subject: &mut FakeSubject, put_off, complete| {
+        let turn = 1 + subject.events.first().map_or(0, |&(_, count)| count);
+        subject.events = vec![
+            (kmem::Event::GaveUpNoProgress, turn),
+            (kmem::Event::CompactDeferred, put_off),
+            (kmem::Event::CompactComplete, complete),
+        ];
+    };
+    let pages = |order| Call::AllocPages { order, gfp: KERNEL };
+    // Two walks fail in a first call, of which only the second counts; then a call of order `order` counts these.
+    let second = |order, failed, put_off, complete| {
+        let (mut subject, mut model) = checkerboard();
+        let mut refused = |subject: &mut FakeSubject, order, (put_off, complete)| {
+            RefusalJustified.before_call(&mut context(&mut model, subject), &pages(order))?;
+            counts(subject, put_off, complete);
+            ask(&RefusalJustified, &mut model, subject, &step(pages(order), Reply::Refused(no_pages(order))))
+        };
+        refused(&mut subject, 2, (0, failed)).unwrap();
+        refused(&mut subject, order, (put_off, failed + complete)).is_ok()
+    };
+    assert!(!second(2, 2, 0, 1) && !second(3, 2, 0, 1), "not put off");
+    assert!(second(2, 2, 1, 0) && second(3, 2, 1, 1), "put off");
+    assert!(second(1, 2, 0, 1), "a lower order is not put off");
+    assert!(second(2, 1, 0, 1), "the cheap walk has no consequence");
+}
+
+#[test]
+fn only_urgent_requests_of_several_pages_have_a_reserve() {
+    let may = |order, gfp| {
+        let mut subject = FakeSubject::new(64);
+        let mut model = subject.model();
+        subject.events = vec![(kmem::Event::HighAtomicReserved, 1)];
+        let usable = PAGE_SIZE << order;
+        let reply = Reply::Block { addr: subject.direct(16), usable };
+        ask(&RefusalJustified, &mut model, &mut subject, &step(Call::AllocPages { order, gfp }, reply)).is_ok()
+    };
+    assert!(may(1, GfpFlags::ATOMIC) && !may(0, GfpFlags::ATOMIC));
+    assert!(!may(1, GfpFlags::NOWAIT) && !may(1, KERNEL | GfpFlags::HIGH));
+    assert!(!may(1, GfpFlags::ATOMIC | GfpFlags::NOMEMALLOC));
+}
+
+#[test]
 fn marks_that_differ_from_the_contract_are_found_once() {
     let mut subject = FakeSubject::new(64);
     let mut model = subject.model();

@@ -157,6 +157,63 @@ pub(super) fn judge_boost(cx: &Context<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// How often pageblocks had joined the HIGHATOMIC reserve, or served from it first, before a call.
+pub(super) fn urgent_counts(inside: &dyn WhiteBox) -> [u64; 2] {
+    [Event::HighAtomicReserved, Event::HighAtomicUsed].map(|event| inside.event_count(event))
+}
+
+/// The HIGHATOMIC reserve grows for, and serves first, only requests of several pages that are urgent, must not wait, and may
+/// use reserves (section 3.3).
+pub(super) fn judge_urgent(cx: &Context<'_>) -> Result<(), String> {
+    let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
+    let Some((order, gfp, _)) = page_request(&step.call) else { return Ok(()) };
+    let has = |flag| gfp.contains(flag);
+    // Whoever must not fail is urgent in the end.
+    let urgent = has(GfpFlags::HIGH) && !gfp.may_block() && !has(GfpFlags::NOMEMALLOC);
+    if (urgent && order > 0) || has(GfpFlags::NOFAIL) || urgent_counts(inside) == cx.model.notes.urgent {
+        return Ok(());
+    }
+    Err(format!("{:?} has no right to the HIGHATOMIC reserve, and used it or made it larger", step.call))
+}
+
+/// How compaction of a zone can go: put off, in vain over all or a part of the zone, done, and futile.
+const COMPACTIONS: [Event; 5] = [
+    Event::CompactDeferred,
+    Event::CompactComplete,
+    Event::CompactPartial,
+    Event::CompactSuccess,
+    Event::CompactSkipped,
+];
+
+/// How often each of them has happened, before a call.
+pub(super) fn compaction_counts(inside: &dyn WhiteBox) -> [u64; COMPACTIONS.len()] {
+    COMPACTIONS.map(|event| inside.event_count(event))
+}
+
+/// After a compaction that came to nothing the next request of this order or above is put off once at least (section 3.7).
+///
+/// Asked where there is one zone only, so that it is known which one failed; and only after calls in which nothing was put
+/// off, for how many more requests wait depends on failures that nobody has seen.
+pub(super) fn judge_put_off(cx: &mut Context<'_>) -> Result<(), String> {
+    let (Some(step), Some(inside)) = (cx.step, cx.subject.white_box()) else { return Ok(()) };
+    let (now, before) = (compaction_counts(inside), cx.model.notes.compactions);
+    let [put_off, complete, partial, done, futile] = std::array::from_fn(|i| now[i].saturating_sub(before[i]));
+    if put_off + complete + partial + done + futile == 0 {
+        return Ok(());
+    }
+    let owed = cx.model.notes.compaction_failed.take();
+    let is_one_zone = cx.model.geometry().zones().len() == 1;
+    let Some((order, gfp, _)) = page_request(&step.call).filter(|_| is_one_zone) else { return Ok(()) };
+    if let Some(failed) = owed.filter(|&failed| order >= failed && put_off == 0) {
+        return Err(format!("compaction for order {failed} has just failed, and was not put off for order {order}"));
+    }
+    // The walk before any reclaim is a cheap one, whose failure has no consequence.
+    let cheap = u64::from(order > PAGE_ALLOC_COSTLY_ORDER || !gfp.contains(GfpFlags::MOVABLE));
+    let has_failed = put_off == 0 && done == 0 && complete + partial > cheap;
+    cx.model.notes.compaction_failed = has_failed.then_some(order);
+    Ok(())
+}
+
 /// Reclaim lowers boosted watermarks again.
 pub(super) fn judge_reclaim(cx: &Context<'_>) -> Result<(), String> {
     let Some(inside) = cx.subject.white_box() else { return Ok(()) };

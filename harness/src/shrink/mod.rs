@@ -1,9 +1,9 @@
 //! Makes a failing trace small: fewer operations, then simpler numbers, then a simpler machine.
 //!
-//! Every operation names its block by a pick, so any subset of a trace is a trace and delta debugging applies. Three
-//! things that plain delta debugging misses are added: an allocation and its free go *together*, picks are renumbered
-//! when an allocation before them goes, and numbers go to the nearest boundary that still fails, so that the size in
-//! the report is the size that matters. The rounds repeat until nothing more goes. The order of attempts is fixed: the
+//! Every operation names its block by a pick, so any subset of a trace is a trace and delta debugging applies. Four
+//! things that plain delta debugging misses are added: all operations of one kind go at once, an allocation and its free go
+//! *together*, picks are renumbered when an allocation or a free before them goes, and numbers go to the nearest boundary
+//! that still fails, so that the size in the report is the size that matters. The rounds repeat until nothing more goes. The order of attempts is fixed: the
 //! same trace and the same answers give the same result.
 
 mod machine;
@@ -30,12 +30,17 @@ pub struct Shrunk {
 pub fn shrink(trace: Trace, budget: usize, still_fails: impl FnMut(&Trace) -> bool) -> Shrunk {
     let mut search = Search::new(trace, budget, still_fails);
     machine::default_machine(&mut search);
+    remove::shortest_prefix(&mut search);
+    // What follows takes many executions: a small machine makes each of them cheap.
+    machine::geometry(&mut search);
     loop {
         let accepted = search.accepted;
         remove::shortest_prefix(&mut search);
+        remove::kinds(&mut search);
         remove::chunks(&mut search);
         remove::pairs(&mut search);
         remove::renumbered(&mut search);
+        remove::shorter_bursts(&mut search);
         simplify::operations(&mut search);
         machine::faults(&mut search);
         machine::geometry(&mut search);

@@ -1,8 +1,8 @@
 //! Fewer operations.
 
 use super::Search;
-use crate::generate::allocates;
-use crate::trace::{Op, Role, Trace};
+use crate::generate::{allocates, frees};
+use crate::trace::{Op, OpKind, Role, Trace};
 
 /// Up to this many operations every pair is tried.
 const ALL_PAIRS: usize = 48;
@@ -70,27 +70,73 @@ fn remove_pair<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, first: usize, s
     };
     search.attempt(remove)
         || search.attempt(|trace| {
-            renumber(trace.ops.iter_mut().take(second).skip(first + 1));
+            lower(trace.ops.iter_mut().take(second).skip(first + 1), 1);
             remove(trace);
         })
 }
 
-/// Removes one allocation and lowers all later picks by one, so that they still mean the blocks that they meant.
+/// Removes one allocation, or many made at once, or one free, and renumbers all later picks, so that they still mean the
+/// blocks that they meant.
 pub(super) fn renumbered<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
     for index in (0..search.len()).rev() {
-        if search.best.ops.get(index).is_some_and(|op| allocates(op.kind())) {
-            search.attempt(|trace| {
-                trace.ops.remove(index);
-                renumber(trace.ops.iter_mut().skip(index));
+        let Some(op) = search.best.ops.get(index).copied() else { continue };
+        search.attempt(|trace| {
+            trace.ops.remove(index);
+            let later = trace.ops.iter_mut().skip(index);
+            match op {
+                Op::Burst { count, .. } => lower(later, count.into()),
+                _ if allocates(op.kind()) => lower(later, 1),
+                _ => raise(later, op.number(Role::Pick).filter(|_| frees(op.kind()))),
+            }
+        });
+    }
+}
+
+/// Makes bursts shorter and renumbers all later picks.
+pub(super) fn shorter_bursts<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
+    for index in 0..search.len() {
+        let mut less = u16::MAX;
+        while let Some(&Op::Burst { count: most, .. }) = search.best.ops.get(index) {
+            less = less.min(most);
+            let shorter = search.attempt(|trace| {
+                if let Some(Op::Burst { count, .. }) = trace.ops.get_mut(index) {
+                    *count -= less;
+                    lower(trace.ops.iter_mut().skip(index + 1), less.into());
+                }
             });
+            if !shorter {
+                less /= 2;
+            }
+            if less == 0 || search.exhausted() {
+                break;
+            }
         }
     }
 }
 
-fn renumber<'a>(ops: impl Iterator<Item = &'a mut Op>) {
+/// Removes all operations of one kind: what a swarm brought in goes as a whole.
+pub(super) fn kinds<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
+    for kind in OpKind::ALL {
+        if search.best.ops.iter().filter(|op| op.kind() == kind).count() > 1 {
+            search.attempt(|trace| trace.ops.retain(|op| op.kind() != kind));
+        }
+    }
+}
+
+/// The picks of operations behind so many blocks that are gone.
+fn lower<'a>(ops: impl Iterator<Item = &'a mut Op>, by: u64) {
+    shift(ops, |pick| if pick < by { pick } else { pick - by });
+}
+
+/// The picks of operations behind a block that is there again.
+fn raise<'a>(ops: impl Iterator<Item = &'a mut Op>, from: Option<u64>) {
+    shift(ops, |pick| if from.is_some_and(|from| pick >= from) { pick + 1 } else { pick });
+}
+
+fn shift<'a>(ops: impl Iterator<Item = &'a mut Op>, to: impl Fn(u64) -> u64) {
     for op in ops {
-        if let Some(pick @ 1..) = op.number(Role::Pick) {
-            *op = op.with_number(Role::Pick, pick - 1);
+        if let Some(pick) = op.number(Role::Pick) {
+            *op = op.with_number(Role::Pick, to(pick));
         }
     }
 }

@@ -77,6 +77,33 @@ fn operations_that_must_go_in_pairs_go() {
 }
 
 #[test]
+fn what_a_pick_means_survives_frees_and_bursts_that_go() {
+    // A toy of the live blocks: the last operation must meet the area.
+    let meets_the_area = |trace: &Trace| {
+        let mut live = Vec::new();
+        let mut met = false;
+        for op in &trace.ops {
+            let nth = op.number(Role::Pick).and_then(|pick| pick.checked_rem(live.len() as u64));
+            match (op, nth) {
+                (Op::Burst { count, .. }, _) => live.extend((0..*count).map(|_| false)),
+                (Op::Vmalloc { .. }, _) => live.push(true),
+                (Op::Kvfree { .. }, Some(nth)) => drop(live.remove(nth as usize)),
+                (Op::Kvrealloc { .. }, Some(nth)) => met = live[nth as usize],
+                _ => {}
+            }
+        }
+        met
+    };
+    let burst = Op::Burst { count: 24, tier: BurstTier::Kmalloc, size: 16, gfp: Gfp::KERNEL };
+    let area = Op::Vmalloc { size: 1, gfp: Gfp::KERNEL };
+    let grow = |pick| Op::Kvrealloc { pick, size: 1, gfp: Gfp::KERNEL };
+    let frees = |n| (0..n).map(|_| Op::Kvfree { pick: 0 });
+    let ops = [burst].into_iter().chain(frees(19)).chain([area]).chain(frees(5)).chain([grow(0)]);
+    let shrunk = shrink(Trace::new(ops.collect()), BUDGET, meets_the_area);
+    assert_eq!(shrunk.trace.ops, [area, grow(0)]);
+}
+
+#[test]
 fn a_size_goes_down_to_the_threshold() {
     for threshold in [1, 9, 97, 8193, 4097, (4 << 20) + 1, 1 << 31, u64::MAX - 5] {
         let trace = planted(3, &[Op::Kmalloc { size: u64::MAX - 2, gfp: Gfp::ATOMIC }]);
