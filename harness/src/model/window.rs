@@ -71,13 +71,13 @@ impl Model {
     /// Follows the frees of this kind that a call has done on its way: what they gave back it may have handed out again.
     pub fn settle_deferred(&mut self, subject: &dyn crate::subject::Subject) {
         self.notes.late_bad.clear();
-        let waiting: Vec<(u64, u64)> =
-            self.limbo.deferred().map(|ghost| (ghost.block.addr, ghost.block.end())).collect();
+        let waiting: Vec<Block> = self.limbo.deferred().map(|ghost| ghost.block.clone()).collect();
         if !waiting.is_empty() {
             self.settle(subject);
         }
-        let is_drained = |&(addr, _): &(u64, u64)| self.deferred(addr).is_none();
-        self.notes.drained = waiting.into_iter().filter(is_drained).collect();
+        let drained: Vec<Block> = waiting.into_iter().filter(|area| self.deferred(area.addr).is_none()).collect();
+        self.notes.drained = drained.iter().map(|area| (area.addr, area.end())).collect();
+        self.notes.no_longer_shown = drained.into_iter().flat_map(|area| area.frames).collect();
     }
 
     /// The area at an address that waits for such a free.

@@ -100,8 +100,10 @@ fn judge_busy(
     }
     let caches = inside.slabinfo();
     let pins = Pins { model, inside, caches: &caches };
+    let was_shown = model.notes.no_longer_shown.iter().any(|frame| extent.contains(frame));
     match inside.frame_kind(frame) {
         FrameKind::Free | FrameKind::Pcp => Err(format!("frame {frame:#x} is free")),
+        FrameKind::Pages | FrameKind::PagesTail if was_shown => Ok(()),
         FrameKind::Pages | FrameKind::PagesTail if block.is_none_or(|block| model.is_movable(block)) => {
             Err(format!("frame {frame:#x} can be moved: {:?}", block.map(|block| block.describe())))
         }

@@ -116,6 +116,8 @@ pub(crate) struct Notes {
     pub(crate) moved_pages: Vec<u64>,
     /// Where the areas were whose freeing was put off and which were freed during the call: their pages may have moved before.
     pub(crate) drained: Vec<(u64, u64)>,
+    /// The frames of these areas: who owns a block of pages hears only after the call that nobody shows it any more.
+    pub(crate) no_longer_shown: Vec<u32>,
     /// Pages that lost their last reference to these while another mapping showed them: frame and order, as of a freed block.
     pub(crate) late_bad: Vec<(u32, u8)>,
     /// Blocks and pages of areas that moved, and pages that were lent, during the call that is being judged.
