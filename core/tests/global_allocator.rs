@@ -63,7 +63,7 @@ fn zeroed_and_aligned_blocks_of_every_size() {
             for _ in 0..3 {
                 // SAFETY: the layout's size is not 0.
                 let block = unsafe { ALLOCATOR.alloc_zeroed(layout) };
-                assert!(!block.is_null() && block as usize % align == 0, "{layout:?}");
+                assert!(!block.is_null() && (block as usize).is_multiple_of(align), "{layout:?}");
                 // SAFETY: the block has so many bytes, which are this test's.
                 let bytes = unsafe { std::slice::from_raw_parts_mut(block, size) };
                 assert!(bytes.iter().all(|&byte| byte == 0), "{layout:?}");

@@ -28,7 +28,7 @@ use core::marker::PhantomData;
 /// The most numbers that there are.
 const MOST: usize = 64;
 /// The fewest on a host with a heavy fence.
-const FEWEST: usize = 8;
+const FEWEST: usize = 16;
 /// Nobody has stopped the others.
 const NOBODY: u32 = 0;
 
@@ -82,9 +82,9 @@ fn counts() -> (usize, usize) {
 /// Decides how many there are. Several threads may do so at once: they decide the same, or the first one's word stands.
 #[cold]
 fn first_counts() -> (usize, usize) {
-    let all = (4 * sys::processors()).clamp(FEWEST, MOST);
+    let all = (8 * sys::processors()).clamp(FEWEST, MOST);
     let (private, all) = if sys::register_heavy_fence() && sys::heavy_fence() && sys::prepare_exit() {
-        (all - (all / 8).max(1), all)
+        (all - all / 4, all)
     } else {
         (0, 1)
     };
@@ -145,15 +145,17 @@ fn take_private(private: usize) -> Option<&'static Slot> {
     SLOTS.iter().take(private).find(|slot| slot.try_take())
 }
 
-/// Waits for a shared number. Which one depends on the thread, so that not all wait for the same.
+/// Waits for a shared number, whichever is free first. Where it looks first depends on the thread.
 fn lease_shared(private: usize, all: usize) -> &'static Slot {
     let shared = SLOTS.get(private..all).unwrap_or(&SLOTS[..1]);
-    let at = HERE.with(|here| core::ptr::from_ref(here) as usize >> 12) % shared.len().max(1);
-    let slot = shared.get(at).unwrap_or(&SLOTS[0]);
-    while !slot.try_take() {
+    let first = HERE.with(|here| core::ptr::from_ref(here) as usize >> 12) % shared.len().max(1);
+    let (later, sooner) = shared.split_at(first);
+    loop {
+        if let Some(slot) = sooner.iter().chain(later).find(|slot| slot.try_take()) {
+            return slot;
+        }
         sys::yield_now();
     }
-    slot
 }
 
 impl Slot {

@@ -15,8 +15,7 @@ const MADE: u32 = 2;
 
 /// The allocator as the one of a whole program.
 ///
-/// Blocks of up to 4 MiB are contiguous, in private memory; larger ones, and those that have grown large, are areas, which
-/// grow by remapping. It makes itself at the first call, without allocating; it can be used before and after `main`, while
+/// Blocks of up to 4 MiB are contiguous, in private memory; larger ones are areas, which grow by remapping. It makes itself at the first call, without allocating; it can be used before and after `main`, while
 /// thread-local values are dropped, and in a fork's child. A wrong free ends the process with a message that names it.
 ///
 /// # Examples
@@ -96,6 +95,12 @@ impl KmemAlloc {
     /// Gives free memory back to the host; returns how many pages. It is done now and then by itself too.
     pub fn trim(&self) -> u64 {
         self.heap().map_or(0, Heap::trim)
+    }
+
+    /// Ends the process with a message that names a wrong free: a program that frees wrongly once has no state that can be
+    /// relied on.
+    pub fn refuse(error: FreeError) -> ! {
+        refuse(error)
     }
 
     #[inline(always)]

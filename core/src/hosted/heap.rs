@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! up to 4 MiB            small: contiguous blocks of private memory      a fork costs them nothing
-//! more, or grown large   areas: of a memory file, made when needed       growth remaps, a fork copies
+//! more, or none is free  areas: of a memory file, made when needed       growth remaps, a fork copies
 //! ```
 //!
-//! So the order is kvmalloc's: contiguous if that is to be had without effort, else virtually contiguous. A block that grows
-//! to [`GROWN`] becomes an area, since what has grown so far will grow on.
+//! So the order is kvmalloc's: contiguous if that is to be had without effort, else virtually contiguous. What comes and goes
+//! up to that size costs no call of the host, and what grows beyond it is copied once and never again.
 
 use super::sys::{self, Placed};
 use super::{Entered, HostConfig, HostError, Hosted, Inner};
@@ -18,12 +18,10 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering, SpinLock};
 use crate::vmalloc::VmallocArgs;
 use core::ptr::{self, NonNull};
 
-/// Blocks that grow to this size become areas.
-const GROWN: usize = 1 << 20;
 /// Areas that shrink below this size become contiguous blocks.
-const SHRUNK: usize = GROWN / 4;
+const SHRUNK: usize = 1 << 20;
 /// After so many bytes in large blocks were freed, free memory goes back to the host.
-const TRIM_AFTER: usize = 32 << 20;
+const TRIM_AFTER: usize = 64 << 20;
 /// Contiguous blocks of more than a page are a bonus: nothing is reclaimed for them.
 const EASY: GfpFlags = GfpFlags::KERNEL.union(GfpFlags::NOWARN).difference(GfpFlags::DIRECT_RECLAIM);
 /// The sizes between which the memory of a heap is chosen, in bytes, whatever the host has.
@@ -155,9 +153,7 @@ impl Heap {
         if fits && addr.is_aligned(align as u64) {
             return Some(block);
         }
-        let grown = size > usable && size >= GROWN;
-        let area = if grown { self.allocate_area(size, align, false) } else { None };
-        self.replace(block, usable.min(size), area.or_else(|| self.allocate(size, align, false))?)
+        self.replace(block, usable.min(size), self.allocate(size, align, false)?)
     }
 
     #[cold]
