@@ -81,6 +81,9 @@ fn run_one(planned: &Planned<'_>, seed: u64, seeds: &[Trace], ui: &Ui) -> Done {
         executions: outcome.executions,
         ops: outcome.ops,
         edges: outcome.edges,
+        depth: outcome.depth,
+        tiers: outcome.coverage.tiers(),
+        refusals: outcome.coverage.refusals(),
         violations: u64::from(outcome.finding.is_some()),
         error,
     };

@@ -10,7 +10,7 @@ use crate::engines::{Engine, Finding, in_process};
 use crate::generate::Target;
 use crate::oracle::OracleId;
 use crate::report::closing::{DegenerateRow, EngineRow, Summary};
-use crate::run::{Coverage, degenerate_score};
+use crate::run::{Coverage, DepthRow, degenerate_score};
 use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 use clap::Args;
@@ -167,6 +167,9 @@ fn not_run(target: Target, message: &str) -> Done {
         executions: 0,
         ops: 0,
         edges: None,
+        depth: DepthRow::default(),
+        tiers: 0,
+        refusals: 0,
         violations: 0,
         error: Some(message.to_owned()),
     };

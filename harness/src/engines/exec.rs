@@ -5,7 +5,7 @@ use super::codec;
 use super::live::Live;
 use crate::generate::Target;
 use crate::oracle::Violation;
-use crate::run::{Coverage, Judges, RunOptions, RunReport, Runner, States};
+use crate::run::{Coverage, Depth, DepthRow, Judges, RunOptions, RunReport, Runner, States};
 use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub ops: u64,
     /// Covered edges, where the engine measures them.
     pub edges: Option<u64>,
+    /// How deep the traces went.
+    pub depth: DepthRow,
     /// What the traces reached.
     pub coverage: Coverage,
     /// The first violation, which ended the job.
@@ -91,6 +93,7 @@ pub(crate) struct Judge<'a> {
     executor: Executor,
     target: Target,
     live: &'a Live,
+    depth: Depth,
     outcome: Outcome,
 }
 
@@ -102,7 +105,7 @@ impl<'a> Judge<'a> {
     /// Lets others than our oracles judge, or not all of them.
     pub(crate) fn with_judges(job: &Job<'_>, live: &'a Live, judges: Judges) -> Self {
         let executor = Executor::new(job.subject, RunOptions { judges, ..RunOptions::default() });
-        Self { executor, target: job.target, live, outcome: Outcome::default() }
+        Self { executor, target: job.target, live, depth: Depth::default(), outcome: Outcome::default() }
     }
 
     /// Judges a trace; `None` if it broke the contract, which ends the job.
@@ -130,6 +133,7 @@ impl<'a> Judge<'a> {
         self.outcome.executions += 1;
         self.outcome.ops += report.calls;
         self.outcome.coverage.merge(&report.coverage);
+        self.depth.add(&report);
         self.live.add(1, report.calls);
         let Some(violation) = report.violation.take() else { return Some(report) };
         self.live.add_violation();
@@ -164,6 +168,6 @@ impl<'a> Judge<'a> {
 
     pub(crate) fn into_outcome(self) -> Outcome {
         self.live.end();
-        self.outcome
+        Outcome { depth: self.depth.row(), ..self.outcome }
     }
 }

@@ -6,7 +6,7 @@
 use super::exec::Executor;
 use super::libfuzzer::COUNTERS;
 use crate::generate::{Target, rng};
-use crate::run::{Coverage, RunReport};
+use crate::run::{Coverage, Depth, RunReport};
 use crate::trace::{HEADER_BYTES, RECORD_BYTES, Trace};
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -36,13 +36,14 @@ struct State {
     executions: u64,
     ops: u64,
     coverage: Coverage,
+    depth: Depth,
     printed: Instant,
 }
 
 impl Default for State {
     fn default() -> Self {
         let (executor, coverage) = (Executor::default(), Coverage::default());
-        Self { executor, executions: 0, ops: 0, coverage, printed: Instant::now() }
+        Self { executor, executions: 0, ops: 0, coverage, depth: Depth::default(), printed: Instant::now() }
     }
 }
 
@@ -52,6 +53,7 @@ impl State {
         self.executions += 1;
         self.ops += report.calls;
         self.coverage.merge(&report.coverage);
+        self.depth.add(report);
         if !report.is_ok() || self.printed.elapsed() >= COUNTER_INTERVAL {
             self.printed = Instant::now();
             self.print();
@@ -59,8 +61,8 @@ impl State {
     }
 
     fn print(&self) {
-        let coverage = self.coverage.to_line();
-        eprintln!("{COUNTERS}executions={} ops={} coverage={coverage}", self.executions, self.ops);
+        let (depth, coverage) = (self.depth.row(), self.coverage.to_line());
+        eprintln!("{COUNTERS}executions={} ops={} depth={depth} coverage={coverage}", self.executions, self.ops);
     }
 }
 

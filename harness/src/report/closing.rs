@@ -1,7 +1,7 @@
 //! What a run of the engines comes to: the closing table, and the same for machines.
 
 use super::table::{grouped, table};
-use crate::run::ContractCoverage;
+use crate::run::{ContractCoverage, DepthRow};
 use serde::Serialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -20,6 +20,12 @@ pub struct EngineRow {
     pub ops: u64,
     /// Covered edges, where the engine measures them.
     pub edges: Option<u64>,
+    /// How deep the traces went.
+    pub depth: DepthRow,
+    /// Ways in which blocks were served: those that the contract calls tiers.
+    pub tiers: u64,
+    /// Reasons for which a request was refused.
+    pub refusals: u64,
     /// Violations found: at most one, for it ends the job.
     pub violations: u64,
     /// Why the engine did not do its work.
@@ -113,7 +119,7 @@ impl fmt::Display for Summary {
             rows.add_row([row.name.clone(), row.target.clone()].into_iter().chain(counts));
         }
         if !self.engines.is_empty() {
-            writeln!(f, "{rows}")?;
+            writeln!(f, "{rows}\n\nhow deep the traces went\n{}", self.depths())?;
         }
         for row in &self.engines {
             if let Some(error) = &row.error {
@@ -128,6 +134,27 @@ impl fmt::Display for Summary {
 }
 
 impl Summary {
+    fn depths(&self) -> comfy_table::Table {
+        let headings = [
+            "engine",
+            "target",
+            ">calls: median",
+            ">most",
+            ">live blocks: median",
+            ">most",
+            ">tiers",
+            ">refusals",
+            ">free vectors",
+        ];
+        let mut rows = table(&headings);
+        for row in self.engines.iter().filter(|row| row.executions > 0) {
+            let DepthRow { calls_median, calls_most, live_median, live_most, free_vectors } = row.depth;
+            let counts = [calls_median, calls_most, live_median, live_most, row.tiers, row.refusals, free_vectors];
+            rows.add_row([row.name.clone(), row.target.clone()].into_iter().chain(counts.map(grouped)));
+        }
+        rows
+    }
+
     fn fmt_totals(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.corpus.files > 0 {
             let CorpusRow { files, failed, unreadable, .. } = self.corpus;
@@ -158,6 +185,9 @@ mod tests {
             executions: 10,
             ops: 2_000,
             edges: None,
+            depth: DepthRow { calls_median: 7, ..DepthRow::default() },
+            tiers: 3,
+            refusals: 2,
             violations: 0,
             error: error.map(str::to_owned),
         }

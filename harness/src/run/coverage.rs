@@ -196,6 +196,21 @@ impl Coverage {
         self.counts.get(..Section::Flags.start()).unwrap_or_default()
     }
 
+    /// In how many ways blocks were served.
+    pub fn tiers(&self) -> u64 {
+        self.reached(Section::Tiers)
+    }
+
+    /// For how many reasons requests were refused.
+    pub fn refusals(&self) -> u64 {
+        self.reached(Section::Refusals)
+    }
+
+    fn reached(&self, section: Section) -> u64 {
+        let counts = self.counts.iter().skip(section.start()).take(section.rows().len());
+        counts.filter(|count| **count > 0).count() as u64
+    }
+
     /// All counters, in the order of [`rows`].
     pub fn counts(&self) -> &[u64] {
         &self.counts

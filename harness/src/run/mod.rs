@@ -12,6 +12,7 @@
 mod again;
 mod contract;
 mod coverage;
+mod depth;
 mod guarded;
 mod hash;
 mod macros;
@@ -31,6 +32,8 @@ mod window;
 pub(crate) use contract::OUT_OF_REACH;
 pub use contract::{ContractCoverage, Family};
 pub use coverage::{Coverage, Row, rows};
+pub(crate) use depth::Depth;
+pub use depth::{DepthRow, NoDepth};
 pub(crate) use panics::catch as catch_panic;
 pub use score::{Kill, SCORE_OPS, degenerate_score};
 pub use states::States;
@@ -120,6 +123,8 @@ pub struct RunReport {
     pub coverage: Coverage,
     /// The most blocks that were live at once.
     pub peak_live: usize,
+    /// For each operation a number for how many free blocks each zone had of each order after it; of subjects that show it.
+    pub free_vectors: Vec<u64>,
     /// A hash of all calls of the trace and their answers: the same trace on the same subject gives the same one.
     pub hash: u64,
 }

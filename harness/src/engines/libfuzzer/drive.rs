@@ -134,8 +134,9 @@ impl<'a> Session<'a> {
                 self.outcome.edges = self.outcome.edges.max(Some(edges));
                 self.live.set_edges(self.job.target, edges);
             }
-            Line::Counters { executions, ops, coverage } => {
+            Line::Counters { executions, ops, depth, coverage } => {
                 self.count(executions, ops);
+                self.outcome.depth = depth;
                 self.outcome.coverage = coverage;
             }
             Line::Executions(executions) => self.count(executions, self.outcome.ops),

@@ -1,6 +1,6 @@
 //! Reads what a libFuzzer program writes on its error stream.
 
-use crate::run::Coverage;
+use crate::run::{Coverage, DepthRow};
 use std::path::PathBuf;
 
 /// What the target's glue prints before its counters; see [`crate::engines::target`].
@@ -12,7 +12,7 @@ pub(super) enum Line {
     /// How many edges are covered.
     Edges(u64),
     /// Executions and operations so far, from our own glue.
-    Counters { executions: u64, ops: u64, coverage: Coverage },
+    Counters { executions: u64, ops: u64, depth: DepthRow, coverage: Coverage },
     /// The final count of executions.
     Executions(u64),
     /// An input that failed was written.
@@ -39,8 +39,9 @@ fn counters(rest: &str) -> Option<Line> {
     let mut words = rest.split_whitespace();
     let executions = words.next()?.strip_prefix("executions=")?.parse().ok()?;
     let ops = words.next()?.strip_prefix("ops=")?.parse().ok()?;
+    let depth = words.next()?.strip_prefix("depth=")?.parse().ok()?;
     let coverage = Coverage::from_line(words.next()?.strip_prefix("coverage=")?);
-    Some(Line::Counters { executions, ops, coverage })
+    Some(Line::Counters { executions, ops, depth, coverage })
 }
 
 fn edges(line: &str) -> Option<u64> {
@@ -61,10 +62,11 @@ mod tests {
 
     #[test]
     fn our_own_counters_and_the_final_statistics_are_read() {
-        let line = parse("hammer: executions=12 ops=345 coverage=0:7,3:1");
+        let line = parse("hammer: executions=12 ops=345 depth=5/9/2/4/77 coverage=0:7,3:1");
         let coverage = Coverage::from_line("0:7,3:1");
         assert_eq!(coverage.counts()[..4], [7, 0, 0, 1]);
-        assert_eq!(line, Line::Counters { executions: 12, ops: 345, coverage });
+        let depth = DepthRow { calls_median: 5, calls_most: 9, live_median: 2, live_most: 4, free_vectors: 77 };
+        assert_eq!(line, Line::Counters { executions: 12, ops: 345, depth, coverage });
         assert_eq!(parse("hammer: executions=12 ops= coverage="), Line::Other);
         assert_eq!(parse("stat::number_of_executed_units: 987"), Line::Executions(987));
     }
