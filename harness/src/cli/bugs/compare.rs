@@ -13,9 +13,10 @@ use crate::cli::yardstick::{conditions, write_section};
 use crate::cli::{UserError, Verdict};
 use crate::generate::rng;
 use crate::report::table::{grouped, markdown};
-use crate::trace::OpKind;
+use crate::trace::{GeometrySpec, Op, OpKind, Role};
+use crate::yardstick::Contestant;
 use crate::yardstick::survival::{Curve, Estimate, Trial, bootstrap, wilson};
-use crate::yardstick::{Contestant, Maker};
+use kmem::GfpFlags;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -42,29 +43,32 @@ struct Run {
 }
 
 /// All hunts of a comparison.
-struct Field<'a> {
-    bugs: Vec<&'a Bug>,
+struct Field {
     runs: Vec<Run>,
+    /// Bugs whose programs could not be made.
+    left_out: Vec<String>,
     seeds: u64,
     /// The most operations of a hunt.
     horizon: f64,
 }
 
 pub(super) fn run(bugs: &[Bug], nursery: &Nursery, args: &BugsArgs, ui: &Ui) -> Result<Verdict, UserError> {
-    let bugs: Vec<&Bug> = bugs.iter().filter(|bug| args.only.is_some() || is_for_all(bug)).collect();
+    let bugs = bugs.iter().filter(|bug| args.only.is_some() || is_for_all(bug));
     let contestants = all_contestants();
-    let mut field = Field { bugs: Vec::new(), runs: Vec::new(), seeds: args.seeds, horizon: args.ops as f64 };
-    for bug in bugs {
-        if ui.live.is_stopped() {
-            break;
-        }
+    let mut field = Field { runs: Vec::new(), seeds: args.seeds, horizon: args.ops as f64, left_out: Vec::new() };
+    for bug in bugs.take_while(|_| !ui.live.is_stopped()) {
         ui.phase(&bug.name);
-        let program = nursery.program(bug).map_err(|e| UserError(format!("{}: {e}", bug.name)))?;
-        field.runs.extend(hunts(bug, &program, &contestants, nursery, args)?);
-        field.bugs.push(bug);
+        match nursery.program(bug) {
+            Ok(program) => field.runs.extend(hunts(bug, &program, &contestants, nursery, args)?),
+            // The others can be compared all the same.
+            Err(message) => {
+                ui.tell(format!("{}: {message}", bug.name));
+                field.left_out.push(bug.name.clone());
+            }
+        }
+        let csv = nursery.place("compare.csv");
+        fs::write(&csv, field.csv()).map_err(|e| UserError(format!("{}: {e}", csv.display())))?;
     }
-    let csv = nursery.place("compare.csv");
-    fs::write(&csv, field.csv()).map_err(|e| UserError(format!("{}: {e}", csv.display())))?;
     let text = field.document(args);
     if let Some(doc) = &args.markdown {
         write_section(doc, "bugs", &text)?;
@@ -80,11 +84,30 @@ fn all_contestants() -> Vec<Contestant> {
     by_name.into_values().collect()
 }
 
-/// Bugs that a caller of `malloc`, `free` and `realloc` can meet, as far as the witness tells; and controls, at which nobody may
-/// raise an alarm.
+/// Bugs that a caller of `malloc`, `free` and `realloc` on an ordinary machine can meet, as far as the witness tells: it asks for
+/// memory of one of the tiers that `kvmalloc` asks, with ordinary flags, and needs neither a fault nor a check.
 fn is_for_all(bug: &Bug) -> bool {
-    const FRONT: [OpKind; 3] = [OpKind::Kvmalloc, OpKind::Kvfree, OpKind::Kvrealloc];
-    bug.witness.as_ref().is_some_and(|trace| trace.ops.iter().all(|op| FRONT.contains(&op.kind())))
+    let Some(trace) = &bug.witness else { return false };
+    let (machine, usual) = (trace.geometry, GeometrySpec::default());
+    let is_usual = machine
+        == GeometrySpec {
+            frames: machine.frames,
+            dma_frames: machine.dma_frames,
+            vmalloc_pages: machine.vmalloc_pages,
+            cpus: machine.cpus,
+            min_free: machine.min_free,
+            huge: machine.huge,
+            ..usual
+        };
+    is_usual && trace.faults.is_empty() && !trace.ops.is_empty() && trace.ops.iter().all(is_plain)
+}
+
+fn is_plain(op: &Op) -> bool {
+    use OpKind as K;
+    let front =
+        [K::Kvmalloc, K::Kvfree, K::Kvrealloc, K::Kmalloc, K::Kfree, K::Krealloc, K::Vmalloc, K::Vfree, K::Free];
+    let gfp = op.number(Role::Gfp).map(|bits| GfpFlags::from_bits_truncate(bits as u32) - GfpFlags::ZERO);
+    front.contains(&op.kind()) && gfp.is_none_or(|gfp| gfp == GfpFlags::KERNEL || gfp.is_empty())
 }
 
 /// All contestants hunt one bug from all seeds, on as many threads as there are processors.
@@ -136,7 +159,12 @@ fn hunt(
     Ok(Run { bug: bug.name.clone(), contestant, seed, ops: hunt.ops, seconds: hunt.seconds, oracle })
 }
 
-impl Field<'_> {
+impl Field {
+    /// The bugs that were hunted, in the order in which they were.
+    fn bugs(&self) -> Vec<&str> {
+        self.runs.chunk_by(|a, b| a.bug == b.bug).filter_map(|runs| Some(runs.first()?.bug.as_str())).collect()
+    }
+
     /// All hunts, one a line.
     fn csv(&self) -> String {
         let line = |run: &Run| {
@@ -148,41 +176,45 @@ impl Field<'_> {
     }
 
     /// A contestant's hunts of a bug, in the order of the seeds.
-    fn trials(&self, contestant: &Contestant, bug: &Bug) -> Vec<Trial> {
+    fn trials(&self, contestant: &Contestant, bug: &str) -> Vec<Trial> {
         let name = contestant.name();
-        let runs = self.runs.iter().filter(|run| run.contestant == name && run.bug == bug.name);
+        let runs = self.runs.iter().filter(|run| run.contestant == name && run.bug == bug);
         runs.map(|run| Trial { time: run.ops as f64, detected: run.oracle.is_some() }).collect()
     }
 
-    /// Tells whether a contestant's maker can reach a bug: the witness has only operations that it draws, or it was found with
-    /// its traces by our judges.
-    fn reaches(&self, contestant: &Contestant, bug: &Bug) -> bool {
-        let Maker::Design(design) = contestant.maker.what else { return true };
-        let has = |kind| design.kinds.contains(&kind);
-        let by_witness = bug.witness.as_ref().is_some_and(|trace| trace.ops.iter().all(|op| has(op.kind())));
-        let found = |name: String| {
-            self.runs.iter().any(|run| run.contestant == name && run.bug == bug.name && run.oracle.is_some())
-        };
-        by_witness || found(format!("{}+all", design.name)) || found(contestant.name())
+    /// Tells whether a contestant's maker reaches a bug: it was found with its traces, by all of our oracles or by its own judge,
+    /// from one seed at least. What it never reaches is no loss of its own.
+    fn reaches(&self, contestant: &Contestant, bug: &str) -> bool {
+        let found =
+            |name: String| self.runs.iter().any(|run| run.contestant == name && run.bug == bug && run.oracle.is_some());
+        found(format!("{}+all", contestant.maker.name)) || found(contestant.name())
     }
 
     /// The hunts of both on the bugs that both can reach, bug by bug and seed by seed.
     fn pairs(&self, ours: &Contestant, other: &Contestant) -> Vec<Vec<(Trial, Trial)>> {
-        let both = self.bugs.iter().filter(|bug| self.reaches(ours, bug) && self.reaches(other, bug));
+        let bugs = self.bugs().into_iter();
+        let both = bugs.filter(|bug| self.reaches(ours, bug) && self.reaches(other, bug));
         both.map(|bug| self.trials(ours, bug).into_iter().zip(self.trials(other, bug)).collect()).collect()
     }
 
     fn document(&self, args: &BugsArgs) -> String {
-        let bugs = self.bugs.iter().map(|bug| bug.name.as_str()).collect::<Vec<_>>().join(", ");
+        let bugs = self.bugs();
         let words = format!(
             "{} bugs, seeds 1 to {}, at most {} operations or {} seconds a hunt, {RESAMPLES} bootstrap samples from seed \
              {BOOTSTRAP_SEED}",
-            self.bugs.len(),
+            bugs.len(),
             self.seeds,
             grouped(args.ops),
             args.seconds
         );
-        let mut text = format!("{} The bugs: {bugs}.\n", conditions(&words));
+        let mut text = format!("{} The bugs: {}.\n", conditions(&words), bugs.join(", "));
+        if !self.left_out.is_empty() {
+            let _ = writeln!(
+                text,
+                "Left out, since the patch does not apply or does not build: {}.",
+                self.left_out.join(", ")
+            );
+        }
         let tables = [
             ("Same judges (all of our oracles), other makers", Contestant::by_maker()),
             ("Same maker (our engine), other judges", Contestant::by_judge()),
@@ -247,14 +279,14 @@ impl Field<'_> {
         let names: Vec<String> =
             std::iter::once("bug".to_owned()).chain(contestants.iter().map(|who| format!(">{}", name(who)))).collect();
         let mut table = markdown(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        for bug in &self.bugs {
+        for bug in self.bugs() {
             let cells = contestants.iter().map(|who| self.cell(who, bug));
-            table.add_row(std::iter::once(bug.name.clone()).chain(cells));
+            table.add_row(std::iter::once(bug.to_owned()).chain(cells));
         }
         table
     }
 
-    fn cell(&self, who: &Contestant, bug: &Bug) -> String {
+    fn cell(&self, who: &Contestant, bug: &str) -> String {
         if !self.reaches(who, bug) {
             return "n/a".to_owned();
         }
@@ -271,14 +303,10 @@ impl Field<'_> {
     /// The bugs that somebody found in fewer operations than ours, all of them.
     fn losses(&self, contestants: &[Contestant]) -> String {
         let Some((ours, others)) = contestants.split_first() else { return String::new() };
-        let median = |who: &Contestant, bug: &Bug| Curve::of(&self.trials(who, bug)).median();
+        let median = |who: &Contestant, bug: &str| Curve::of(&self.trials(who, bug)).median();
         let lost = others.iter().filter_map(|who| {
-            let bugs: Vec<&str> = self
-                .bugs
-                .iter()
-                .filter(|bug| median(who, bug) < median(ours, bug))
-                .map(|bug| bug.name.split('-').next().unwrap_or_default())
-                .collect();
+            let lost = self.bugs().into_iter().filter(|bug| median(who, bug) < median(ours, bug));
+            let bugs: Vec<&str> = lost.filter_map(|bug| bug.split('-').next()).collect();
             let name = if who.judge.name == ours.judge.name { who.maker.name } else { who.judge.name };
             (!bugs.is_empty()).then(|| format!("{name}: {} ({})", bugs.len(), bugs.join(" ")))
         });
@@ -312,7 +340,7 @@ impl Field<'_> {
 
 /// What the cells of the tables by bug mean.
 const PER_BUG: &str = "Median operations until the bug was found; `–`: from no seed, `(2/5)`: from fewer than half of the seeds, \
-                       `n/a`: its traces do not reach the bug.";
+                       `n/a`: not found with its traces by our oracles either.";
 
 fn number(estimate: Estimate) -> String {
     let one = |value: f64| if value.is_finite() { grouped(value as u64) } else { "not reached".to_owned() };
