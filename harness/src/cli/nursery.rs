@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What of the repository cargo needs to see.
-const SOURCES: [&str; 5] = ["Cargo.toml", "Cargo.lock", "core", "harness", "proptests"];
+const SOURCES: [&str; 6] = ["Cargo.toml", "Cargo.lock", "core", "harness", "preload", "proptests"];
 /// Commands that a program with a bug never runs: they plant bugs. A change to them makes no program stale.
 const WITHOUT_EFFECT: [&str; 4] =
     ["harness/src/bugs.rs", "harness/src/cli/bugs.rs", "harness/src/cli/bugs", "harness/src/cli/nursery.rs"];
@@ -196,7 +196,7 @@ mod tests {
     fn nursery(name: &str) -> Nursery {
         let root = std::env::temp_dir().join(format!("hammer-nursery-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&root);
-        for name in ["core/src/slab/tests", "harness/src/cli", "proptests"] {
+        for name in ["core/src/slab/tests", "harness/src/cli", "preload", "proptests"] {
             fs::create_dir_all(root.join(name)).unwrap();
         }
         for name in ["Cargo.toml", "Cargo.lock", "core/src/lib.rs", "core/src/slab/tests/a.rs", "harness/src/bugs.rs"] {
