@@ -1,13 +1,14 @@
 //! O7: do free, cached and owned pages add up to all pages, and does each owner have what the model says?
 //!
 //! Contract: I7 and I17. After every step that was not refused (O11 asks about those): the counters sum up to the managed
-//! pages, and the pages of `alloc_pages`, of large `kmalloc` and of live areas are exactly those of the live blocks. At
-//! each audit the same for objects: a cache counts as active exactly the live objects. Exact.
+//! pages, the pages of `alloc_pages`, of large `kmalloc` and of live areas are exactly those of the live blocks, and no more
+//! frames than may wait for a flush do. At each audit the same for objects: a cache counts as active exactly the live
+//! objects. Exact.
 
 use super::{Context, Oracle, OracleId, Violation};
 use crate::model::{ExpectedUse, Tier, Tiers};
 use crate::subject::Reply;
-use kmem::MemInfo;
+use kmem::{MemInfo, PAGE_SIZE};
 
 /// See the module.
 pub(super) struct Conservation;
@@ -47,7 +48,20 @@ pub(super) fn check_use(cx: &Context<'_>, found: &MemInfo) -> Result<(), String>
     // What waits for readers has not been given back.
     expected.large_kmalloc += cx.model.waiting_pages(Tier::LargeKmalloc);
     expected.vmalloc += cx.model.waiting_pages(Tier::Vmalloc);
-    if counted == expected { Ok(()) } else { Err(format!("the counters say {counted:?}, live are {expected:?}")) }
+    if counted != expected {
+        return Err(format!("the counters say {counted:?}, live are {expected:?}"));
+    }
+    check_lazy(cx, vmalloc_lazy)
+}
+
+/// More frames than this do not wait for a flush: the call that would leave more flushes (section 4.2, and 1/32 of memory,
+/// since here frames wait with their addresses). Frames that wait for readers are not yet among them.
+fn check_lazy(cx: &Context<'_>, lazy: u64) -> Result<(), String> {
+    const PAGES_IN_32_MIB: u64 = (32 << 20) / PAGE_SIZE as u64;
+    let geometry = cx.model.geometry();
+    let bits = u64::from(geometry.cpus.checked_ilog2().map_or(0, |log| log + 1));
+    let most = (bits * PAGES_IN_32_MIB).min(geometry.managed().get() / 32);
+    if lazy <= most { Ok(()) } else { Err(format!("{lazy} frames wait for a flush; at most {most} may")) }
 }
 
 /// Every cache of the trace counts its live objects.
@@ -95,6 +109,18 @@ mod tests {
     fn alloc(subject: &FakeSubject) -> crate::oracle::Step {
         let call = Call::AllocPages { order: 1, gfp: GfpFlags::KERNEL };
         step(call, Reply::Block { addr: subject.direct(4), usable: 2 * PAGE_SIZE })
+    }
+
+    #[test]
+    fn too_many_frames_that_wait_for_a_flush_are_noticed() {
+        let mut subject = FakeSubject::new(64);
+        let mut verdict = |lazy| {
+            (subject.counters.free, subject.counters.vmalloc_lazy) = (64 - lazy, lazy);
+            let mut model = subject.model();
+            ask(&Conservation, &mut model, &mut subject, &step(Call::Vfree { addr: 0 }, crate::subject::Reply::Done))
+        };
+        assert_eq!(verdict(2), Ok(()));
+        assert!(verdict(3).is_err());
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Session {
             Misuse::InsideInBulk => self.bulk_with(usize::from(pick), |addr, size| addr + size as u64 / 2),
             Misuse::BusyCache => self.busy_cache(usize::from(pick)),
             Misuse::OfGoneCache => self.of_gone_cache(usize::from(pick)),
+            Misuse::OtherCacheInBulk => self.bulk_of_other_cache(usize::from(pick)),
         };
         wrong.map_or(Ok(()), |call| self.call(call).map(drop))
     }
@@ -85,6 +86,18 @@ impl Session {
         let addr = wrong(first.addr, first.usable.min(first.requested));
         blocks.push((addr, first.cache));
         Some(Call::Objects(ObjectsCall::FreeBulk { cache: None, blocks }))
+    }
+
+    /// A bulk for one cache with objects of it and, at the end, one of a cache that shares no slabs with it.
+    fn bulk_of_other_cache(&self, pick: usize) -> Option<Call> {
+        let cache = self.model.pick(Tiers::CACHE, pick)?.cache?;
+        let objects = (0..self.model.count(Tiers::CACHE)).filter_map(|n| self.model.pick(Tiers::CACHE, pick + n));
+        let root = |cache: Option<CacheId>| cache.map(|cache| self.model.root_of(cache));
+        let (own, others): (Vec<&Block>, Vec<&Block>) =
+            objects.partition(|block| root(block.cache) == root(Some(cache)));
+        let blocks = own.into_iter().take(OTHERS).chain(others.into_iter().take(1));
+        let blocks = blocks.map(|block| (block.addr, block.cache)).collect();
+        Some(Call::Objects(ObjectsCall::FreeBulk { cache: Some(cache), blocks }))
     }
 
     /// The destruction of a cache that nobody shares and of which a prefilled sheaf has objects.

@@ -76,7 +76,7 @@ impl ObjectsCall {
     /// The frees of single objects for which the call stands.
     pub fn single_frees(&self) -> Vec<Call> {
         let blocks = match self {
-            Self::FreeBulk { blocks, .. } => blocks.clone(),
+            Self::FreeBulk { cache, blocks } => blocks.iter().map(|&(addr, own)| (addr, cache.or(own))).collect(),
             &Self::KfreeNolock { addr, cache } => vec![(addr, cache)],
             _ => Vec::new(),
         };

@@ -54,11 +54,13 @@ pub enum Misuse {
     BusyCache,
     /// Frees an object whose cache was destroyed before.
     OfGoneCache,
+    /// Frees an object of another cache in a bulk for one cache.
+    OtherCacheInBulk,
 }
 
 impl Misuse {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Again,
         Self::Inside,
         Self::OtherCall,
@@ -72,6 +74,7 @@ impl Misuse {
         Self::InsideInBulk,
         Self::BusyCache,
         Self::OfGoneCache,
+        Self::OtherCacheInBulk,
     ];
 }
 
