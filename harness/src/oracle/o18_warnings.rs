@@ -8,6 +8,7 @@
 //! known.
 
 use super::{Context, Oracle, OracleId, Step, Violation};
+use crate::model::classes::KVMALLOC_MAX;
 use crate::model::request;
 use crate::subject::{Call, Reply, WindowCall};
 use kmem::{AllocError, FlagsRemovedBy, GfpFlags, VmFlags, Warning};
@@ -210,7 +211,16 @@ fn must_be_too_large(step: &Step) -> bool {
     exists && is_too_large(step)
 }
 
+/// More than `kvmalloc` ever asks `vmalloc` for: by the size that was asked for, where the call names one.
 fn beyond_int_max(step: &Step) -> bool {
+    let asked = match step.call {
+        Call::Kvmalloc { size, .. } | Call::KvmallocNode { size, .. } => Some(size),
+        Call::KvmallocArray { n, size, .. } => n.checked_mul(size),
+        _ => None,
+    };
+    if let Some(size) = asked {
+        return size > KVMALLOC_MAX && refused_as(step, is_size);
+    }
     let beyond = |e: &AllocError| matches!(e, AllocError::TooLarge { limit, .. } if *limit == i32::MAX as usize);
     refused_as(step, beyond)
 }
@@ -280,6 +290,16 @@ mod tests {
         subject.warnings = warnings.to_vec();
         let mut model = subject.model();
         ask(&Warnings, &mut model, &mut subject, &step(call, reply)).is_ok()
+    }
+
+    #[test]
+    fn a_size_that_kvmalloc_never_serves_is_told_as_that() {
+        let size = 1 << 32;
+        let call = Call::Kvmalloc { size, gfp: GfpFlags::KERNEL };
+        let refused = |limit| Reply::Refused(AllocError::TooLarge { requested: size, limit });
+        let told = Warning::KvmallocTooLarge { bytes: size };
+        assert!(verdict(call.clone(), refused(KVMALLOC_MAX), &[told]));
+        assert!(!verdict(call, refused(PAGE_SIZE), &[Warning::VmallocFailed { bytes: size }]));
     }
 
     fn no_pages(order: u8) -> Reply {
