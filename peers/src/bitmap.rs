@@ -3,7 +3,8 @@
 use bitmap_allocator::{BitAlloc, BitAlloc64K};
 use kmem_harness::adapt::{Pages, Reuse};
 
-pub(crate) struct Peer(Box<BitAlloc64K>);
+/// The allocator.
+pub struct Peer(Box<BitAlloc64K>);
 
 impl Pages for Peer {
     const REUSE: Reuse = Reuse::Whole;

@@ -5,7 +5,8 @@ use kmem_harness::adapt::{Heap, Pages, Region, Reuse};
 use std::alloc::Layout;
 use std::ptr::{self, NonNull};
 
-pub(crate) struct Peer(Buddy<32>);
+/// The allocator.
+pub struct Peer(Buddy<32>);
 
 impl Heap for Peer {
     const REUSE: Reuse = Reuse::Whole;
@@ -32,7 +33,8 @@ impl Region for Peer {
     }
 }
 
-pub(crate) struct Frames(FrameAllocator<32>);
+/// The allocator of frames.
+pub struct Frames(FrameAllocator<32>);
 
 impl Pages for Frames {
     const REUSE: Reuse = Reuse::Whole;

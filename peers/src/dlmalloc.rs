@@ -49,7 +49,8 @@ unsafe impl Allocator for Once {
     }
 }
 
-pub(crate) struct Peer(Dlmalloc<Once>);
+/// The allocator.
+pub struct Peer(Dlmalloc<Once>);
 
 impl Heap for Peer {
     unsafe fn alloc(&mut self, layout: Layout) -> *mut u8 {

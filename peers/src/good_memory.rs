@@ -5,7 +5,8 @@ use kmem_harness::adapt::{Heap, Region};
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
-pub(crate) struct Peer(Box<Allocator<DEFAULT_SMALLBINS_AMOUNT, DEFAULT_ALIGNMENT_SUB_BINS_AMOUNT>>);
+/// The allocator.
+pub struct Peer(Box<Allocator<DEFAULT_SMALLBINS_AMOUNT, DEFAULT_ALIGNMENT_SUB_BINS_AMOUNT>>);
 
 impl Heap for Peer {
     unsafe fn alloc(&mut self, layout: Layout) -> *mut u8 {

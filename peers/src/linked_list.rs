@@ -4,7 +4,8 @@ use kmem_harness::adapt::{Heap, Region, Reuse};
 use std::alloc::Layout;
 use std::ptr::{self, NonNull};
 
-pub(crate) struct Peer(linked_list_allocator::Heap);
+/// The allocator.
+pub struct Peer(linked_list_allocator::Heap);
 
 impl Heap for Peer {
     const REUSE: Reuse = Reuse::Whole;

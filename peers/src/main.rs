@@ -1,58 +1,24 @@
 //! `hammer` with the current releases of other people's allocators: `--subject talc`, and so on.
 
-mod bitmap;
-mod buddy_system;
-mod dlmalloc;
-mod good_memory;
-mod linked_list;
-mod rlsf;
-mod slabmalloc;
-mod talc;
-
-use kmem_harness::adapt::{Global, Heap, hosted, pages, region};
-use std::alloc::{GlobalAlloc, Layout, System};
+use kmem_harness::adapt::{Global, hosted, pages, region};
+use kmem_peers::{
+    Bitmap, BuddySystem, BuddySystemFrames, Dlmalloc, GoodMemory, LinkedList, Mimalloc, Rlsf, Slabmalloc, Talc,
+};
+use std::alloc::System;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     kmem_harness::cli::main_with(&[
-        region::<talc::Peer>("talc"),
-        region::<rlsf::Peer>("rlsf"),
-        region::<dlmalloc::Peer>("dlmalloc"),
-        region::<good_memory::Peer>("good_memory_allocator"),
-        region::<linked_list::Peer>("linked_list_allocator"),
-        region::<buddy_system::Peer>("buddy_system_allocator"),
-        pages::<buddy_system::Frames>("buddy_system_allocator-frames"),
-        pages::<bitmap::Peer>("bitmap-allocator"),
-        region::<slabmalloc::Peer>("slabmalloc"),
+        region::<Talc>("talc"),
+        region::<Rlsf>("rlsf"),
+        region::<Dlmalloc>("dlmalloc"),
+        region::<GoodMemory>("good_memory_allocator"),
+        region::<LinkedList>("linked_list_allocator"),
+        region::<BuddySystem>("buddy_system_allocator"),
+        pages::<BuddySystemFrames>("buddy_system_allocator-frames"),
+        pages::<Bitmap>("bitmap-allocator"),
+        region::<Slabmalloc>("slabmalloc"),
         hosted::<Global<System>>("glibc"),
         hosted::<Mimalloc>("mimalloc"),
     ])
-}
-
-/// mimalloc, which has no `Default`.
-#[derive(Default)]
-struct Mimalloc;
-
-impl Heap for Mimalloc {
-    const LARGEST: usize = 1 << 22;
-
-    unsafe fn alloc(&mut self, layout: Layout) -> *mut u8 {
-        // SAFETY: the same condition.
-        unsafe { mimalloc::MiMalloc.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&mut self, block: *mut u8, layout: Layout) {
-        // SAFETY: the same condition.
-        unsafe { mimalloc::MiMalloc.dealloc(block, layout) }
-    }
-
-    unsafe fn alloc_zeroed(&mut self, layout: Layout) -> Option<*mut u8> {
-        // SAFETY: the same condition.
-        Some(unsafe { mimalloc::MiMalloc.alloc_zeroed(layout) })
-    }
-
-    unsafe fn realloc(&mut self, block: *mut u8, layout: Layout, new_size: usize) -> Option<*mut u8> {
-        // SAFETY: the same condition.
-        Some(unsafe { mimalloc::MiMalloc.realloc(block, layout, new_size) })
-    }
 }

@@ -5,7 +5,8 @@ use rlsf::Tlsf;
 use std::alloc::Layout;
 use std::ptr::{self, NonNull};
 
-pub(crate) struct Peer(Tlsf<'static, u32, u32, 20, 32>);
+/// The allocator.
+pub struct Peer(Tlsf<'static, u32, u32, 20, 32>);
 
 impl Heap for Peer {
     const REUSE: Reuse = Reuse::Whole;

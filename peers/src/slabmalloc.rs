@@ -6,7 +6,8 @@ use slabmalloc::{AllocationError, Allocator, LargeObjectPage, ObjectPage, ZoneAl
 use std::alloc::Layout;
 use std::ptr::{self, NonNull};
 
-pub(crate) struct Peer {
+/// The allocator.
+pub struct Peer {
     zone: ZoneAllocator<'static>,
     memory: NonNull<u8>,
     /// Offsets of what is left of the region.

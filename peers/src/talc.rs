@@ -7,7 +7,8 @@ use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::source::Manual;
 
-pub(crate) struct Peer(Talc<Manual, DefaultBinning>);
+/// The allocator.
+pub struct Peer(Talc<Manual, DefaultBinning>);
 
 impl Heap for Peer {
     const REUSE: Reuse = Reuse::Whole;

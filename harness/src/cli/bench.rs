@@ -2,7 +2,7 @@
 
 use super::bench_moving::{self, Growth};
 use super::ui::Ui;
-use super::{UserError, Verdict, bench_vmalloc};
+use super::{UserError, Verdict, bench_peers, bench_vmalloc};
 use crate::machine::{SimMachine, SimPlatform};
 use crate::report::table::grouped;
 use crate::run::throughput;
@@ -30,6 +30,8 @@ enum Table {
     Moving,
     /// Linux's test_vmalloc.
     Vmalloc,
+    /// The hosted allocator and the page allocator beside other people's, which are built for it.
+    Peers,
 }
 
 #[derive(Args)]
@@ -150,6 +152,7 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
         (Some(Table::Realloc), _) => return bench_moving::realloc_table(ui),
         (Some(Table::Moving), _) => return bench_moving::moving_table(ui),
         (Some(Table::Vmalloc), _) => return bench_vmalloc::table_of_cases(ui),
+        (Some(Table::Peers), _) => return bench_peers::run(ui),
         (None, Some(growth)) => {
             return bench_moving::grow(growth, args.bytes, args.pairs.unwrap_or(1)).map(|_| Verdict::Fine);
         }

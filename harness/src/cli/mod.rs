@@ -3,6 +3,7 @@
 mod apart;
 mod bench;
 mod bench_moving;
+mod bench_peers;
 mod bench_vmalloc;
 mod bugs;
 mod corpus;
