@@ -1,7 +1,8 @@
 //! Our own generator in this process, steered by novelty.
 //!
-//! A trace that reaches a new combination of internal event and magnitude (how often it happened, as a power of two)
-//! joins a small pool; half of the traces are made by changing one of the pool, half are made anew.
+//! The first traces are short, the later ones longer. A trace that reaches a new combination of internal event and
+//! magnitude (how often it happened, as a power of two) joins a small pool; half of the traces are made by changing one of
+//! the pool, half are made anew.
 
 use super::exec::{Judge, Outcome};
 use super::source::{Parts, Source};

@@ -11,6 +11,9 @@ use rand::{Rng, RngExt};
 const POOL: usize = 256;
 /// Among how many of them the one to change is chosen.
 const CHOICE: usize = 4;
+/// How long the first traces are at most, and after how many that doubles: what one call can show is shown by one call.
+const FIRST_OPS: usize = 4;
+const DOUBLED_AFTER: u32 = 8;
 
 /// How traces are made that come of no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +67,8 @@ pub struct Source {
     generator: Generator,
     rng: TraceRng,
     pool: Pool,
+    /// Traces made so far.
+    made: u32,
 }
 
 impl Source {
@@ -71,24 +76,26 @@ impl Source {
     pub fn new(parts: Parts, job: &Job<'_>) -> Self {
         let recipe = if let Fresh::Generated(recipe) = parts.fresh { recipe } else { Recipe::WHOLE };
         let generator = Generator::with_recipe(job.seed, recipe);
-        Self { parts, generator, rng: rng(job.seed), pool: Pool::new(job.seeds, job.max_ops) }
+        Self { parts, generator, rng: rng(job.seed), pool: Pool::new(job.seeds, job.max_ops), made: 0 }
     }
 
     /// Makes the next trace for the job's target.
     pub fn next(&mut self, job: &Job<'_>) -> Trace {
-        let mutant = self.pool.mutant(self.parts.mutation, &mut self.rng, job.max_ops);
-        let Some(mut trace) = mutant else { return self.fresh(job) };
+        let most = job.max_ops.min(FIRST_OPS << (self.made / DOUBLED_AFTER).min(24));
+        self.made = self.made.saturating_add(1);
+        let mutant = self.pool.mutant(self.parts.mutation, &mut self.rng, most);
+        let Some(mut trace) = mutant else { return self.fresh(job, most) };
         if let Fresh::Generated(recipe) = self.parts.fresh {
             recipe.restrict(&mut trace);
         }
         trace
     }
 
-    fn fresh(&mut self, job: &Job<'_>) -> Trace {
+    fn fresh(&mut self, job: &Job<'_>, most: usize) -> Trace {
         match self.parts.fresh {
-            Fresh::Generated(_) => self.generator.trace(job.target, job.max_ops),
+            Fresh::Generated(_) => self.generator.trace(job.target, most),
             Fresh::Decoded => {
-                let mut bytes = vec![0; 8 + self.rng.random_range(0..=job.max_ops) * RECORD_BYTES];
+                let mut bytes = vec![0; 8 + self.rng.random_range(0..=most) * RECORD_BYTES];
                 self.rng.fill_bytes(&mut bytes);
                 Trace::from_bytes(&bytes)
             }
