@@ -75,7 +75,8 @@ pub(super) fn run(args: &YardstickArgs, ui: &Ui) -> Result<Verdict, UserError> {
 
 fn far(args: &YardstickArgs, ui: &Ui) -> Vec<Vec<Reach>> {
     let looks = [FIRST_LOOK, FIRST_LOOK * 10, args.reach];
-    let looks: Vec<u64> = looks.into_iter().filter(|&ops| ops <= args.reach && ops > 0).collect();
+    let mut looks: Vec<u64> = looks.into_iter().filter(|&ops| ops <= args.reach && ops > 0).collect();
+    looks.dedup();
     let maker = |contestant: &Contestant| {
         ui.phase(&format!("how far {} comes", contestant.maker.name));
         looks.iter().map(|&ops| reach(contestant, 1, ops, &ui.live)).collect()
