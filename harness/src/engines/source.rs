@@ -14,6 +14,8 @@ const CHOICE: usize = 4;
 /// How long the first traces are at most, and after how many that doubles: what one call can show is shown by one call.
 const FIRST_OPS: usize = 4;
 const DOUBLED_AFTER: u32 = 8;
+/// One of how many fresh traces may have macro operations: it makes as many calls as several without.
+const MACROS_EVERY: u32 = 4;
 
 /// How traces are made that come of no other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,7 +95,10 @@ impl Source {
 
     fn fresh(&mut self, job: &Job<'_>, most: usize) -> Trace {
         match self.parts.fresh {
-            Fresh::Generated(_) => self.generator.trace(job.target, most),
+            Fresh::Generated(recipe) => {
+                let macros = recipe.macros && self.rng.random_ratio(1, MACROS_EVERY);
+                self.generator.trace_by(Recipe { macros, ..recipe }, job.target, most)
+            }
             Fresh::Decoded => {
                 let mut bytes = vec![0; 8 + self.rng.random_range(0..=most) * RECORD_BYTES];
                 self.rng.fill_bytes(&mut bytes);

@@ -87,9 +87,13 @@ impl Generator {
 
     /// Makes the next trace of at most `max_ops` operations.
     pub fn trace(&mut self, target: Target, max_ops: usize) -> Trace {
+        self.trace_by(self.recipe, target, max_ops)
+    }
+
+    /// Makes the next trace by another recipe.
+    pub fn trace_by(&mut self, recipe: Recipe, target: Target, max_ops: usize) -> Trace {
         let rng = &mut self.rng;
         let max_ops = max_ops.min(MAX_OPS);
-        let recipe = self.recipe;
         let swarm = if recipe.swarm { draw_swarm(rng, target) } else { all_of(target) };
         let mut geometry = GeometrySpec::preset(rng.next_u64());
         let mut ops = Vec::with_capacity(max_ops);

@@ -107,15 +107,13 @@ pub(crate) fn all_of(target: Target) -> Swarm {
     OpGroup::ALL.into_iter().filter(|&group| target.uses(group)).fold(Swarm::NONE, Swarm::with)
 }
 
-/// Switches each group that the target may use on with probability two thirds, few of them more rarely; the tier's own call is
-/// always on.
+/// Switches each group that the target may use on with probability two thirds; the tier's own call is always on.
 pub(crate) fn draw_swarm(rng: &mut TraceRng, target: Target) -> Swarm {
     let core = target.core();
     let all = rng.random_ratio(1, 10);
     let drawn = OpGroup::ALL.into_iter().filter(|&group| target.uses(group)).filter(|&group| {
-        // Callers are mostly right; and a trace with macro operations makes as many calls as ten without.
-        let rare = matches!(group, OpGroup::Misuse | OpGroup::Fragment | OpGroup::Burst);
-        let chance = if rare { 1 } else { 4 };
+        // Callers are mostly right.
+        let chance = if group == OpGroup::Misuse { 1 } else { 4 };
         all || rng.random_ratio(chance, 6)
     });
     let swarm = drawn.fold(Swarm::NONE, Swarm::with);
