@@ -155,6 +155,10 @@ impl Outsider {
         call: &Call,
         reply: &Reply,
     ) -> Result<(), String> {
+        // What was lost behind the caller's back may be where the new block is.
+        if self.held.len() + usize::from(old_address(call).is_none()) != model.count(Tiers::OWNING) {
+            self.forget_lost(model, old_address(call));
+        }
         match reply {
             Reply::Block { addr, .. } => self.given(subject, model, call, *addr)?,
             Reply::Refused(_) => self.refused(model, call)?,
@@ -215,10 +219,19 @@ impl Outsider {
         }
     }
 
+    /// Forgets what is live no more, or was cut into pieces, but for the block that is being resized.
+    fn forget_lost(&mut self, model: &Model, resized: Option<u64>) {
+        let is_lost = |block: &&Held| {
+            let live = model.block(block.addr).filter(|live| live.handle == block.number);
+            live.is_none_or(|live| live.requested < block.bytes) && resized != Some(block.addr)
+        };
+        let lost: Vec<u64> = self.held.values().filter(is_lost).map(|block| block.addr).collect();
+        lost.into_iter().for_each(|addr| self.forget(addr));
+    }
+
     /// Follows what came and went in calls for several blocks, or behind the caller's back.
     fn catch_up(&mut self, subject: &mut dyn Subject, model: &Model) -> Result<(), String> {
-        let lost: Vec<u64> = self.held.keys().copied().filter(|&addr| model.block(addr).is_none()).collect();
-        lost.into_iter().for_each(|addr| self.forget(addr));
+        self.forget_lost(model, None);
         let fresh = model.blocks(Tiers::OWNING).filter(|block| !self.held.contains_key(&block.addr));
         for block in fresh.map(held).collect::<Vec<Held>>() {
             self.held.insert(block.addr, block);
