@@ -6,7 +6,7 @@ use kmem_harness::generate::Target;
 use kmem_harness::run::ContractCoverage;
 
 /// Generated traces for each target.
-const CASES: u64 = 150;
+const CASES: u64 = 400;
 
 #[test]
 fn nothing_of_the_contract_is_never_reached() {
