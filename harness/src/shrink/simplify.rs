@@ -3,22 +3,27 @@
 use super::Search;
 use crate::trace::{BurstTier, Gfp, Op, Role, Trace, interesting};
 
-/// Picks, caches and CPUs are tried up to this number.
+/// Caches and CPUs are tried up to this number.
 const SMALL: u64 = 16;
+/// Picks are tried up to this number: one beyond the live blocks means another block whenever one goes.
+const SMALL_PICK: u64 = 64;
 
 /// Simplifies every operation.
 pub(super) fn operations<F: FnMut(&Trace) -> bool>(search: &mut Search<F>) {
     for index in 0..search.len() {
-        while let Some(simpler) = search.best.ops.get(index).and_then(simpler_call) {
-            if !search.attempt(|trace| replace(trace, index, simpler)) {
-                break;
-            }
-        }
+        while simplify_call(search, index) {}
         let roles = search.best.ops.get(index).map_or(&[][..], |op| op.kind().roles());
         for &role in roles {
             number(search, index, role);
         }
     }
+}
+
+/// Takes the first simpler call that still fails; tells whether there was one.
+fn simplify_call<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize) -> bool {
+    let Some(op) = search.best.ops.get(index).copied() else { return false };
+    let mut simpler = simpler_call(&op).into_iter().chain(calls_of_one_tier(&op));
+    simpler.any(|simpler| search.attempt(|trace| replace(trace, index, simpler)))
 }
 
 fn replace(trace: &mut Trace, index: usize, op: Op) {
@@ -50,13 +55,22 @@ fn simpler_call(op: &Op) -> Option<Op> {
     }
 }
 
+/// The calls that `kvmalloc` chooses from: with them it matters less what else is in memory.
+fn calls_of_one_tier(op: &Op) -> Vec<Op> {
+    match *op {
+        Op::Kvmalloc { size, gfp } => vec![Op::Kmalloc { size, gfp }, Op::Vmalloc { size, gfp }],
+        _ => Vec::new(),
+    }
+}
+
 /// Simplifies one number.
 fn number<F: FnMut(&Trace) -> bool>(search: &mut Search<F>, index: usize, role: Role) {
     let Some(old) = search.best.ops.get(index).and_then(|op| op.number(role)) else { return };
     match role {
         Role::Gfp => gfp(search, index, old),
         Role::Pick | Role::Cache | Role::Cpu => {
-            let _ = (0..old.min(SMALL)).any(|n| set(search, index, role, n));
+            let most = if role == Role::Pick { SMALL_PICK } else { SMALL };
+            let _ = (0..old.min(most)).any(|n| set(search, index, role, n));
         }
         Role::Point | Role::Tier => {}
         // Zero is the odd size out: it stays only if the failure needs it.

@@ -101,6 +101,14 @@ fn what_a_pick_means_survives_frees_and_bursts_that_go() {
     let ops = [burst].into_iter().chain(frees(19)).chain([area]).chain(frees(5)).chain([grow(0)]);
     let shrunk = shrink(Trace::new(ops.collect()), BUDGET, meets_the_area);
     assert_eq!(shrunk.trace.ops, [area, grow(0)]);
+    // 188 means number 8 of thirty blocks: without one of them it would mean another.
+    let areas = |n| {
+        (0..n).map(|i| {
+            if i == 188 % 30 { area } else { Op::Burst { count: 1, tier: BurstTier::Pages, size: 1, gfp: Gfp::KERNEL } }
+        })
+    };
+    let shrunk = shrink(Trace::new(areas(30).chain([grow(188)]).collect()), BUDGET, meets_the_area);
+    assert_eq!(shrunk.trace.ops, [area, grow(0)]);
 }
 
 #[test]
