@@ -12,6 +12,8 @@
 //! All of them are safe to use in several threads and around a fork, as [`KmemAlloc`] is.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+mod record;
+
 use core::ffi::{c_int, c_void};
 use core::ptr::{self, NonNull};
 use kmem::PAGE_SIZE;
@@ -43,24 +45,35 @@ fn no_memory() -> *mut c_void {
     ptr::null_mut()
 }
 
-/// A block at a multiple of `align`, which is a power of two.
+/// A block at a multiple of `align`, a power of two of at least [`ALIGN`]; `None` if there is no memory.
+#[inline(always)]
+fn allocate(align: usize, size: usize) -> Option<NonNull<u8>> {
+    let block = ALLOCATOR.allocate(size, align, false)?;
+    if record::is_on() {
+        record::given(block.as_ptr().cast(), align, size);
+    }
+    Some(block)
+}
+
+/// The same for an alignment that a program gave.
 fn aligned(align: usize, size: usize) -> *mut c_void {
-    or_no_memory(ALLOCATOR.allocate(size, align.max(ALIGN), false))
+    or_no_memory(allocate(align.max(ALIGN), size))
 }
 
 /// Allocates at least `size` bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn malloc(size: usize) -> *mut c_void {
-    or_no_memory(ALLOCATOR.allocate(size, ALIGN, false))
+    or_no_memory(allocate(ALIGN, size))
 }
 
 /// Allocates `count` elements of `size` zero bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
-    match count.checked_mul(size) {
-        Some(bytes) => or_no_memory(ALLOCATOR.allocate(bytes, ALIGN, true)),
-        None => no_memory(),
+    let block = count.checked_mul(size).and_then(|bytes| ALLOCATOR.allocate(bytes, ALIGN, true));
+    if record::is_on() {
+        block.iter().for_each(|block| record::given_zeros(block.as_ptr().cast(), count, size));
     }
+    or_no_memory(block)
 }
 
 /// Takes a block back; null is ignored.
@@ -70,6 +83,9 @@ pub extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 /// Nobody uses the block any more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn free(block: *mut c_void) {
+    if record::is_on() && !block.is_null() {
+        record::taken(block);
+    }
     if let Err(error) = ALLOCATOR.release(block.cast()) {
         KmemAlloc::refuse(error);
     }
@@ -88,10 +104,8 @@ pub unsafe extern "C" fn realloc(block: *mut c_void, size: usize) -> *mut c_void
         unsafe { free(block) };
         return ptr::null_mut();
     }
-    match ALLOCATOR.resize(old, size, ALIGN) {
-        Some(moved) => moved.as_ptr().cast(),
-        None => refused(block),
-    }
+    let resize = || ALLOCATOR.resize(old, size, ALIGN).map_or_else(|| refused(block), |moved| moved.as_ptr().cast());
+    if record::is_on() { record::resized(block, size, resize) } else { resize() }
 }
 
 /// Why a block could not be resized: it is none, which ends the process, or there is no memory.
@@ -127,7 +141,7 @@ pub unsafe extern "C" fn posix_memalign(place: *mut *mut c_void, align: usize, s
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
-    match ALLOCATOR.allocate(size, align.max(ALIGN), false) {
+    match allocate(align.max(ALIGN), size) {
         Some(block) => {
             // SAFETY: passed on to the caller.
             unsafe { place.write(block.as_ptr().cast()) };

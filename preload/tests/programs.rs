@@ -122,6 +122,10 @@ const FAMILY: &str = r#"
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#ifndef ROUNDS
+#define ROUNDS 20000
+#define THREADS 40
+#endif
 #define CHECK(x) do { if (!(x)) { printf("line %d: %s\n", __LINE__, #x); exit(1); } } while (0)
 static int aligned(void *p, size_t a) { return p && (uintptr_t)p % a == 0; }
 static int zero(const unsigned char *p, size_t n) { for (size_t i = 0; i < n; i++) if (p[i]) return 0; return 1; }
@@ -129,7 +133,7 @@ static volatile size_t huge = (size_t)1 << 60;
 static void *worker(void *arg) {
     unsigned seed = (unsigned)(uintptr_t)arg;
     unsigned char *blocks[64] = {0}; size_t sizes[64] = {0};
-    for (int round = 0; round < 20000; round++) {
+    for (int round = 0; round < ROUNDS; round++) {
         int i = rand_r(&seed) % 64;
         for (size_t k = 0; k < sizes[i]; k += 97) CHECK(blocks[i][k] == (unsigned char)i);
         size_t n = rand_r(&seed) % (round % 500 ? 3000 : 3000000);
@@ -172,14 +176,14 @@ int main(void) {
     CHECK((p = realloc(NULL, 7)) && p != realloc(NULL, 0)); free(p);
     malloc_trim(0);
     for (int rounds = 0; rounds < 3; rounds++) {
-        pthread_t threads[40];
-        for (uintptr_t i = 0; i < 40; i++) CHECK(!pthread_create(&threads[i], NULL, worker, (void *)(i + 1)));
+        pthread_t threads[THREADS];
+        for (uintptr_t i = 0; i < THREADS; i++) CHECK(!pthread_create(&threads[i], NULL, worker, (void *)(i + 1)));
         for (int forks = 0; forks < 5; forks++) {
             pid_t child = fork();
             if (child == 0) { worker((void *)7); _exit(0); }
             int status; CHECK(waitpid(child, &status, 0) == child && status == 0);
         }
-        for (int i = 0; i < 40; i++) pthread_join(threads[i], NULL);
+        for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     }
     puts("all as documented");
     return 0;
@@ -289,4 +293,79 @@ if (isMainThread) {
 } else { let s = 0; for (let i = 0; i < 100000; i++) s += ("" + i).length; parentPort.postMessage(s); }
 "#;
     compare("node", "node", &[("program.js", program)], "node program.js");
+}
+
+/// What a process wrote down of its heap: how many events of each kind, or what is wrong.
+fn read_recording(bytes: &[u8]) -> [u64; 5] {
+    let mut rest = bytes.strip_prefix(b"kmh1").unwrap().iter().copied();
+    let (mut counts, mut live, mut last) = ([0; 5], std::collections::HashSet::new(), 0_u64);
+    while let Some(kind @ 1..) = rest.next() {
+        let mut number = || {
+            let mut number = 0_u64;
+            for (at, byte) in (0..).zip(rest.by_ref()) {
+                number |= u64::from(byte & 0x7f) << (7 * at);
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            number
+        };
+        let mut block = |zigzag: u64| {
+            last = last.wrapping_add((zigzag >> 1) ^ (zigzag & 1).wrapping_neg());
+            last
+        };
+        let _thread = number();
+        let (old, new) = match kind {
+            1 | 2 => {
+                let _sizes = (number(), number());
+                (None, Some(block(number())))
+            }
+            3 => {
+                let old = block(number());
+                let _size = number();
+                (Some(old), Some(block(number())))
+            }
+            4 => (Some(block(number())), None),
+            _ => panic!("event of kind {kind}"),
+        };
+        // What was given before the recording began, or is the parent's, is taken back without having been given.
+        old.iter().for_each(|old| {
+            live.remove(old);
+        });
+        new.iter().for_each(|new| assert!(live.insert(*new), "two live blocks at one address"));
+        counts[usize::from(kind)] += 1;
+    }
+    counts
+}
+
+#[test]
+fn every_process_writes_its_heap_down() {
+    if !is_installed("gcc") {
+        return;
+    }
+    let folder = folder("recordings", "ours");
+    std::fs::write(folder.join("family.c"), FAMILY).unwrap();
+    assert!(
+        command("gcc", &folder)
+            .args(["-w", "-O1", "-fno-builtin", "-pthread", "-DROUNDS=2000", "-DTHREADS=6", "-o", "family", "family.c"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let recordings = folder.join("recordings");
+    std::fs::create_dir(&recordings).unwrap();
+    let output = command(folder.join("family"), &folder)
+        .env("LD_PRELOAD", library())
+        .env("KMEM_RECORD", &recordings)
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "all as documented\n", "{output:?}");
+    let files: Vec<_> = std::fs::read_dir(&recordings).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 16, "the program and its fifteen children: {files:?}");
+    let read: Vec<_> = files.iter().map(|file| read_recording(&std::fs::read(file).unwrap())).collect();
+    let most = read.iter().max_by_key(|counts| counts[3]).unwrap();
+    // 3 rounds of 6 threads with 2,000 calls of `realloc`, of which the first of each block is an allocation.
+    assert!(most[1] + most[3] >= 3 * 6 * 2000, "{most:?}");
+    assert!(read.iter().all(|counts| counts[1] + counts[3] >= 2000 && counts[4] > 0), "{read:?}");
+    let _removed = std::fs::remove_dir_all(folder);
 }

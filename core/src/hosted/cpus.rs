@@ -130,7 +130,6 @@ fn enter_without_number() -> Inside {
     let own = if ENDING.get() { None } else { take_private(private) };
     let slot = own.unwrap_or_else(|| lease_shared(private, all));
     HERE.set(Some(slot));
-    // The host may allocate for it: by now this thread can.
     if own.is_some() && !sys::tell_exit(slot.number.into()) {
         HERE.set(None);
         slot.taken.store(0, Ordering::Release);

@@ -10,7 +10,7 @@
 
 use super::sys::{self, Placed};
 use super::{Entered, HostConfig, HostError, Hosted, Inner};
-use crate::addr::{PAGE_SIZE, VirtAddr};
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::error::FreeError;
 use crate::gfp::GfpFlags;
 use crate::page::FrameKind;
@@ -30,6 +30,8 @@ const MEMORY: (usize, usize) = (64 << 20, 256 << 30);
 /// A heap for a whole process.
 pub(super) struct Heap {
     small: Hosted,
+    /// Where the private memory begins, and how many bytes of addresses it has.
+    private: (u64, u64),
     areas: AtomicPtr<Inner>,
     /// Held while the allocator of areas is made.
     making: SpinLock<()>,
@@ -59,7 +61,9 @@ impl Heap {
 
     fn on(small: Hosted, config: HostConfig) -> Self {
         let areas = AtomicPtr::new(ptr::null_mut());
-        Self { small, areas, making: SpinLock::new(()), freed: AtomicUsize::new(0), config }
+        let geometry = small.inner.kmem.geometry();
+        let private = (geometry.direct_map.as_u64(), u64::from(geometry.frames()) << PAGE_SHIFT);
+        Self { small, private, areas, making: SpinLock::new(()), freed: AtomicUsize::new(0), config }
     }
 
     /// At least `size` bytes at a multiple of `align`, a power of two.
@@ -97,31 +101,29 @@ impl Heap {
     /// Which misuse it would have been; nothing is changed then.
     #[inline(always)]
     pub(super) fn release(&self, block: NonNull<u8>) -> Result<(), FreeError> {
-        let addr = address(block);
-        if addr.page_offset() == 0 {
-            return self.release_page_aligned(addr);
+        let (addr, small) = (address(block), self.small.enter());
+        // Large blocks and areas begin with a page, as few objects do.
+        if addr.page_offset() == 0 && !matches!(self.kind(&small, addr), Some(FrameKind::Slab(_))) {
+            drop(small);
+            return self.release_large(addr);
         }
-        self.small.enter().kfree(addr)
+        small.kfree(addr)
     }
 
-    /// A block that may be large, or an area.
+    /// A large block, an area, or neither.
+    #[cold]
     #[inline(never)]
-    fn release_page_aligned(&self, addr: VirtAddr) -> Result<(), FreeError> {
+    fn release_large(&self, addr: VirtAddr) -> Result<(), FreeError> {
         let small = self.small.enter();
-        match self.kind(&small, addr) {
-            None => {
-                drop(small);
-                self.release_area(addr)
-            }
-            Some(FrameKind::LargeKmalloc) => {
-                let bytes = small.kvsize(addr)?;
-                small.kfree(addr)?;
-                drop(small);
-                self.count_freed(bytes);
-                Ok(())
-            }
-            Some(_) => small.kfree(addr),
+        if self.kind(&small, addr).is_none() {
+            drop(small);
+            return self.release_area(addr);
         }
+        let bytes = small.kvsize(addr)?;
+        small.kfree(addr)?;
+        drop(small);
+        self.count_freed(bytes);
+        Ok(())
     }
 
     #[cold]
@@ -210,10 +212,12 @@ impl Heap {
     }
 
     /// What the frame behind an address of the private memory is; `None` for any other address.
+    #[inline(always)]
     fn kind(&self, small: &Entered<'_>, addr: VirtAddr) -> Option<FrameKind> {
-        let offset = addr.offset_from(small.geometry().direct_map)?;
-        let frame = crate::addr::PhysAddr::new(offset).pfn()?;
-        (frame.as_u32() < small.geometry().frames()).then(|| small.frame_kind(frame))
+        let (start, len) = self.private;
+        let offset = addr.as_u64().wrapping_sub(start);
+        let frame = PhysAddr::new(offset).pfn().filter(|_| offset < len)?;
+        Some(small.frame_kind(frame))
     }
 
     fn areas_inner(&self) -> Option<&Inner> {

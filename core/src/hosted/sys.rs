@@ -394,11 +394,16 @@ extern "C" fn at_exit(number: *mut c_void) {
     cpus::give_back((number as usize).wrapping_sub(1));
 }
 
-/// Prepares [`tell_exit`]; `false` if the process has no key left.
+/// Prepares [`tell_exit`]; `false` if the process has no key left for which the C library does not allocate: the first 32.
 pub(super) fn prepare_exit() -> bool {
     let mut key = 0;
     // SAFETY: the host writes a key; the destructor is a function that takes any pointer.
     let made = unsafe { libc::pthread_key_create(&mut key, Some(at_exit)) } == 0;
+    if made && key >= 32 {
+        // SAFETY: the key was just made, and no thread has a value for it.
+        unsafe { libc::pthread_key_delete(key) };
+        return false;
+    }
     if made {
         EXIT_KEY.store(key.wrapping_add(1), Ordering::Release);
     }

@@ -31,7 +31,8 @@ const SPREAD: u64 = 0x6a09_e667_f3bc_c909;
 
 /// The chains of all vmap nodes, those of one node in a row.
 pub(super) struct LiveAreas {
-    /// Where the first record of each chain is. Whoever holds a node's lock alone touches that node's.
+    /// Where the first record of each chain is, so coded that an empty chain is 0: most are never touched. Whoever holds a
+    /// node's lock alone touches that node's.
     heads: MetaSlice<AtomicU64>,
     nodes: usize,
     /// log2 of the chains of a node.
@@ -44,7 +45,7 @@ impl LiveAreas {
         let nodes = nodes.max(1);
         let wanted = geometry.managed().get() / PAGES_PER_CHAIN / nodes as u64;
         let chains = wanted.clamp(CHAINS.0, CHAINS.1).next_power_of_two();
-        let heads = carver.carve(chains as usize * nodes, |_| AtomicU64::new(Link::NIL.as_u64()));
+        let heads = carver.carve_zeroed(chains as usize * nodes);
         Self { heads, nodes, chains_log2: chains.ilog2() }
     }
 
@@ -55,12 +56,13 @@ impl LiveAreas {
     }
 
     fn head(&self, chain: usize) -> Link {
-        self.heads.get(chain).map_or(Link::NIL, |head| Link::from_word(head.load(Ordering::Relaxed)))
+        let word = |head: &AtomicU64| Link::from_word(head.load(Ordering::Relaxed) ^ Link::NIL.as_u64());
+        self.heads.get(chain).map_or(Link::NIL, word)
     }
 
     fn set_head(&self, chain: usize, at: Link) {
         if let Some(head) = self.heads.get(chain) {
-            head.store(at.as_u64(), Ordering::Relaxed);
+            head.store(at.as_u64() ^ Link::NIL.as_u64(), Ordering::Relaxed);
         }
     }
 

@@ -79,7 +79,7 @@ enum Command {
     /// Explains a trace: each call, its answer and why; memory around the call that failed or was refused.
     #[command(after_help = "Example: hammer show corpus/seeds/kvmalloc-survives-fragmentation.ron --html story.html")]
     Show(show::ShowArgs),
-    /// Records the heap of a real program as a trace (needs valgrind, unless a log is given).
+    /// Records the heap of a real program as a trace: on `kmem-preload`, or under valgrind.
     #[command(after_help = "Example: hammer record --to corpus/recorded/ls.ron -- ls /")]
     Record(record::RecordArgs),
     /// Runs traces of all kinds on one small machine for a long time.

@@ -8,7 +8,7 @@ use crate::model::{Model, Tiers};
 use crate::oracle::Step;
 use crate::subject::{Call, Reply};
 use crate::subjects::{Guest, Spare, SubjectKind};
-use crate::trace::{GeometrySpec, Gfp, MAX_FRAMES, Op, Trace};
+use crate::trace::{GeometrySpec, Gfp, MAX_FRAMES, MAX_TRACE_CPUS, Op, Trace};
 use kmem::{GfpFlags, PAGE_SIZE};
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,8 +31,10 @@ pub fn to_trace(events: &[Event], max_ops: usize) -> Result<Trace, String> {
     Ok(trace)
 }
 
-/// A machine with about twice the memory that the program had in use at its peak.
+/// A machine with about twice the memory that the program had in use at its peak, and a CPU for each thread.
 fn machine_for(events: &[Event]) -> GeometrySpec {
+    let number = |event: &Event| if let Event::Thread { number } = event { *number } else { 0 };
+    let threads = events.iter().map(number).max().unwrap_or(0) + 1;
     let mut live: HashMap<u64, u64> = HashMap::new();
     let (mut now, mut peak) = (0u64, 0u64);
     for event in events {
@@ -41,6 +43,7 @@ fn machine_for(events: &[Event]) -> GeometrySpec {
             Event::ZeroedArray { addr, n, size } => (addr, Some((addr, n.saturating_mul(size)))),
             Event::Realloc { from, addr, size } => (from, Some((addr, size))),
             Event::Free { addr } => (addr, None),
+            Event::Thread { .. } => continue,
         };
         now -= live.remove(&gone).unwrap_or(0);
         if let Some((addr, size)) = come {
@@ -51,8 +54,16 @@ fn machine_for(events: &[Event]) -> GeometrySpec {
     }
     let pages = u32::try_from(peak / PAGE_SIZE as u64).unwrap_or(MAX_FRAMES).saturating_mul(2);
     let frames = pages.clamp(MIN_FRAMES, MAX_FRAMES).next_power_of_two();
-    GeometrySpec { frames, max_order: 10, pageblock_order: 9, vmalloc_pages: frames * 4, ..GeometrySpec::default() }
-        .normalized()
+    let cpus = threads.clamp(2, MAX_TRACE_CPUS.into()) as u16;
+    GeometrySpec {
+        cpus,
+        frames,
+        max_order: 10,
+        pageblock_order: 9,
+        vmalloc_pages: frames * 4,
+        ..GeometrySpec::default()
+    }
+    .normalized()
 }
 
 /// Executes while it writes.
@@ -85,6 +96,11 @@ impl Converter {
             }
             Event::Realloc { from, addr, size } => self.reallocate(from, addr, size),
             Event::Free { addr } => self.free(addr),
+            Event::Thread { number } => {
+                let cpu = (number % u64::from(self.model.geometry().cpus.max(1))) as u16;
+                self.ops.push(Op::SetCpu { cpu });
+                self.execute(Call::SetCpu { cpu });
+            }
         }
     }
 
@@ -151,6 +167,15 @@ mod tests {
         let trace = to_trace(&events, 100).unwrap();
         // The first free leaves the second block at place 0 and the large one behind all small ones.
         assert_eq!(trace.ops[3..], [Op::Kvfree { pick: 0 }, Op::Kvfree { pick: 1 }]);
+    }
+
+    #[test]
+    fn each_thread_is_a_cpu() {
+        let alloc = |addr| Event::Alloc { addr, size: 100 };
+        let events = [alloc(1), Event::Thread { number: 3 }, alloc(2), Event::Free { addr: 1 }];
+        let trace = to_trace(&events, 100).unwrap();
+        assert_eq!(trace.geometry.cpus, 4);
+        assert_eq!(trace.ops[1..], [Op::SetCpu { cpu: 3 }, trace.ops[0], Op::Kvfree { pick: 0 }]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum Event {
     Realloc { from: u64, addr: u64, size: u64 },
     /// A block was taken back.
     Free { addr: u64 },
+    /// What follows was done by this thread.
+    Thread { number: u64 },
 }
 
 /// Reads a log and returns the events of the process that has the most; lines that are no events are passed over.
@@ -60,9 +62,9 @@ fn is_delete(name: &str) -> bool {
     name == "free" || name.starts_with("_ZdlPv") || name.starts_with("_ZdaPv")
 }
 
-/// The size of which kmalloc gives this alignment by itself: the alignment's next multiple, as a power of two.
-fn aligned(size: u64, align: u64) -> u64 {
-    if align <= 8 { size } else { size.max(align).checked_next_power_of_two().unwrap_or(size) }
+/// The size of which kmalloc gives this alignment by itself: the next multiple of the alignment.
+pub(super) fn aligned(size: u64, align: u64) -> u64 {
+    size.max(1).checked_next_multiple_of(align.max(1)).filter(|_| align > 8).unwrap_or(size)
 }
 
 /// Reads `123`, `0x7b`, `al 123` or `size 123`.

@@ -1,7 +1,7 @@
 //! Runs a program under valgrind and collects the logs of all its processes.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 /// A tool that replaces malloc is needed (`none` does not); memcheck without its checks is the one that is always there.
@@ -20,19 +20,13 @@ const ARGUMENTS: [&str; 6] = [
 ///
 /// Says what could not be started or read. A command that fails by itself is not an error: its heap was recorded.
 pub fn record(command: &[OsString]) -> Result<String, String> {
-    let dir = scratch()?;
+    let dir = super::scratch()?;
     let log_file = format!("--log-file={}/%p.log", dir.display());
     let status = Command::new("valgrind").args(ARGUMENTS).arg(log_file).args(command).status();
     let text = status.map_err(|e| format!("valgrind could not be started: {e}")).and_then(|_| read_all(&dir));
     // Only our own folder of logs; one that stays behind does no harm.
     let _ = std::fs::remove_dir_all(&dir);
     text
-}
-
-fn scratch() -> Result<PathBuf, String> {
-    let dir = std::env::temp_dir().join(format!("hammer-record-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).map_err(|e| format!("{} cannot be made: {e}", dir.display()))?;
-    Ok(dir)
 }
 
 fn read_all(dir: &Path) -> Result<String, String> {
