@@ -122,9 +122,11 @@ impl SlabLayer {
         let (mut waiting, mut wrong) = (0, None);
         self.quarantine.each(|object| {
             let frame = object.pfn().unwrap_or_default();
+            if slabs.frames.slab_cache(frame.index()) != Some(id) {
+                return;
+            }
             let (head, index) = slabs.locate(object);
-            let is_own = slabs.frames.slab_cache(frame.index()) == Some(id);
-            if is_own && slabs.frames.list(head) != LIST_ASIDE {
+            if slabs.frames.list(head) != LIST_ASIDE {
                 waiting += 1;
                 let is_live = self.live.is_live(slabs.shape.live, object);
                 wrong = wrong.or((!slabs.occupancy.is_taken(head, index) || is_live).then_some(object.as_u64()));
