@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// The owners of a machine's movable blocks.
 ///
 /// ```text
-/// W1  pins[f] == pins of the block that starts at f by the program + mappings of f by vmap
+/// W1  pins[f] == pins of the block that starts at f by the program + mappings of f by vmap, those that leave included
 /// ```
 #[derive(Default)]
 pub struct Owners {
@@ -26,6 +26,8 @@ struct Inner {
     pins: BTreeMap<u32, u32>,
     /// Pages of each mapping by `vmap`, by address.
     mappings: BTreeMap<u64, Vec<u32>>,
+    /// Pages of mappings whose free waits for somebody who may wait himself, by address. They show their frames until then.
+    leaving: Vec<(u64, Vec<u32>)>,
     /// What moved since the last look, with frames for addresses.
     moved: Vec<Moved>,
 }
@@ -80,6 +82,29 @@ impl Owners {
     pub fn unmap(&self, addr: u64) -> Vec<u32> {
         let mut inner = self.inner.borrow_mut();
         let frames = inner.mappings.remove(&addr).unwrap_or_default();
+        frames.iter().for_each(|&frame| inner.unpin(frame));
+        frames
+    }
+
+    /// Notes that the mapping at an address, if there is one, goes as soon as somebody frees it who may wait.
+    pub fn leave(&self, addr: u64) {
+        let mut inner = self.inner.borrow_mut();
+        let frames = inner.mappings.remove(&addr);
+        inner.leaving.extend(frames.map(|frames| (addr, frames)));
+    }
+
+    /// Notes that those are gone of which the first frame is no longer shown at the address; returns the frames that they
+    /// showed.
+    pub fn left(&self, shown: impl Fn(u64) -> Option<Pfn>) -> Vec<u32> {
+        let mut inner = self.inner.borrow_mut();
+        if inner.leaving.is_empty() {
+            return Vec::new();
+        }
+        let is_shown =
+            |(addr, frames): &(u64, Vec<u32>)| shown(*addr).is_some_and(|at| frames.first() == Some(&at.as_u32()));
+        let (stay, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut inner.leaving).into_iter().partition(is_shown);
+        inner.leaving = stay;
+        let frames: Vec<u32> = gone.into_iter().flat_map(|(_, frames)| frames).collect();
         frames.iter().for_each(|&frame| inner.unpin(frame));
         frames
     }

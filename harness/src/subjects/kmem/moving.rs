@@ -72,17 +72,23 @@ impl KmemSubject {
                 Call::Vfree { addr } | Call::Vunmap { addr } | Call::Window(WindowCall::VmUnmapRam { addr, .. }),
                 Reply::Done,
             ) => {
-                // Pages whose last reference the mapping had are nobody's now. Other pages of a block than the first have no
-                // count, and are its as ever.
-                let is_of_block =
-                    |kind| matches!(kind, FrameKind::Pages | FrameKind::PagesShared | FrameKind::PagesTail);
-                let is_gone = |frame: &Pfn| !is_of_block(self.kmem.frame_kind(*frame));
-                owners.unmap(*addr).into_iter().map(Pfn::new).filter(is_gone).for_each(|frame| owners.remove(frame));
+                self.forget_gone(owners.unmap(*addr));
             }
+            (Call::Window(WindowCall::VfreeAtomic { addr, .. }), Reply::Done) => owners.leave(*addr),
             (Call::Pin { addr }, _) => owners.pin(frame(*addr)),
             (Call::Unpin { addr }, _) => owners.unpin(frame(*addr)),
             _ => {}
         }
+        self.forget_gone(owners.left(|addr| self.kmem.vmalloc_to_page(VirtAddr::new(addr))));
+    }
+
+    /// Of frames that a mapping showed, those whose last reference it had are nobody's now. Other pages of a block than the
+    /// first have no count, and are its as ever.
+    fn forget_gone(&self, frames: Vec<u32>) {
+        let is_of_block = |kind| matches!(kind, FrameKind::Pages | FrameKind::PagesShared | FrameKind::PagesTail);
+        let is_gone = |frame: &Pfn| !is_of_block(self.kmem.frame_kind(*frame));
+        let gone = frames.into_iter().map(Pfn::new).filter(is_gone);
+        gone.for_each(|frame| self.machine.owners().remove(frame));
     }
 
     /// `vmap`; the frames are pinned before, for the call itself might move them.
