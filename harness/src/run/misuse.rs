@@ -80,9 +80,10 @@ impl Session {
     /// A bulk of objects with a wrong address at the end, made of the first object's address and size.
     fn bulk_with(&self, pick: usize, wrong: impl FnOnce(u64, usize) -> u64) -> Option<Call> {
         let blocks = 0..OTHERS.min(self.model.count(Tiers::OBJECTS));
-        let mut blocks: Vec<(u64, Option<CacheId>)> =
-            blocks.filter_map(|n| self.model.pick(Tiers::OBJECTS, pick + n)).map(|b| (b.addr, b.cache)).collect();
-        let first = self.model.pick(Tiers::OBJECTS, pick)?;
+        let blocks =
+            blocks.filter_map(|n| self.model.pick(Tiers::OBJECTS, pick + n)).filter(|block| self.is_sound(block));
+        let mut blocks: Vec<(u64, Option<CacheId>)> = blocks.map(|block| (block.addr, block.cache)).collect();
+        let first = self.model.pick(Tiers::OBJECTS, pick).filter(|block| self.is_sound(block))?;
         let addr = wrong(first.addr, first.usable.min(first.requested));
         blocks.push((addr, first.cache));
         Some(Call::Objects(ObjectsCall::FreeBulk { cache: None, blocks }))
@@ -94,7 +95,7 @@ impl Session {
         let objects = (0..self.model.count(Tiers::CACHE)).filter_map(|n| self.model.pick(Tiers::CACHE, pick + n));
         let root = |cache: Option<CacheId>| cache.map(|cache| self.model.root_of(cache));
         let (own, others): (Vec<&Block>, Vec<&Block>) =
-            objects.partition(|block| root(block.cache) == root(Some(cache)));
+            objects.filter(|block| self.is_sound(block)).partition(|block| root(block.cache) == root(Some(cache)));
         let blocks = own.into_iter().take(OTHERS).chain(others.into_iter().take(1));
         let blocks = blocks.map(|block| (block.addr, block.cache)).collect();
         Some(Call::Objects(ObjectsCall::FreeBulk { cache: Some(cache), blocks }))

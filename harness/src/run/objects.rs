@@ -63,11 +63,15 @@ impl Session {
         let tiers = if mixed { Tiers::OBJECTS } else { Tiers::CACHE };
         let cache = self.model.pick(tiers, pick)?.cache.filter(|_| !mixed);
         let picked = (0..count.min(self.model.count(tiers))).filter_map(|n| self.model.pick(tiers, pick + n));
-        // One damaged object would have the whole call refused although the others are free.
-        let is_sound = |block: &Block| self.model.damage_at_free(&Call::Kfree { addr: block.addr }, block.addr) == 0;
-        let fits = |block: &&Block| (mixed || block.cache == cache) && is_sound(block);
+        let fits = |block: &&Block| (mixed || block.cache == cache) && self.is_sound(block);
         let blocks = picked.filter(fits).map(|block| (block.addr, block.cache)).collect();
         Some(ObjectsCall::FreeBulk { cache, blocks })
+    }
+
+    /// Tells whether nothing around a block is damaged: one such object would have a whole bulk refused although the others
+    /// are free.
+    pub(super) fn is_sound(&self, block: &Block) -> bool {
+        self.model.damage_at_free(&Call::Kfree { addr: block.addr }, block.addr) == 0
     }
 
     /// Destroys a cache; its owner returns the sheaves before.
