@@ -179,7 +179,11 @@ fn judge_file(subject: SubjectKind, file: &Path) -> Result<Judgement, UserError>
 }
 
 /// Waits for a child; `None` if it was given up and killed.
-fn wait(child: &mut Child, tick: Duration, mut give_up: impl FnMut() -> bool) -> Result<Option<ExitStatus>, UserError> {
+pub(super) fn wait(
+    child: &mut Child,
+    tick: Duration,
+    mut give_up: impl FnMut() -> bool,
+) -> Result<Option<ExitStatus>, UserError> {
     let failed = |e| UserError(format!("waiting for the process failed: {e}"));
     loop {
         if let Some(status) = child.try_wait().map_err(failed)? {

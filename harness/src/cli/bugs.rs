@@ -24,6 +24,7 @@ use serde::Serialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 #[derive(Args)]
 pub(super) struct BugsArgs {
@@ -59,6 +60,9 @@ pub(super) struct BugsArgs {
     #[arg(long, value_name = "N", default_value_t = 200_000, requires = "compare")]
     ops: u64,
 }
+
+/// How long a replay may take.
+const REPLAY: Duration = Duration::from_secs(60);
 
 /// What became of one patch.
 #[derive(Serialize)]
@@ -200,7 +204,7 @@ impl Field<'_> {
         fs::write(&file, trace.to_text()).map_err(|e| format!("{}: {e}", file.display()))?;
         let out = self.nursery.place("hammer-out");
         let answer: serde_json::Value =
-            self.nursery.ask(Command::new(program).arg("replay").arg(&file).arg("--out").arg(out))?;
+            self.nursery.ask(Command::new(program).arg("replay").arg(&file).arg("--out").arg(out), REPLAY)?;
         Ok(answer["violations"][0]["oracle"].as_str().map(str::to_owned))
     }
 
@@ -211,7 +215,8 @@ impl Field<'_> {
         if let Some(engine) = &self.args.engine {
             hunter.args(["--engine", engine]);
         }
-        self.nursery.ask(&mut hunter)
+        // Shrinking and a last long trace take some time more.
+        self.nursery.ask(&mut hunter, Duration::from_secs(2 * self.args.seconds + 60))
     }
 }
 

@@ -11,13 +11,15 @@
 //!
 //! Only one process may work here at a time.
 
-use super::UserError;
+use super::{UserError, apart};
 use crate::bugs::Bug;
 use crate::engines::libfuzzer::FuzzCrate;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What of the repository cargo needs to see.
 const SOURCES: [&str; 6] = ["Cargo.toml", "Cargo.lock", "core", "harness", "preload", "proptests"];
@@ -36,6 +38,8 @@ const PROFILE: [(&str, &str); 6] = [
 ];
 /// How many lines of a failed build are shown.
 const SHOWN_LINES: usize = 30;
+/// How often a program with a bug is looked after.
+const TICK: Duration = Duration::from_millis(5);
 
 /// Makes programs with planted bugs.
 pub(super) struct Nursery {
@@ -95,12 +99,26 @@ impl Nursery {
         fs::read_to_string(&note).map_err(|e| failed(&note, &e))
     }
 
-    /// Runs a program of ours at the root and reads its answer, which is JSON.
-    pub(super) fn ask<T: serde::de::DeserializeOwned>(&self, command: &mut Command) -> Result<T, String> {
-        let output = command.arg("--json").stderr(Stdio::null()).current_dir(&self.root).output();
-        let output = output.map_err(|e| format!("the program with the bug could not be started: {e}"))?;
-        serde_json::from_slice(&output.stdout)
-            .map_err(|e| format!("the program with the bug ended with {} and no answer: {e}", output.status))
+    /// Runs a program of ours at the root and reads its answer, which is JSON. A bug may have it run for ever: it is given
+    /// that much time.
+    pub(super) fn ask<T: serde::de::DeserializeOwned>(
+        &self,
+        command: &mut Command,
+        patience: Duration,
+    ) -> Result<T, String> {
+        static ASKED: AtomicU64 = AtomicU64::new(0);
+        let number = ASKED.fetch_add(1, Ordering::Relaxed);
+        let answer = self.place(&format!("answer-{}-{number}.json", std::process::id()));
+        let file = fs::File::create(&answer).map_err(|e| failed(&answer, &e))?;
+        let child = command.arg("--json").stdout(file).stderr(Stdio::null()).current_dir(&self.root).spawn();
+        let mut child = child.map_err(|e| format!("the program with the bug could not be started: {e}"))?;
+        let start = Instant::now();
+        let ended = apart::wait(&mut child, TICK, || start.elapsed() > patience).map_err(|e| e.0)?;
+        let status =
+            ended.ok_or_else(|| format!("the program with the bug did not end in {} s", patience.as_secs()))?;
+        let text = fs::read(&answer).and_then(|text| fs::remove_file(&answer).map(|()| text));
+        serde_json::from_slice(&text.map_err(|e| failed(&answer, &e))?)
+            .map_err(|e| format!("the program with the bug ended with {status} and no answer: {e}"))
     }
 
     /// All files that cargo needs to see, with the patch in them, in the order of their paths.

@@ -24,6 +24,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// How many bootstrap samples an interval is taken from.
 const RESAMPLES: usize = 10_000;
@@ -154,7 +155,9 @@ fn hunt(
     command.args(["hunt", "--as-found", "--ablate", &contestant, "--seed", &seed.to_string()]);
     command.args(["--ops", &args.ops.to_string(), "--seconds", &args.seconds.to_string()]);
     command.arg("--out").arg(nursery.place("hammer-out").join("compare"));
-    let hunt: Hunt = nursery.ask(&mut command).map_err(|e| format!("{} against {}: {e}", contestant, bug.name))?;
+    let hunt: Hunt = nursery
+        .ask(&mut command, Duration::from_secs(2 * args.seconds + 60))
+        .map_err(|e| format!("{} against {}: {e}", contestant, bug.name))?;
     let oracle = hunt.found.map(|prey| prey.oracle);
     Ok(Run { bug: bug.name.clone(), contestant, seed, ops: hunt.ops, seconds: hunt.seconds, oracle })
 }
