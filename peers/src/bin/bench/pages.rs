@@ -44,14 +44,6 @@ impl<F: Frames> Subject for Pages<F> {
         self.name
     }
 
-    fn is_ours(&self) -> bool {
-        self.name.starts_with("kmem")
-    }
-
-    fn is_floor(&self) -> bool {
-        self.name.starts_with('(')
-    }
-
     fn works(&self) -> &'static [&'static str] {
         &WORKS
     }

@@ -27,9 +27,13 @@ pub(crate) struct Sample {
 pub(crate) trait Subject {
     fn name(&self) -> &'static str;
     /// Whether it is ours.
-    fn is_ours(&self) -> bool;
+    fn is_ours(&self) -> bool {
+        self.name().starts_with("kmem")
+    }
     /// Whether it is no allocator, but the cost of measuring.
-    fn is_floor(&self) -> bool;
+    fn is_floor(&self) -> bool {
+        self.name().starts_with('(')
+    }
     /// The names of what it can do.
     fn works(&self) -> &'static [&'static str];
     /// Which of them make no threads, so that instructions can be counted.
