@@ -4,12 +4,17 @@
 //! reader in another layer sees a whole value, not to order anything. The kind byte is what `kfree` and `kvfree` look
 //! at first: one load says which layer owns the frame, and for a slab also which cache.
 //!
+//! Blocks of a power of two are whole in their first frame, so that handing one out, splitting it and merging it cost the same
+//! for each order: the first frame's byte says what the block is, and each other frame's is [`TAIL`]. A block lies at a multiple
+//! of its size, so the way back from a tail is a look at one frame for each order. The frames of a slab have the cache's byte
+//! each and know how far away the first is, for `kfree` asks them all the time.
+//!
 //! | kind | owner | the descriptor holds |
 //! |---|---|---|
 //! | `Absent` | nobody: outside every zone | nothing |
 //! | `Free` | buddy | in the block's first frame: order, migrate type of its list, links |
 //! | `Pcp` | per-CPU pages | in the block's first frame: order, migrate type, links |
-//! | `Pages`, `PagesTail` | the caller of `alloc_pages` | first frame: order; tail: distance to it |
+//! | `Pages`, `PagesTail` | the caller of `alloc_pages` | first frame: order |
 //! | `LargeKmalloc`, `LargeTail` | the caller of `kmalloc` | the same |
 //! | `Slab(cache)` | slab | first frame: counts, links; every frame: distance to it |
 //! | `Vmalloc` | vmalloc | number of its page, and whether it may move; the page table knows the rest |
@@ -23,6 +28,8 @@
 //! ```text
 //! I10.1  kind(f) == Absent  <=>  f is in no zone
 //! I10.2  f heads a block of order k  =>  f mod 2^k == 0 and frames f .. f + 2^k are in the zone of f
+//! I10.3  byte(f) == TAIL  <=>  f is in a block, but no slab, that another frame heads
+//! I10.4  head_distance(f) != 0  =>  f is in a slab, and its first frame is so many frames before f
 //! ```
 
 mod list;
@@ -83,6 +90,8 @@ const HOME_BASE: u8 = 16;
 pub(crate) const HOMES: usize = (SLAB_BASE - HOME_BASE) as usize;
 /// The first kind byte that means a slab; the cache's number is added.
 const SLAB_BASE: u8 = 32;
+/// The kind byte of each frame but the first of a block: what it is says the first.
+pub(crate) const TAIL: u8 = 4;
 
 impl FrameKind {
     /// Returns the kind as it is kept in the dense map.
@@ -93,9 +102,8 @@ impl FrameKind {
             Self::Free => 1,
             Self::Pcp => 2,
             Self::Pages => 3,
-            Self::PagesTail => 4,
+            Self::PagesTail | Self::LargeTail => TAIL,
             Self::LargeKmalloc => 5,
-            Self::LargeTail => 6,
             Self::Vmalloc => 7,
             Self::PageTable => 8,
             Self::Leaked => 12,
@@ -108,16 +116,15 @@ impl FrameKind {
         }
     }
 
-    /// The inverse of [`Self::to_byte`]; unused bytes read as `Absent`.
+    /// The inverse of [`Self::to_byte`] for frames that head a block or are part of a slab; unused bytes read as `Absent`.
     #[inline]
     pub(crate) const fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::Free,
             2 => Self::Pcp,
             3 => Self::Pages,
-            4 => Self::PagesTail,
+            TAIL => Self::PagesTail,
             5 => Self::LargeKmalloc,
-            6 => Self::LargeTail,
             7 => Self::Vmalloc,
             8 => Self::PageTable,
             12 => Self::Leaked,
@@ -142,6 +149,12 @@ impl FrameKind {
     #[inline(always)]
     pub(crate) const fn cache_number(byte: u8) -> usize {
         (byte as usize).wrapping_sub(SLAB_BASE as usize)
+    }
+
+    /// Whether each frame of a block of the kind with this byte has the byte, and knows how far away the first is.
+    #[inline(always)]
+    pub(crate) const fn is_everywhere(byte: u8) -> bool {
+        byte >= SLAB_BASE || byte == Self::Leaked.to_byte()
     }
 
     /// The kind of the frames after the first of a block with this kind.
@@ -178,7 +191,7 @@ const NIL: u32 = u32::MAX;
 pub(crate) struct Page {
     next: AtomicU32,
     prev: AtomicU32,
-    /// Distance in frames to the block's first frame; 0 in the first.
+    /// Slab: distance in frames to the first frame; 0 in that and in all that is no slab.
     head_distance: AtomicU32,
     /// For the layer that owns the frame.
     private: AtomicU32,
@@ -300,7 +313,7 @@ impl FrameTable {
         objects, set_objects, objects: u16;
         /// For the layer that owns the frame.
         private, set_private, private: u32;
-        /// Distance in frames to the block's first frame.
+        /// Slab: distance in frames to the first frame.
         head_distance, set_head_distance, head_distance: u32;
     }
 
@@ -339,10 +352,19 @@ impl FrameTable {
         self.set_order_raw(pfn, order.get());
     }
 
-    /// Returns the kind byte's meaning; `Absent` beyond the table.
+    /// Returns what a frame is; `Absent` beyond the table.
     #[inline]
     pub(crate) fn kind(&self, pfn: Pfn) -> FrameKind {
-        FrameKind::from_byte(self.kind_byte(pfn))
+        match self.kind_byte(pfn) {
+            TAIL => FrameKind::from_byte(self.kind_byte(self.head_of(pfn))).tail(),
+            byte => FrameKind::from_byte(byte),
+        }
+    }
+
+    /// Tells whether a frame heads a block of this kind, or is part of a slab of it.
+    #[inline]
+    pub(crate) fn is_head(&self, pfn: Pfn, kind: FrameKind) -> bool {
+        self.kind_byte(pfn) == kind.to_byte()
     }
 
     #[inline]
@@ -397,17 +419,12 @@ impl FrameTable {
         kinds.iter().zip(pages).map(|(kind, page)| (kind.load(Relaxed), page.zone.load(Relaxed)))
     }
 
-    /// Marks a block as given to `kind`: kinds of all frames, distances to the first, and the order.
+    /// Marks a block, or an aligned part of one, as given to `kind`.
+    #[inline]
     pub(crate) fn claim_block(&self, first: Pfn, order: Order, kind: FrameKind) {
         self.set_order(first, order);
-        self.set_kind(first, kind);
-        self.set_head_distance(first, 0);
         self.set_list(first, 0);
-        for distance in 1..order.pages() as u32 {
-            let Some(tail) = first.checked_add(u64::from(distance)) else { return };
-            self.set_kind(tail, kind.tail());
-            self.set_head_distance(tail, distance);
-        }
+        self.set_block_kind(first, order, kind);
     }
 
     /// Says whether what a frame behind a vmalloc area holds may be moved to another frame.
@@ -444,17 +461,66 @@ impl FrameTable {
         self.pages.get(pfn.index()).map_or(0, |page| page.mappings.fetch_sub(1, Relaxed).saturating_sub(1))
     }
 
-    /// Sets the kind of all frames of a block.
+    /// Sets the kind of a block.
+    #[inline]
     pub(crate) fn set_block_kind(&self, first: Pfn, order: Order, kind: FrameKind) {
-        for distance in 0..order.pages() {
-            let Some(pfn) = first.checked_add(distance) else { return };
-            self.set_kind(pfn, kind);
+        let everywhere = FrameKind::is_everywhere(self.kind_byte(first)) || FrameKind::is_everywhere(kind.to_byte());
+        if everywhere && order > Order::ZERO {
+            self.set_tails(first, order, kind);
+        }
+        self.set_kind(first, kind);
+    }
+
+    /// Makes one block of frames that headed blocks of their own, or none.
+    pub(crate) fn join_block(&self, first: Pfn, order: Order) {
+        let span = first.index()..first.index().saturating_add(order.pages() as usize);
+        let tails = self.kinds.get(span).and_then(|kinds| kinds.get(1..)).unwrap_or_default();
+        tails.iter().for_each(|kind| kind.store(TAIL, Relaxed));
+    }
+
+    /// Makes a frame that headed a block a part of the larger one that begins before it.
+    #[inline]
+    pub(crate) fn set_tail(&self, pfn: Pfn) {
+        if let Some(byte) = self.kinds.get(pfn.index()) {
+            byte.store(TAIL, Relaxed);
+        }
+    }
+
+    /// Marks the frames after the first of a block that was a slab or becomes one.
+    fn set_tails(&self, first: Pfn, order: Order, kind: FrameKind) {
+        let everywhere = FrameKind::is_everywhere(kind.to_byte());
+        for distance in 1..order.pages() as u32 {
+            let Some(tail) = first.checked_add(u64::from(distance)) else { return };
+            self.set_head_distance(tail, if everywhere { distance } else { 0 });
+            if everywhere { self.set_kind(tail, kind) } else { self.set_tail(tail) }
         }
     }
 
     /// Returns the first frame of the block around `pfn`.
+    #[inline]
     pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
+        if self.kind_byte(pfn) == TAIL { self.head_of_tail(pfn) } else { self.slab_head(pfn) }
+    }
+
+    /// How many frames there are of the block that a frame heads: large blocks of `kmalloc` may have lost their last pages.
+    pub(crate) fn pages_of(&self, first: Pfn) -> u64 {
+        match FrameKind::from_byte(self.kind_byte(first)) {
+            FrameKind::LargeKmalloc | FrameKind::LargePending => u64::from(self.private(first)),
+            _ => self.order(first).pages(),
+        }
+    }
+
+    /// As [`Self::head_of`], for a frame of a slab.
+    #[inline(always)]
+    pub(crate) fn slab_head(&self, pfn: Pfn) -> Pfn {
         Pfn::new(pfn.as_u32().saturating_sub(self.head_distance(pfn)))
+    }
+
+    /// The nearest frame at a multiple of a power of two that is no tail: blocks are aligned to their size.
+    #[inline(never)]
+    fn head_of_tail(&self, pfn: Pfn) -> Pfn {
+        let candidates = Order::ZERO.up_to(Order::MAX).skip(1).map(|order| order.align_down(pfn));
+        candidates.into_iter().find(|&first| self.kind_byte(first) != TAIL).unwrap_or(pfn)
     }
 
     fn link(&self, at: Option<Pfn>) -> u32 {

@@ -350,7 +350,6 @@ impl<P: Platform> PageAllocator<P> {
         frames.set_block_kind(first, order, FrameKind::Pcp);
         frames.set_order(first, order);
         frames.set_migrate(first, migrate as u8);
-        frames.set_head_distance(first, 0);
     }
 
     #[inline(never)]

@@ -6,13 +6,19 @@ use super::pcp::{NR_PCP_LISTS, PcpLists, PerCpuPages, list_shape};
 use super::usage::{OWNER_CLASSES, OwnerClass};
 use super::zone::{LockedZone, Zone};
 use crate::addr::Pfn;
-use crate::base::Base;
 use crate::error::{Invariant, Violation};
 use crate::order::Order;
-use crate::page::{FrameKind, FrameTable, HOMES, PageList};
+use crate::page::{FrameKind, FrameTable, PageList, TAIL};
 use crate::platform::{CpuId, Platform};
 
 type Check = Result<(), Violation>;
+
+/// The block that the auditor was in last: its kind byte, and the frame after its last.
+#[derive(Clone, Copy)]
+struct Around {
+    kind: u8,
+    end: u32,
+}
 
 impl<P: Platform> PageAllocator<P> {
     /// Compares lists, ledgers, descriptors and kinds with each other.
@@ -83,24 +89,39 @@ impl<P: Platform> PageAllocator<P> {
         Ok(())
     }
 
-    /// Adds the frames of a zone to the count of each kind byte.
+    /// Adds the frames of a zone to the count of each kind byte: tails to that of their first frame.
     fn check_frames_of(&self, zone: &Zone, kinds: &mut [u64; 1 << u8::BITS]) -> Check {
-        const FIRST_BLOCK: u8 = FrameKind::Pages.to_byte();
-        const LAST_BLOCK: u8 = FrameKind::LargeTail.to_byte();
+        let mut around = Around { kind: FrameKind::Absent.to_byte(), end: zone.start.as_u32() };
         for (pfn, (kind, zone_number)) in zone.pfns().zip(self.base.frames.run(zone.start, zone.frames())) {
-            kinds[usize::from(kind)] += 1;
             if zone_number != zone.index {
                 let what = "zone number in a frame's descriptor";
                 let (expected, found) = (zone.index.into(), zone_number.into());
                 return Err(violation(Invariant::I10InsideZone, what, pfn, expected, found));
             }
-            let is_block = (FIRST_BLOCK..=LAST_BLOCK).contains(&kind);
-            let is_shared = kind == FrameKind::PagesShared.to_byte();
-            if is_block || is_shared || FrameKind::home_number(kind) < HOMES {
-                check_used_block(&self.base, zone, pfn, FrameKind::from_byte(kind))?;
-            }
+            around = self.check_frame(zone, around, pfn, kind)?;
+            kinds[usize::from(around.kind)] += 1;
         }
         Ok(())
+    }
+
+    /// I10.2 to I10.4 for a frame behind those that are in or in front of the block `around`; returns its own.
+    fn check_frame(&self, zone: &Zone, around: Around, pfn: Pfn, kind: u8) -> Result<Around, Violation> {
+        let frames = &self.base.frames;
+        let inside = pfn.as_u32() < around.end;
+        if inside != (kind == TAIL) {
+            let what = "a frame is marked as part of a block, or is inside one (I10.3)";
+            return Err(violation(Invariant::I10InsideZone, what, pfn, inside.into(), u64::from(kind == TAIL)));
+        }
+        let slab = FrameKind::is_everywhere(kind);
+        if !slab && frames.head_distance(pfn) != 0 {
+            let what = "distance to the first frame of what is no slab (I10.4)";
+            return Err(violation(Invariant::I10InsideZone, what, pfn, 0, frames.head_distance(pfn).into()));
+        }
+        if inside || slab || kind == FrameKind::Absent.to_byte() {
+            return Ok(if inside { around } else { Around { kind, end: pfn.as_u32() } });
+        }
+        check_span(zone, pfn, frames.order(pfn))?;
+        Ok(Around { kind, end: pfn.as_u32().saturating_add(frames.pages_of(pfn) as u32) })
     }
 
     /// Outside of the zones every frame is absent.
@@ -155,9 +176,10 @@ impl<P: Platform> LockedZone<'_, P> {
             migrate as u8,
             frames.migrate(first),
         )?;
-        let free = FrameKind::Free.to_byte();
-        if let Some((kind, _)) = frames.run(first, order.pages()).find(|&(kind, _)| kind != free) {
-            expect(Invariant::I8ListCounts, "kind of a frame in a free block", free, kind)?;
+        let what = "kind of a frame in a free block";
+        expect(Invariant::I8ListCounts, what, FrameKind::Free.to_byte(), frames.kind_byte(first))?;
+        if let Some((kind, _)) = frames.run(first, order.pages()).skip(1).find(|&(kind, _)| kind != TAIL) {
+            expect(Invariant::I8ListCounts, what, TAIL, kind)?;
         }
         for pfn in block(first, order).step_by(self.blocks.order.pages() as usize) {
             let what = "type of a free block's pageblock against its list";
@@ -209,7 +231,8 @@ fn check_parked(frames: &FrameTable, zone: &Zone, first: Pfn, order: Order, migr
         expect("type of a parked block against its list (I21.5)", migrate as u8, frames.migrate(first))?;
     }
     for pfn in block(first, order) {
-        expect("kind of a frame in a parked block", FrameKind::Pcp.to_byte(), frames.kind_byte(pfn))?;
+        let expected = if pfn == first { FrameKind::Pcp.to_byte() } else { TAIL };
+        expect("kind of a frame in a parked block", expected, frames.kind_byte(pfn))?;
     }
     Ok(())
 }
@@ -223,26 +246,4 @@ fn check_span(zone: &Zone, first: Pfn, order: Order) -> Check {
     }
     let what = "a block is not aligned, or not inside its zone (I10.2)";
     Err(violation(Invariant::I10InsideZone, what, first, u64::from(zone.index), order.pages()))
-}
-
-/// I10.2 of used blocks: the first frame says the size, and each other frame how far away the first is.
-fn check_used_block<P: Platform>(base: &Base<P>, zone: &Zone, pfn: Pfn, kind: FrameKind) -> Check {
-    let (frames, at) = (&base.frames, pfn.index() as u64);
-    match kind {
-        FrameKind::Pages | FrameKind::PagesShared | FrameKind::LargeKmalloc | FrameKind::LargePending => {
-            let what = "distance of a block's first frame to itself";
-            Violation::check_eq(Invariant::I10InsideZone, what, at, 0, frames.head_distance(pfn).into())?;
-            check_span(zone, pfn, frames.order(pfn))
-        }
-        FrameKind::PagesTail | FrameKind::LargeTail => {
-            let head = frames.head_of(pfn);
-            let whole = frames.kind(head).tail() == kind && frames.kind(head) != kind;
-            let inside = u64::from(frames.head_distance(pfn)) < frames.order(head).pages();
-            if whole && inside {
-                return Ok(());
-            }
-            Err(violation(Invariant::I10InsideZone, "a frame points to no block around it", pfn, 1, 0))
-        }
-        _ => Ok(()),
-    }
 }

@@ -328,7 +328,10 @@ impl<P: Platform> LockedZone<'_, P> {
             at = end;
         }
         match block {
-            Some(order) => table.claim_block(Pfn::new(frames.start), order, FrameKind::Pages),
+            Some(order) => {
+                table.join_block(Pfn::new(frames.start), order);
+                table.claim_block(Pfn::new(frames.start), order, FrameKind::Pages);
+            }
             None => frames.clone().for_each(|f| table.claim_block(Pfn::new(f), Order::ZERO, FrameKind::Pages)),
         }
         frames.clone().for_each(|f| table.set_migrate(Pfn::new(f), MigrateType::Unmovable as u8));

@@ -15,6 +15,7 @@ use crate::addr::Pfn;
 use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
+use core::ops::Range;
 
 /// Pages of one pageblock by use.
 #[derive(Clone, Copy, Default, Debug)]
@@ -130,40 +131,53 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// Pages of the pageblock around `pfn` no longer return to the array that they came from: its type is another one.
     pub(super) fn forget_homes(&self, pfn: Pfn) {
-        self.pageblock_frames(pfn).for_each(|pfn| self.base.frames.forget_home(pfn));
+        self.pageblock_span(pfn).for_each(|pfn| self.base.frames.forget_home(Pfn::new(pfn)));
     }
 
     /// The frames of the pageblock around `pfn` that are in the zone.
-    fn pageblock_frames(&self, pfn: Pfn) -> impl Iterator<Item = Pfn> + use<P> {
+    fn pageblock_span(&self, pfn: Pfn) -> Range<u32> {
         let first = self.blocks.order.align_down(pfn).max(self.zone.start).as_u32();
         let zone_end = self.zone.end();
         let end = u64::from(self.blocks.order.align_down(pfn).as_u32()) + self.blocks.order.pages();
-        (first..end.min(zone_end) as u32).map(Pfn::new)
+        first..end.min(zone_end) as u32
+    }
+
+    /// The first frame of what is at a frame, and how many frames of it there are from there up to `end`. A block in use may
+    /// be freed or cut meanwhile: then this is a guess, of at least one frame.
+    fn part_at(&self, pfn: Pfn, end: u32) -> (Pfn, u32) {
+        let head = self.base.frames.head_of(pfn);
+        let pages = self.base.frames.pages_of(head);
+        let block_end = head.as_u32().saturating_add(pages as u32).min(end);
+        (head, block_end.saturating_sub(pfn.as_u32()).max(1))
     }
 
     fn block_use(&self, pfn: Pfn) -> BlockUse {
         let frames = &self.base.frames;
-        let mut used = BlockUse::default();
-        for pfn in self.pageblock_frames(pfn) {
-            used.frames += 1;
-            match frames.kind(pfn) {
-                FrameKind::Free => used.free += 1,
+        let span = self.pageblock_span(pfn);
+        let mut used = BlockUse { frames: u64::from(span.end - span.start), ..BlockUse::default() };
+        let mut at = span.start;
+        while at < span.end {
+            let (head, pages) = self.part_at(Pfn::new(at), span.end);
+            match frames.kind(head) {
+                FrameKind::Free => used.free += u64::from(pages),
                 FrameKind::Pcp => {}
-                _ if frames.migrate(frames.head_of(pfn)) == MigrateType::Movable as u8 => used.movable += 1,
+                _ if frames.migrate(head) == MigrateType::Movable as u8 => used.movable += u64::from(pages),
                 _ => {}
             }
+            at += pages;
         }
         used
     }
 
     /// Moves the free blocks of a pageblock to the wanted type's lists. All are smaller than the pageblock.
     pub(super) fn move_free_blocks(&mut self, pfn: Pfn, wanted: MigrateType) {
-        let mut next = 0;
-        for pfn in self.pageblock_frames(pfn) {
-            let free = self.base.frames.kind(pfn) == FrameKind::Free;
-            if free && pfn.as_u32() >= next {
-                let block = self.remove(pfn);
-                next = pfn.as_u32().saturating_add(block.order.pages() as u32);
+        let span = self.pageblock_span(pfn);
+        let mut at = span.start;
+        while at < span.end {
+            let first = Pfn::new(at);
+            at += self.part_at(first, span.end).1;
+            if self.base.frames.is_head(first, FrameKind::Free) {
+                let block = self.remove(first);
                 self.insert(block, wanted, Place::Tail);
             }
         }

@@ -146,20 +146,16 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// The free block that a frame is part of.
     pub(super) fn free_block_around(&self, pfn: Pfn) -> Option<(Pfn, Order)> {
-        free_block_around(self.base, self.zone, pfn).filter(|_| self.base.frames.kind(pfn) == FrameKind::Free)
+        free_block_around(self.base, self.zone, pfn)
     }
 }
 
-/// The free block that a frame of kind `Free` is part of.
-///
-/// Blocks are aligned to their size. So from the largest order down: if no block of a larger order covers `pfn`, a free
-/// frame at the aligned start of this order heads its block, and the order in its descriptor is a real one.
+/// The free block that a frame is part of. Without the zone's lock this is a guess.
 fn free_block_around<P: Platform>(base: &Base<P>, zone: &Zone, pfn: Pfn) -> Option<(Pfn, Order)> {
     let frames = &base.frames;
-    let mut candidates = Order::ZERO.up_to(base.geometry.max_order).rev().map(|order| order.align_down(pfn));
-    let covers = |&first: &Pfn| {
-        let end = u64::from(first.as_u32()) + frames.order(first).pages();
-        frames.kind(first) == FrameKind::Free && frames.zone(first) == zone.index && end > u64::from(pfn.as_u32())
-    };
-    candidates.find(covers).map(|first| (first, frames.order(first)))
+    let first = frames.head_of(pfn);
+    let order = frames.order(first);
+    let end = u64::from(first.as_u32()) + order.pages();
+    let covers = frames.is_head(first, FrameKind::Free) && end > u64::from(pfn.as_u32());
+    (covers && frames.zone(first) == zone.index).then_some((first, order))
 }

@@ -104,6 +104,7 @@ impl<P: Platform> PageAllocator<P> {
         }
         self.locked(zone, |locked| {
             zone.ledger.take_back(kind, order.pages());
+            self.base.frames.join_block(first, order);
             locked.free(first, order);
         });
         self.base.event(Event::RunFreed);

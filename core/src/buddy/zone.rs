@@ -205,6 +205,7 @@ impl<P: Platform> LockedZone<'_, P> {
         let frames = &self.base.frames;
         let FreeBlock { first, order } = block;
         frames.set_order(first, order);
+        frames.set_kind(first, FrameKind::Free);
         frames.set_migrate(first, migrate as u8);
         // Whatever was known about the block before: it is a new one.
         frames.set_private(first, 0);
@@ -275,26 +276,24 @@ impl<P: Platform> LockedZone<'_, P> {
 
     /// Tells whether a free block of exactly this order starts at `pfn` in this zone.
     ///
-    /// Every frame of a free block has the kind `Free`, and only its first frame's order counts. Callers ask about the
-    /// buddy of a block that is not free itself, or of that block's parent: a free block around `pfn` that starts
-    /// earlier would be larger and so contain the asker's block as well. So `pfn`, if free, does start a block.
+    /// Only the first frame of a free block is marked as free.
     pub(super) fn is_free_block(&self, pfn: Pfn, order: Order) -> bool {
         let frames = &self.base.frames;
-        frames.kind(pfn) == FrameKind::Free && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
+        frames.is_head(pfn, FrameKind::Free) && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
     }
 
     /// Leaves a block to nobody until its buddy is free.
     fn set_guard(&mut self, block: FreeBlock) {
-        self.base.frames.set_block_kind(block.first, block.order, FrameKind::Guard);
+        self.base.frames.set_kind(block.first, FrameKind::Guard);
         self.base.frames.set_order(block.first, block.order);
         self.zone.ledger.add(OwnerClass::Guard, block.order.pages());
         self.base.event(Event::GuardSet);
     }
 
-    /// Tells whether a guard of exactly this order starts at `pfn` in this zone; to be asked as [`Self::is_free_block`].
+    /// Tells whether a guard of exactly this order starts at `pfn` in this zone.
     fn is_guard(&self, pfn: Pfn, order: Order) -> bool {
         let frames = &self.base.frames;
-        frames.kind(pfn) == FrameKind::Guard && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
+        frames.is_head(pfn, FrameKind::Guard) && frames.zone(pfn) == self.zone.index && frames.order(pfn) == order
     }
 
     /// Takes a free buddy off its list, or ends its time as a guard; `None` if it is neither, or must stay apart.
@@ -308,7 +307,7 @@ impl<P: Platform> LockedZone<'_, P> {
         if !self.is_guard(buddy, order) {
             return None;
         }
-        self.base.frames.set_block_kind(buddy, order, FrameKind::Free);
+        self.base.frames.set_kind(buddy, FrameKind::Free);
         self.zone.ledger.sub(OwnerClass::Guard, order.pages());
         self.base.event(Event::GuardCleared);
         Some(FreeBlock { first: buddy, order })
@@ -356,6 +355,7 @@ impl<P: Platform> LockedZone<'_, P> {
             let buddy = block.order.buddy_of(block.first);
             let Some(parent_order) = block.order.up() else { break };
             let Some(FreeBlock { first, .. }) = self.take_buddy(buddy, block.order, migrate) else { break };
+            self.base.frames.set_tail(first.max(block.first));
             block = FreeBlock { first: first.min(block.first), order: parent_order };
             self.retag_joined(&block, migrate);
             self.base.event(Event::Merge);
@@ -515,7 +515,7 @@ impl<P: Platform> LockedZone<'_, P> {
             let inside = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames() - offset;
             let fits = |order: &Order| inside(order) && self.may_be_one(first, *order);
             let order = Order::ZERO.up_to(self.base.geometry.max_order).rev().find(fits).unwrap_or(Order::ZERO);
-            self.base.frames.set_block_kind(first, order, FrameKind::Free);
+            self.base.frames.join_block(first, order);
             self.insert(FreeBlock { first, order }, self.block_type(first), Place::Tail);
             offset += order.pages();
         }

@@ -53,7 +53,7 @@ impl Slabs<'_> {
 
     /// The slab around an address in one of its frames, and the object around it.
     pub(super) fn locate(&self, addr: PhysAddr) -> (Pfn, u32) {
-        let head = self.frames.head_of(addr.pfn().unwrap_or_default());
+        let head = self.frames.slab_head(addr.pfn().unwrap_or_default());
         let offset = addr.as_u64().saturating_sub(head.addr().as_u64());
         (head, self.shape.reciprocal.divide(offset) as u32)
     }

@@ -84,6 +84,9 @@ impl Driver {
             Ok(first) => {
                 assert!(order.is_aligned(first));
                 self.mark(first, order.pages(), true);
+                if kind == FrameKind::LargeKmalloc {
+                    self.pages.keep_pages(first, order, order.pages());
+                }
                 self.held.push(if internal { Held::Internal(first, order) } else { Held::Block(first, order) });
             }
             Err(AllocError::OrderTooLarge { max }) => assert!(order > max),
