@@ -422,9 +422,20 @@ impl FrameTable {
     /// Marks a block, or an aligned part of one, as given to `kind`.
     #[inline]
     pub(crate) fn claim_block(&self, first: Pfn, order: Order, kind: FrameKind) {
-        self.set_order(first, order);
-        self.set_list(first, 0);
+        let page = self.page(first);
+        page.order.store(order.get(), Relaxed);
+        page.list.store(0, Relaxed);
         self.set_block_kind(first, order, kind);
+    }
+
+    /// Marks a block as free and of a type's list; whatever else was known about it before, it is a new one.
+    #[inline]
+    pub(crate) fn mark_free(&self, first: Pfn, order: Order, migrate: u8) {
+        let page = self.page(first);
+        page.order.store(order.get(), Relaxed);
+        page.migrate.store(migrate, Relaxed);
+        page.private.store(0, Relaxed);
+        self.set_kind(first, FrameKind::Free);
     }
 
     /// Says whether what a frame behind a vmalloc area holds may be moved to another frame.
@@ -464,11 +475,12 @@ impl FrameTable {
     /// Sets the kind of a block.
     #[inline]
     pub(crate) fn set_block_kind(&self, first: Pfn, order: Order, kind: FrameKind) {
-        let everywhere = FrameKind::is_everywhere(self.kind_byte(first)) || FrameKind::is_everywhere(kind.to_byte());
+        let (Some(byte), to) = (self.kinds.get(first.index()), kind.to_byte()) else { return };
+        let everywhere = FrameKind::is_everywhere(byte.load(Relaxed)) || FrameKind::is_everywhere(to);
         if everywhere && order > Order::ZERO {
             self.set_tails(first, order, kind);
         }
-        self.set_kind(first, kind);
+        byte.store(to, Relaxed);
     }
 
     /// Makes one block of frames that headed blocks of their own, or none.
@@ -487,6 +499,7 @@ impl FrameTable {
     }
 
     /// Marks the frames after the first of a block that was a slab or becomes one.
+    #[inline(never)]
     fn set_tails(&self, first: Pfn, order: Order, kind: FrameKind) {
         let everywhere = FrameKind::is_everywhere(kind.to_byte());
         for distance in 1..order.pages() as u32 {
@@ -537,6 +550,24 @@ impl FrameTable {
     #[inline]
     pub(crate) fn prev(&self, pfn: Pfn) -> Option<Pfn> {
         decode(self.page(pfn).prev.load(Relaxed))
+    }
+
+    /// Sets both links at once, as they are kept.
+    #[inline]
+    fn set_links(&self, pfn: Pfn, prev: u32, next: u32) {
+        let page = self.page(pfn);
+        page.prev.store(prev, Relaxed);
+        page.next.store(next, Relaxed);
+    }
+
+    /// Returns both links, as they are kept, and clears them.
+    #[inline]
+    fn take_links(&self, pfn: Pfn) -> (u32, u32) {
+        let page = self.page(pfn);
+        let links = (page.prev.load(Relaxed), page.next.load(Relaxed));
+        page.prev.store(NIL, Relaxed);
+        page.next.store(NIL, Relaxed);
+        links
     }
 
     fn set_next(&self, pfn: Pfn, next: Option<Pfn>) {

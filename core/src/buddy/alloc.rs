@@ -138,11 +138,41 @@ impl<P: Platform> PageAllocator<P> {
     ) -> Result<Pfn, AllocError> {
         let request =
             self.request(order, gfp, node).inspect_err(|error| self.note_refusal(error, order.bytes(), gfp))?;
-        if let Some(pcp) = self.pcp(self.base.cpu(), request.route.zone()) {
-            count_shared(&pcp.slow_allocs, P::STATISTICS);
-        }
-        let take = |request: &Request| self.alloc_from_zones(request, kind);
+        self.count_slow_alloc(&request);
+        let take =
+            |request: &Request| self.alloc_from_nearest(request, kind).or_else(|| self.alloc_from_zones(request, kind));
         self.prepared(&request, kind, location, take).ok_or(AllocError::NoPages { order })
+    }
+
+    /// Allocates a block for a caller of `alloc_pages` from wherever it is to be had but by the first step, which was made.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alloc_block_far(
+        &self,
+        order: Order,
+        gfp: GfpFlags,
+        location: &'static Location<'static>,
+    ) -> Result<Pfn, AllocError> {
+        let request = self.request(order, gfp, self.base.node_here())?;
+        let take = |request: &Request| self.alloc_from_zones(request, FrameKind::Pages);
+        self.prepared(&request, FrameKind::Pages, location, take).ok_or(AllocError::NoPages { order })
+    }
+
+    /// Counts a request that came to a slow path, where such are counted.
+    #[inline(always)]
+    pub(super) fn count_slow_alloc(&self, request: &Request) {
+        if P::STATISTICS
+            && let Some(pcp) = self.pcp(self.base.cpu(), request.route.zone())
+        {
+            count_shared(&pcp.slow_allocs, true);
+        }
+    }
+
+    /// The first step of [`Self::alloc_from_zones`], which most requests need not go beyond.
+    #[inline]
+    pub(super) fn alloc_from_nearest(&self, request: &Request, kind: FrameKind) -> Option<Pfn> {
+        let zone = self.zones.get(request.route.zone()).filter(|zone| zone.node == request.node)?;
+        self.alloc_from_zone(zone, request, self.zonelists.first_pass(request), kind)
     }
 
     /// Takes a block and makes it ready for its owner: checked, noted and zeroed as the request says.
@@ -159,13 +189,19 @@ impl<P: Platform> PageAllocator<P> {
         while !self.passes_checks(first, order, gfp, kind, location) {
             first = take(&Request { replaces: true, ..*request })?;
         }
+        self.hand_over(first, order, gfp, kind);
+        Some(first)
+    }
+
+    /// Notes what the flags say of a block that an owner of this kind gets, and zeroes it if they ask for that.
+    #[inline]
+    pub(super) fn hand_over(&self, first: Pfn, order: Order, gfp: GfpFlags, kind: FrameKind) {
         if kind == FrameKind::Pages {
             self.note_use(first, order, gfp);
         }
         if gfp.wants_zero() {
             self.zero(first, order);
         }
-        Some(first)
     }
 
     /// Notes what the flags say about a block and neither its pageblock nor its list does.
@@ -187,9 +223,16 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
+    /// Walks over the zones until one has a block, politely at first; without the step that was made.
+    #[cold]
+    #[inline(never)]
     fn alloc_from_zones(&self, request: &Request, kind: FrameKind) -> Option<Pfn> {
+        let first = self.zonelists.first_pass(request);
         for pass in self.zonelists.passes(request) {
             for zone in self.zones_of(request) {
+                if pass == first && usize::from(zone.index) == request.route.zone() && zone.node == request.node {
+                    continue;
+                }
                 if self.zonelists.ends_before(request, pass, usize::from(zone.index)) {
                     break;
                 }
@@ -227,9 +270,11 @@ impl<P: Platform> PageAllocator<P> {
     /// A block that is on a list already is given without a look at the watermarks: it is not among the free pages that
     /// they protect.
     pub(super) fn alloc_from_zone(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
-        let list = list_index(request.order, request.route.migrate(), self.blocks.order);
+        let Some(list) = list_index(request.order, request.route.migrate(), self.blocks.order) else {
+            return self.alloc_past_lists(zone, request, pass, kind);
+        };
         let cpu = self.base.cpu();
-        let hot = list.and_then(|list| self.hot(cpu, usize::from(zone.index), list));
+        let hot = if request.order == Order::ZERO { self.hot(cpu, usize::from(zone.index), list) } else { None };
         if let Some(first) = hot.and_then(|hot| hot.take(false)) {
             self.base.event(Event::PcpHit);
             self.base.frames.claim_block(first, Order::ZERO, FrameKind::Pages);
@@ -238,8 +283,7 @@ impl<P: Platform> PageAllocator<P> {
             }
             return Some(first);
         }
-        let pcp = self.pcp(cpu, usize::from(zone.index));
-        if let (Some(list), Some(pcp)) = (list, pcp)
+        if let Some(pcp) = self.pcp(cpu, usize::from(zone.index))
             && let Some(mut lists) = pcp.cell.try_local()
         {
             let there = !lists.is_empty(list);
@@ -261,6 +305,7 @@ impl<P: Platform> PageAllocator<P> {
         self.alloc_past_lists(zone, request, pass, kind)
     }
 
+    #[inline(never)]
     fn alloc_past_lists(&self, zone: &Zone, request: &Request, pass: Pass, kind: FrameKind) -> Option<Pfn> {
         let migrate = request.route.migrate();
         self.locked(zone, |locked| {
@@ -277,6 +322,7 @@ impl<P: Platform> PageAllocator<P> {
 
     /// Fetches blocks for an empty list, if the zone may give any: the one requested, from wherever it can be had, and
     /// more of the own type, as many as are worth taking the lock for.
+    #[inline(never)]
     fn refill(
         &self,
         zone: &Zone,
@@ -311,6 +357,7 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Moves the newest pages of a list into its empty array.
+    #[inline(never)]
     fn warm_up(&self, hot: &HotPages, pcp: &PerCpuPages, lists: &mut PcpLists, list: usize) {
         let most = hot.limit().div_ceil(2);
         let moved = hot.with(&self.base.platform, true, |pages| {

@@ -83,6 +83,12 @@ impl<P: Platform> PageAllocator<P> {
         }
     }
 
+    /// Tells whether any check is on.
+    #[inline(always)]
+    pub(super) fn has_checks(&self) -> bool {
+        !self.checks.enabled.is_empty()
+    }
+
     /// Looks at a block that was just taken for somebody; `false` if it is bad and was put aside.
     #[inline]
     pub(super) fn passes_checks(
@@ -184,7 +190,9 @@ impl<P: Platform> PageAllocator<P> {
         self.checks.note(first, None);
         if let Some(zone) = self.zones.get(usize::from(self.base.frames.zone(first))) {
             self.locked(zone, |_| {
-                self.base.frames.set_block_kind(first, order, FrameKind::Bad);
+                // The pages of a run are blocks of their own.
+                self.base.frames.join_block(first, order);
+                self.base.frames.claim_block(first, order, FrameKind::Bad);
                 zone.ledger.take_back(kind, order.pages());
                 zone.ledger.add(OwnerClass::Bad, order.pages());
             });

@@ -2,7 +2,7 @@
 
 use super::PageAllocator;
 use super::migrate::PCP_TYPES;
-use super::pcp::{HotPages, PcpLists, PerCpuPages, list_index};
+use super::pcp::{HOT_MAX, HotPages, PcpLists, PerCpuPages, list_index};
 use super::usage::OwnerClass;
 use super::zone::Zone;
 use crate::addr::Pfn;
@@ -10,6 +10,9 @@ use crate::order::Order;
 use crate::page::FrameKind;
 use crate::platform::{CpuId, Event, Platform};
 use crate::sync::count_shared;
+
+/// The most pages in all arrays of a CPU for a zone.
+const MOST_HOT: u64 = (HOT_MAX * PCP_TYPES) as u64;
 
 impl<P: Platform> PageAllocator<P> {
     /// Gives back a block that the caller has verified to be one, of this order.
@@ -49,11 +52,16 @@ impl<P: Platform> PageAllocator<P> {
             return;
         }
         if !self.free_to_lists(zone, first, order, kind) {
-            self.locked(zone, |locked| {
-                zone.ledger.take_back(kind, order.pages());
-                locked.free(first, order);
-            });
+            self.free_past_lists(zone, first, order, kind);
         }
+    }
+
+    #[inline(never)]
+    fn free_past_lists(&self, zone: &Zone, first: Pfn, order: Order, kind: FrameKind) {
+        self.locked(zone, |locked| {
+            zone.ledger.take_back(kind, order.pages());
+            locked.free(first, order);
+        });
     }
 
     /// Puts a block on this CPU's lists and gives back what is too much; `false` if they do not keep such blocks.
@@ -70,12 +78,12 @@ impl<P: Platform> PageAllocator<P> {
         }
         self.park(first, order, parked);
         pcp.take_back(kind, order.pages());
-        match self.hot(cpu, usize::from(zone.index), list) {
+        match self.hot(cpu, usize::from(zone.index), list).filter(|_| order == Order::ZERO) {
             Some(hot) => self.push_hot(hot, pcp, &mut lists, list, first),
             None => lists.push(&self.base.frames, list, first),
         }
-        let count = self.pcp_pages(cpu, usize::from(zone.index));
-        if count >= lists.high {
+        // The arrays hold a few pages only: mostly there is no need to count them.
+        if pcp.pages() + MOST_HOT >= lists.high && self.pcp_pages(cpu, usize::from(zone.index)) >= lists.high {
             let quota = lists.plan_drain(zone.pcp, pcp.pages(), zone.has_plenty());
             self.drain(zone, pcp, &mut lists, list, quota);
         }
@@ -100,6 +108,7 @@ impl<P: Platform> PageAllocator<P> {
     }
 
     /// Gives `quota` pages of a CPU's lists back to the zone, beginning with the list `from`; returns how many it was.
+    #[inline(never)]
     fn drain(&self, zone: &Zone, pcp: &PerCpuPages, lists: &mut PcpLists, from: usize, quota: u64) -> u64 {
         let before = pcp.pages();
         self.locked(zone, |locked| {

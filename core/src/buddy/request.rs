@@ -22,6 +22,8 @@ pub(crate) enum Missed {
     Fault,
     /// The plan was asked, and this CPU's array has nothing.
     Empty,
+    /// The plan was asked, and the nearest zone has no such block to give politely.
+    NotNear,
     /// The plan was not asked: the request is not one for the fast path.
     NotAsked,
 }
@@ -54,7 +56,26 @@ impl<P: Platform> PageAllocator<P> {
         self.take_hot(hot, array, gfp).ok_or(Missed::Empty)
     }
 
-    /// Serves what [`Self::take_page`] did not.
+    /// Takes a block of several pages from the nearest zone, as most requests for one do.
+    ///
+    /// # Errors
+    ///
+    /// Why [`Self::alloc_missed`] must be asked; it needs to know.
+    pub(crate) fn take_block(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, Missed> {
+        let request = self.request(order, gfp, self.base.node_here()).map_err(|_| Missed::NotAsked)?;
+        if self.has_checks() {
+            return Err(Missed::NotAsked);
+        }
+        if self.base.fault(FaultSite::new(FaultPoint::Page, gfp).with_order(order)) {
+            return Err(Missed::Fault);
+        }
+        self.count_slow_alloc(&request);
+        let first = self.alloc_from_nearest(&request, FrameKind::Pages).ok_or(Missed::NotNear)?;
+        self.hand_over(first, order, gfp, FrameKind::Pages);
+        Ok(first)
+    }
+
+    /// Serves what [`Self::take_page`] and [`Self::take_block`] did not.
     ///
     /// # Errors
     ///
@@ -68,6 +89,7 @@ impl<P: Platform> PageAllocator<P> {
     ) -> Result<Pfn, AllocError> {
         match missed {
             Missed::NotAsked => self.alloc_pages_at(order, gfp, None, location),
+            Missed::NotNear => self.alloc_block_far(order, gfp, location),
             Missed::Empty => self.alloc_block_at(order, gfp, None, FrameKind::Pages, location),
             Missed::Fault => Err(AllocError::Injected(FaultPoint::Page)),
         }

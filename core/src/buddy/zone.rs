@@ -201,14 +201,11 @@ pub(super) struct LockedZone<'z, P> {
 
 impl<P: Platform> LockedZone<'_, P> {
     /// Puts a block on the list of its order and type.
+    #[inline(always)]
     pub(super) fn insert(&mut self, block: FreeBlock, migrate: MigrateType, place: Place) {
         let frames = &self.base.frames;
         let FreeBlock { first, order } = block;
-        frames.set_order(first, order);
-        frames.set_kind(first, FrameKind::Free);
-        frames.set_migrate(first, migrate as u8);
-        // Whatever was known about the block before: it is a new one.
-        frames.set_private(first, 0);
+        frames.mark_free(first, order, migrate as u8);
         let list = &mut self.areas.lists[order.index()][migrate.index()];
         match place {
             Place::Head => list.push_head(frames, first),
@@ -225,8 +222,14 @@ impl<P: Platform> LockedZone<'_, P> {
     pub(super) fn remove(&mut self, first: Pfn) -> FreeBlock {
         let frames = &self.base.frames;
         let (order, migrate) = (frames.order(first), MigrateType::from_byte(frames.migrate(first)));
+        self.remove_from(first, order, migrate)
+    }
+
+    /// Takes the block that starts at `first` off the list of this order and type.
+    #[inline]
+    fn remove_from(&mut self, first: Pfn, order: Order, migrate: MigrateType) -> FreeBlock {
         let list = &mut self.areas.lists[order.index()][migrate.index()];
-        list.remove(frames, first);
+        list.remove(&self.base.frames, first);
         if list.is_empty() {
             self.areas.nonempty[migrate.index()] &= !(1 << order.get());
         }
@@ -244,18 +247,20 @@ impl<P: Platform> LockedZone<'_, P> {
     /// Takes the block that the next request of this order and type would be cut from.
     pub(super) fn remove_head(&mut self, order: Order, migrate: MigrateType) -> Option<FreeBlock> {
         let first = self.head(order, migrate)?;
-        Some(self.remove(first))
+        Some(self.remove_from(first, order, migrate))
     }
 
     /// Takes a block of the type, of the smallest order that there is, cut down to `order`.
+    #[inline(always)]
     pub(super) fn take_smallest(&mut self, order: Order, migrate: MigrateType) -> Option<FreeBlock> {
         let found = self.areas.smallest(order, migrate)?;
         let block = self.remove_head(found, migrate)?;
-        Some(self.split(block, order, migrate))
+        Some(if found == order { block } else { self.split(block, order, migrate) })
     }
 
     /// Cuts a block in half until it has the order wanted. The lowest piece is kept; the upper halves go to the heads
     /// of their lists, the largest first.
+    #[inline(never)]
     pub(super) fn split(&mut self, mut block: FreeBlock, to: Order, migrate: MigrateType) -> FreeBlock {
         if block.order > to {
             self.base.event(Event::Split);
@@ -323,6 +328,7 @@ impl<P: Platform> LockedZone<'_, P> {
     }
 
     /// As [`Self::free`], for frames whose pageblocks belong together.
+    #[inline(always)]
     pub(super) fn free_whole(&mut self, first: Pfn, order: Order) {
         let (block, migrate) = self.merge_freed(first, order);
         let place = self.place_of(&block);
@@ -343,6 +349,7 @@ impl<P: Platform> LockedZone<'_, P> {
         self.insert(block, migrate, place);
     }
 
+    #[inline(always)]
     fn merge_freed(&mut self, first: Pfn, order: Order) -> (FreeBlock, MigrateType) {
         self.base.frames.set_block_kind(first, order, FrameKind::Free);
         let migrate = self.block_type(first);
@@ -350,6 +357,7 @@ impl<P: Platform> LockedZone<'_, P> {
     }
 
     /// Joins a block with its buddy as long as that is free and of the same size, up to the largest order.
+    #[inline(always)]
     fn merge(&mut self, mut block: FreeBlock, migrate: MigrateType) -> FreeBlock {
         while block.order < self.base.geometry.max_order {
             let buddy = block.order.buddy_of(block.first);
@@ -404,12 +412,18 @@ impl<P: Platform> LockedZone<'_, P> {
     ///
     /// A single page for an urgent caller need not leave the boost standing, which is there for reclaim's sake only; nor need
     /// a block that replaces a bad one, which may have raised it.
+    #[inline(always)]
     pub(super) fn passes(&self, request: &Request, pass: Pass) -> bool {
         let boost = if request.replaces { 0 } else { self.zone.boost() };
         let Some(floor) = self.zone.marks.floor(pass.mark, boost, pass.rights) else { return true };
         if self.spare_above(floor, request, pass.rights).is_some() {
             return self.has_block(request.order, pass.rights);
         }
+        self.passes_unboosted(request, pass, boost)
+    }
+
+    #[inline(never)]
+    fn passes_unboosted(&self, request: &Request, pass: Pass, boost: u64) -> bool {
         let unboosted = request.order == Order::ZERO
             && pass.mark == Watermark::Min
             && pass.rights.contains(AllocFlags::MIN_RESERVE)
@@ -440,14 +454,19 @@ impl<P: Platform> LockedZone<'_, P> {
     /// Tells whether there is a block of at least this order that a request with these rights may use. Of single pages it
     /// is not asked: those that count as usable are there.
     fn has_block(&self, order: Order, rights: AllocFlags) -> bool {
-        let usable = |t: &MigrateType| match t {
-            MigrateType::Cma => rights.contains(AllocFlags::CMA),
-            MigrateType::HighAtomic => rights.contains(AllocFlags::HIGHATOMIC),
-            MigrateType::Isolate => false,
-            _ => true,
-        };
-        order == Order::ZERO
-            || MigrateType::ALL.into_iter().filter(usable).any(|t| self.areas.smallest(order, t).is_some())
+        if order == Order::ZERO {
+            return true;
+        }
+        let orders = |migrate: MigrateType| self.areas.nonempty[migrate.index()];
+        let mut orders_there =
+            orders(MigrateType::Unmovable) | orders(MigrateType::Movable) | orders(MigrateType::Reclaimable);
+        if rights.contains(AllocFlags::CMA) {
+            orders_there |= orders(MigrateType::Cma);
+        }
+        if rights.contains(AllocFlags::HIGHATOMIC) {
+            orders_there |= orders(MigrateType::HighAtomic);
+        }
+        orders_there >> order.get() != 0
     }
 
     /// Raises the watermarks until reclaim has run; not on behalf of a request for which it has: its next page would be refused.

@@ -237,6 +237,13 @@ impl Zonelists {
         marks.into_iter().flatten().flat_map(pass)
     }
 
+    /// The first of [`Self::passes`].
+    #[inline]
+    pub(super) fn first_pass(&self, request: &Request) -> Pass {
+        let nofragment = self.nofragment.get(request.route.zone()).copied().unwrap_or(NoFragment::No);
+        Pass { mark: Watermark::Low, rights: AllocFlags::polite(request.route.migrate()), nofragment }
+    }
+
     /// Tells whether a walk that keeps types apart ends before this zone.
     pub(super) fn ends_before(&self, request: &Request, pass: Pass, zone: usize) -> bool {
         let node_of = |zone: usize| self.nodes.get(zone);

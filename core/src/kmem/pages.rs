@@ -22,7 +22,7 @@ impl<P: Platform> Kmem<P> {
     #[inline(always)]
     #[track_caller]
     pub fn alloc_pages(&self, order: Order, gfp: GfpFlags) -> Result<Pfn, AllocError> {
-        let missed = if order == Order::ZERO { self.pages.take_page(gfp) } else { Err(Missed::NotAsked) };
+        let missed = if order == Order::ZERO { self.pages.take_page(gfp) } else { self.pages.take_block(order, gfp) };
         match missed {
             Ok(page) => Ok(page),
             Err(missed) => self.alloc_pages_slow(order, gfp, missed, Location::caller()),

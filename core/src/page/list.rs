@@ -42,10 +42,8 @@ impl PageList {
     }
 
     pub(crate) fn push_head(&mut self, frames: &FrameTable, pfn: Pfn) {
-        let old = self.head();
-        frames.set_prev(pfn, None);
-        frames.set_next(pfn, old);
-        match old {
+        frames.set_links(pfn, NIL, self.head);
+        match self.head() {
             Some(old) => frames.set_prev(old, Some(pfn)),
             None => self.tail = pfn.as_u32(),
         }
@@ -54,10 +52,8 @@ impl PageList {
     }
 
     pub(crate) fn push_tail(&mut self, frames: &FrameTable, pfn: Pfn) {
-        let old = self.tail();
-        frames.set_next(pfn, None);
-        frames.set_prev(pfn, old);
-        match old {
+        frames.set_links(pfn, self.tail, NIL);
+        match self.tail() {
             Some(old) => frames.set_next(old, Some(pfn)),
             None => self.head = pfn.as_u32(),
         }
@@ -67,17 +63,15 @@ impl PageList {
 
     /// Takes a frame that is on this list off it.
     pub(crate) fn remove(&mut self, frames: &FrameTable, pfn: Pfn) {
-        let (prev, next) = (frames.prev(pfn), frames.next(pfn));
-        match prev {
-            Some(prev) => frames.set_next(prev, next),
-            None => self.head = next.map_or(NIL, Pfn::as_u32),
+        let (prev, next) = frames.take_links(pfn);
+        match decode(prev) {
+            Some(prev) => frames.set_next(prev, decode(next)),
+            None => self.head = next,
         }
-        match next {
-            Some(next) => frames.set_prev(next, prev),
-            None => self.tail = prev.map_or(NIL, Pfn::as_u32),
+        match decode(next) {
+            Some(next) => frames.set_prev(next, decode(prev)),
+            None => self.tail = prev,
         }
-        frames.set_next(pfn, None);
-        frames.set_prev(pfn, None);
         self.len = self.len.saturating_sub(1);
     }
 
