@@ -112,6 +112,35 @@ fn wrong_frees_are_errors() {
     ALLOCATOR.release(block.as_ptr()).unwrap();
 }
 
+#[test]
+fn a_freed_area_is_given_to_the_next_request_that_it_fits() {
+    // An allocator of its own: others use the program's.
+    static OWN: KmemAlloc = KmemAlloc::new();
+    let fill = |block: NonNull<u8>, byte| {
+        // SAFETY: the block has at least so many bytes, and is this test's.
+        unsafe { block.write_bytes(byte, 7 * MIB) };
+    };
+    let first = OWN.allocate(7 * MIB + 5, 16, false).unwrap();
+    fill(first, 7);
+    let shows = OWN.host_counts().shows;
+    OWN.release(first.as_ptr()).unwrap();
+    assert!(OWN.host_counts().kept_bytes >= 7 * MIB);
+    assert!(OWN.release(first.as_ptr()).is_err() && OWN.usable_size(first.as_ptr()).is_err(), "it is nobody's");
+    assert!(OWN.release(first.as_ptr().wrapping_add(4096)).is_err());
+    assert_eq!(OWN.resize(first, 8 * MIB, 1), None);
+    let again = OWN.allocate(7 * MIB, 16, true).unwrap();
+    assert_eq!(again, first);
+    // SAFETY: the block has so many bytes.
+    let bytes = unsafe { std::slice::from_raw_parts(again.as_ptr(), 7 * MIB) };
+    assert!(bytes.iter().all(|&byte| byte == 0), "nothing of what was there");
+    assert_eq!((OWN.host_counts().shows, OWN.host_counts().reused), (shows, 1));
+    let other = OWN.allocate(7 * MIB, 16, false).unwrap();
+    assert_ne!(other, again);
+    [again, other].into_iter().for_each(|block| OWN.release(block.as_ptr()).unwrap());
+    assert!(OWN.trim() > 0);
+    assert_eq!(OWN.host_counts().kept_bytes, 0);
+}
+
 /// Allocates while the thread's values are dropped.
 struct Late(RefCell<Vec<Vec<u8>>>);
 

@@ -37,17 +37,20 @@ impl<P: Platform> PageAllocator<P> {
     /// Tells the platform about every free block of at least the pageblock order that it was not told about before;
     /// returns how many pages these were. A zone keeps what its low watermark asks for, and isolated blocks, to itself.
     /// Nothing is lent where free pages are poisoned: the host drops contents, and that would look like a write.
-    pub(crate) fn report_free_pages(&self) -> u64 {
+    ///
+    /// Once no more than `kept` pages are left in such blocks, the rest stays at hand.
+    pub(crate) fn report_free_pages(&self, kept: u64) -> u64 {
         let mut reported = 0;
-        if self.base.geometry.page_debug.contains(PageDebug::POISON) {
+        let most = if kept == 0 { u64::MAX } else { self.unreported().saturating_sub(kept) };
+        if self.base.geometry.page_debug.contains(PageDebug::POISON) || most == 0 {
             return reported;
         }
         for zone in self.zones.iter() {
             for order in self.blocks.order.up_to(self.base.geometry.max_order) {
                 for migrate in MigrateType::ALL.into_iter().filter(|&migrate| migrate != MigrateType::Isolate) {
-                    let list = self.report_list(zone, order, migrate);
+                    let list = self.report_list(zone, (order, migrate), most - reported);
                     reported += list.pages;
-                    if list.host == Host::Declined {
+                    if list.host == Host::Declined || reported >= most {
                         return reported;
                     }
                 }
@@ -56,10 +59,21 @@ impl<P: Platform> PageAllocator<P> {
         reported
     }
 
-    /// Reports the blocks of one list.
-    fn report_list(&self, zone: &Zone, order: Order, migrate: MigrateType) -> Reported {
+    /// Pages in free blocks of which the platform was not told yet.
+    fn unreported(&self) -> u64 {
+        let orders = || self.blocks.order.up_to(self.base.geometry.max_order);
+        self.zones
+            .iter()
+            .map(|zone| self.locked(zone, |locked| orders().map(|order| locked.unreported(order)).sum::<u64>()))
+            .sum()
+    }
+
+    /// Reports the blocks of one list, until they have so many pages.
+    fn report_list(&self, zone: &Zone, (order, migrate): (Order, MigrateType), most: u64) -> Reported {
         let mut reported = Reported { pages: 0, host: Host::Accepted };
-        while let Some(first) = self.locked(zone, |locked| locked.take_unreported(order, migrate)) {
+        while reported.pages < most
+            && let Some(first) = self.locked(zone, |locked| locked.take_unreported(order, migrate))
+        {
             let accepted = self.base.platform.report_free(first, order);
             self.locked(zone, |locked| locked.put_reported(FreeBlock { first, order }, accepted));
             if !accepted {
@@ -74,6 +88,14 @@ impl<P: Platform> PageAllocator<P> {
 }
 
 impl<P: Platform> LockedZone<'_, P> {
+    /// Pages in the blocks of this order that were not reported yet.
+    fn unreported(&self, order: Order) -> u64 {
+        let frames = &self.base.frames;
+        let lists = MigrateType::ALL.into_iter().filter(|&migrate| migrate != MigrateType::Isolate);
+        let blocks = lists.flat_map(|migrate| self.areas.lists[order.index()][migrate.index()].iter(frames));
+        blocks.filter(|&first| frames.private(first) != REPORTED).count() as u64 * order.pages()
+    }
+
     /// Takes a block off its list that was not reported yet.
     fn take_unreported(&mut self, order: Order, migrate: MigrateType) -> Option<Pfn> {
         let frames = &self.base.frames;

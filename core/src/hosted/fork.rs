@@ -85,7 +85,13 @@ extern "C" fn before() {
     // It stays inside until the fork is done.
     core::mem::forget(inside);
     for watched in &WATCHED {
-        let copy = watched.inner().filter(|inner| !inner.is_dead()).and_then(copy_of);
+        let copy = watched.inner().filter(|inner| !inner.is_dead()).and_then(|inner| {
+            // Nobody has what is kept: it is not worth a copy.
+            if inner.free_kept() {
+                inner.kmem.vm_unmap_aliases();
+            }
+            copy_of(inner)
+        });
         let number = copy.map_or(0, |copy| copy.into_raw().unsigned_abs() + 1);
         watched.copy.store(number, Ordering::Release);
     }

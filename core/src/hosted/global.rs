@@ -97,6 +97,11 @@ impl KmemAlloc {
         self.heap().map_or(0, Heap::trim)
     }
 
+    /// What the host did for large areas so far.
+    pub fn host_counts(&self) -> super::HostCounts {
+        self.heap().map(Heap::host_counts).unwrap_or_default()
+    }
+
     /// Ends the process with a message that names a wrong free: a program that frees wrongly once has no state that can be
     /// relied on.
     pub fn refuse(error: FreeError) -> ! {

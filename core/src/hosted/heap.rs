@@ -8,8 +8,9 @@
 //! So the order is kvmalloc's: contiguous if that is to be had without effort, else virtually contiguous. What comes and goes
 //! up to that size costs no call of the host, and what grows beyond it is copied once and never again.
 
+use super::kept::{self, Pushed};
 use super::sys::{self, Placed};
-use super::{Entered, HostConfig, HostError, Hosted, Inner};
+use super::{Entered, HostConfig, HostCounts, HostError, Hosted, Inner};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::error::FreeError;
 use crate::gfp::GfpFlags;
@@ -20,8 +21,10 @@ use core::ptr::{self, NonNull};
 
 /// Areas that shrink below this size become contiguous blocks.
 const SHRUNK: usize = 1 << 20;
-/// After so many bytes in large blocks were freed, free memory goes back to the host.
+/// After so many bytes in large blocks were freed, free memory goes back to the host,
 const TRIM_AFTER: usize = 64 << 20;
+/// but for so many pages of each kind of memory: what comes and goes shall not be taken from the host each time.
+const PAGES_KEPT: u64 = (128 << 20) / PAGE_SIZE as u64;
 /// Contiguous blocks of more than a page are a bonus: nothing is reclaimed for them.
 const EASY: GfpFlags = GfpFlags::KERNEL.union(GfpFlags::NOWARN).difference(GfpFlags::DIRECT_RECLAIM);
 /// The sizes between which the memory of a heap is chosen, in bytes, whatever the host has.
@@ -71,7 +74,11 @@ impl Heap {
     pub(super) fn allocate(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
         let rounded = round_up(size, align)?;
         let zero = if zeroed { GfpFlags::ZERO } else { GfpFlags::empty() };
-        let gfp = if rounded <= PAGE_SIZE { GfpFlags::KERNEL | GfpFlags::NOWARN } else { EASY };
+        let (rounded, gfp) = match rounded {
+            ..=PAGE_SIZE => (rounded, GfpFlags::KERNEL | GfpFlags::NOWARN),
+            // In few pieces, so that giving back what is behind it and, later, the rest takes few steps.
+            _ => (kept::rounded(rounded), EASY),
+        };
         match self.small.enter().kmalloc(rounded, gfp | zero) {
             Ok(addr) => pointer(addr),
             Err(_) => self.allocate_area(size, align, zeroed),
@@ -85,8 +92,16 @@ impl Heap {
         if size <= PAGE_SIZE && align <= PAGE_SIZE {
             return None;
         }
-        let args = VmallocArgs { align, ..VmallocArgs::new(size, GfpFlags::KERNEL | GfpFlags::NOWARN) };
-        let area = pointer(self.areas()?.vmalloc_node_range(&args).ok()?)?;
+        drop(self.areas()?);
+        let inner = self.areas_inner()?;
+        let areas = inner.enter();
+        let make = |size| {
+            let args = VmallocArgs { align, ..VmallocArgs::new(size, GfpFlags::KERNEL | GfpFlags::NOWARN) };
+            areas.vmalloc_node_range(&args).ok()
+        };
+        let made = inner.kept.take(size, align).or_else(|| make(kept::rounded(size)));
+        let made = made.or_else(|| if inner.free_kept() { make(size) } else { None });
+        let area = pointer(made?)?;
         if zeroed {
             // Through the area's own addresses: its pages are touched once only.
             sys::zero_block(area, size);
@@ -130,10 +145,18 @@ impl Heap {
     fn release_area(&self, addr: VirtAddr) -> Result<(), FreeError> {
         let Some(areas) = self.areas_now() else { return self.release_without_areas(addr) };
         let bytes = areas.kvsize(addr)?;
-        areas.vfree(addr)?;
+        match self.areas_inner().filter(|_| areas.is_vmalloc_addr(addr)) {
+            Some(inner) => keep_area(inner, addr, bytes)?,
+            None => areas.vfree(addr)?,
+        }
         drop(areas);
         self.count_freed(bytes);
         Ok(())
+    }
+
+    /// Whether an address of an area is that of one which was freed and is kept.
+    fn is_kept(&self, addr: VirtAddr) -> bool {
+        self.areas_inner().is_some_and(|inner| inner.kept.has(addr))
     }
 
     /// In a fork's child whose areas are lost, a free of one of them is no mistake.
@@ -161,6 +184,9 @@ impl Heap {
     #[cold]
     fn resize_area(&self, block: NonNull<u8>, size: usize, align: usize) -> Option<NonNull<u8>> {
         let (addr, areas) = (address(block), self.areas_now()?);
+        if self.is_kept(addr) {
+            return None;
+        }
         let usable = areas.kvsize(addr).ok()?;
         if size >= SHRUNK {
             let moved = areas.vrealloc_node_align(addr, size, align, GfpFlags::KERNEL | GfpFlags::NOWARN, None);
@@ -191,23 +217,49 @@ impl Heap {
             return small.kvsize(addr);
         }
         drop(small);
-        self.areas_now().ok_or(FreeError::Foreign(addr))?.kvsize(addr)
+        let areas = self.areas_now().ok_or(FreeError::Foreign(addr))?;
+        if self.is_kept(addr) { Err(FreeError::DoubleFree(addr)) } else { areas.kvsize(addr) }
+    }
+
+    /// What the host did for areas; all zeros if there are none.
+    pub(super) fn host_counts(&self) -> HostCounts {
+        match (self.areas_now(), self.areas_inner()) {
+            (Some(_areas), Some(inner)) => inner.host_counts(),
+            _ => HostCounts::default(),
+        }
     }
 
     /// Gives memory back to the host; returns how many pages.
     pub(super) fn trim(&self) -> u64 {
+        if let (Some(_areas), Some(inner)) = (self.areas_now(), self.areas_inner()) {
+            inner.free_kept();
+        }
+        self.trim_beyond(0)
+    }
+
+    /// The same for what is free beyond so many pages, as is done now and then; areas that nobody came back for go as well.
+    #[cold]
+    #[inline(never)]
+    fn trim_sometimes(&self) {
+        if let (Some(_areas), Some(inner)) = (self.areas_now(), self.areas_inner()) {
+            core::iter::from_fn(|| inner.kept.age()).for_each(|area| inner.free_area(area));
+        }
+        self.trim_beyond(PAGES_KEPT);
+    }
+
+    fn trim_beyond(&self, kept: u64) -> u64 {
         let of_areas = self.areas_now().map_or(0, |areas| {
             areas.vm_unmap_aliases();
-            areas.report_free_pages()
+            areas.report_free_pages_beyond(kept)
         });
-        of_areas + self.small.enter().report_free_pages()
+        of_areas + self.small.enter().report_free_pages_beyond(kept)
     }
 
     #[inline]
     fn count_freed(&self, bytes: usize) {
         let before = self.freed.fetch_add(bytes, Ordering::Relaxed);
         if before.saturating_add(bytes) >= TRIM_AFTER && self.freed.swap(0, Ordering::Relaxed) >= TRIM_AFTER {
-            self.trim();
+            self.trim_sometimes();
         }
     }
 
@@ -259,6 +311,18 @@ impl Hosted {
     fn leak(self) -> *mut Inner {
         let this = core::mem::ManuallyDrop::new(self);
         ptr::from_ref::<Inner>(&this.inner).cast_mut()
+    }
+}
+
+/// Keeps an area that its owner has given up, for whoever comes next, or frees it. The caller is inside.
+fn keep_area(inner: &Inner, addr: VirtAddr, bytes: usize) -> Result<(), FreeError> {
+    loop {
+        match inner.kept.push(addr, bytes) {
+            Pushed::Kept => return Ok(()),
+            Pushed::Twice => return Err(FreeError::DoubleFree(addr)),
+            Pushed::TooLarge => return inner.kmem.vfree(addr),
+            Pushed::Instead(oldest) => inner.free_area(oldest),
+        }
     }
 }
 

@@ -21,6 +21,7 @@
 //! | `window` | mappings as an MMU, their limit |
 //! | `platform` | the port |
 //! | `fork` | a copy of the memory for a fork's child |
+//! | `kept` | freed areas that keep their mapping for the next request |
 //! | `heap` | `malloc` on two allocators: one of private memory, one with areas |
 //! | `global`, `collections` | `GlobalAlloc`, `Allocator`: `unsafe` traits |
 
@@ -31,6 +32,7 @@ mod fork;
 #[allow(unsafe_code, reason = "`GlobalAlloc` is unsafe to implement")]
 mod global;
 mod heap;
+mod kept;
 mod platform;
 #[allow(unsafe_code, reason = "the host's calls")]
 mod sys;
@@ -51,6 +53,7 @@ use crate::sync::{AtomicBool, Ordering};
 use core::fmt;
 use core::ops::Deref;
 use cpus::Inside;
+use kept::Kept;
 use platform::Behind;
 use sys::{Placed, Region};
 
@@ -170,6 +173,8 @@ struct Inner {
     kmem: Kmem<HostPlatform>,
     /// The allocator's books; dropped after it.
     _metadata: Region,
+    /// Freed areas of a [`heap`] that keep their mapping.
+    kept: Kept,
     /// Set in a fork's child that has no copy of the memory.
     dead: AtomicBool,
 }
@@ -206,7 +211,7 @@ impl Hosted {
         let bytes = Kmem::<HostPlatform>::metadata_bytes(&geometry)?;
         let metadata = Region::zeroed(bytes).ok_or(HostError::Memory { bytes })?;
         let kmem = Kmem::new(platform, &geometry, sys::metadata_in(&metadata))?;
-        let inner = Inner { kmem, _metadata: metadata, dead: AtomicBool::new(false) };
+        let inner = Inner { kmem, _metadata: metadata, kept: Kept::new(), dead: AtomicBool::new(false) };
         let inner = Placed::new(inner).ok_or(HostError::Memory { bytes: size_of::<Inner>() })?;
         Ok(Self { inner })
     }
@@ -221,7 +226,7 @@ impl Hosted {
 
     /// What the host did for this allocator's areas so far.
     pub fn host_counts(&self) -> HostCounts {
-        self.inner.kmem.platform().counts()
+        self.inner.host_counts()
     }
 
     /// Sets how many mappings of the host the areas may take; requests beyond are refused. Half of what the host allows a
@@ -258,6 +263,23 @@ impl Inner {
     fn enter(&self) -> Entered<'_> {
         // The lease comes first, and is given back last.
         Entered { _cpu: cpus::enter(), kmem: &self.kmem }
+    }
+
+    fn host_counts(&self) -> HostCounts {
+        let (kept_bytes, reused) = self.kept.counts();
+        HostCounts { kept_bytes, reused, ..self.kmem.platform().counts() }
+    }
+
+    /// Frees all areas that are kept; returns whether there were any. The caller is inside.
+    fn free_kept(&self) -> bool {
+        let freed = core::iter::from_fn(|| self.kept.pop()).map(|area| self.free_area(area));
+        freed.count() > 0
+    }
+
+    /// Frees an area that was kept.
+    fn free_area(&self, area: VirtAddr) {
+        let freed = self.kmem.vfree(area);
+        debug_assert_eq!(freed, Ok(()), "an area was kept that is none");
     }
 
     /// Whether this is a fork's child that could not get a copy of the memory.

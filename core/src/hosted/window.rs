@@ -42,6 +42,10 @@ pub struct HostCounts {
     pub hides: u64,
     /// Runs that were refused because of the limit.
     pub refused: u64,
+    /// Bytes in areas that were freed and keep their mapping for the next request; for [`KmemAlloc`](super::KmemAlloc) only.
+    pub kept_bytes: usize,
+    /// Requests that were given such an area.
+    pub reused: u64,
 }
 
 /// The part of the address space where areas are.

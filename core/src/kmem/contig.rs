@@ -87,7 +87,12 @@ impl<P: Platform> Kmem<P> {
     /// pages these were: none where free pages are poisoned. Linux does this two seconds after memory was freed; here it is
     /// the caller's timer.
     pub fn report_free_pages(&self) -> u64 {
-        self.pages.report_free_pages()
+        self.pages.report_free_pages(0)
+    }
+
+    /// The same, but for so many pages that the platform was not told about either, which stay at hand.
+    pub fn report_free_pages_beyond(&self, kept: u64) -> u64 {
+        self.pages.report_free_pages(kept)
     }
 
     /// Who moves the pages of areas.

@@ -75,20 +75,20 @@ fn with_the_lists_taken_the_zone_serves_and_takes_back() {
 fn a_free_block_is_reported_once_until_it_is_used() {
     let pages = flat(256);
     let reports = || core::mem::take(&mut *pages.base.platform.reports.borrow_mut());
-    assert_eq!(pages.report_free_pages(), 0, "there is no host");
+    assert_eq!(pages.report_free_pages(0), 0, "there is no host");
     pages.check_invariants().unwrap();
     pages.base.platform.host.set(u32::MAX);
-    assert_eq!(pages.report_free_pages(), 256);
+    assert_eq!(pages.report_free_pages(0), 256);
     assert_eq!(reports().len(), 4);
-    assert_eq!((pages.report_free_pages(), reports()), (0, Vec::new()));
+    assert_eq!((pages.report_free_pages(0), reports()), (0, Vec::new()));
     let page = pages.alloc_pages(order(0), GfpFlags::KERNEL).unwrap();
     pages.check_invariants().unwrap();
-    pages.report_free_pages();
+    pages.report_free_pages(0);
     let again = reports();
     assert!(!again.is_empty() && again.iter().all(|&(_, size)| size < order(6)), "parts of the one that was split");
     pages.free_pages(page, order(0)).unwrap();
     pages.drain_all_pages();
-    assert_eq!(pages.report_free_pages(), 64);
+    assert_eq!(pages.report_free_pages(0), 64);
     pages.check_invariants().unwrap();
     assert_eq!(free_blocks(&pages)[0][6], 4);
 }
@@ -97,15 +97,27 @@ fn a_free_block_is_reported_once_until_it_is_used() {
 fn a_host_that_wants_no_more_is_not_asked_further() {
     let pages = flat(512);
     pages.base.platform.host.set(2);
-    assert_eq!(pages.report_free_pages(), 128);
+    assert_eq!(pages.report_free_pages(0), 128);
     assert_eq!(pages.base.platform.reports.borrow().len(), 2);
     pages.check_invariants().unwrap();
     pages.base.platform.host.set(2);
-    pages.report_free_pages();
+    pages.report_free_pages(0);
     let mut starts: Vec<Pfn> = pages.base.platform.reports.borrow().iter().map(|&(first, _)| first).collect();
     starts.sort_unstable();
     starts.dedup();
     assert_eq!(starts.len(), 4, "the second time others");
+}
+
+#[test]
+fn what_shall_stay_at_hand_is_not_reported() {
+    let pages = flat(512);
+    pages.base.platform.host.set(u32::MAX);
+    assert_eq!(pages.report_free_pages(512), 0);
+    assert_eq!(pages.report_free_pages(200), 320, "whole blocks, until no more than that are left");
+    assert_eq!(pages.report_free_pages(200), 0, "what was reported does not count");
+    assert_eq!(pages.report_free_pages(192), 0);
+    assert_eq!(pages.report_free_pages(0), 192);
+    pages.check_invariants().unwrap();
 }
 
 #[test]
@@ -114,5 +126,5 @@ fn poisoned_pages_are_not_lent() {
     geometry.page_debug = crate::PageDebug::POISON;
     let pages = crate::testing::page_allocator(&geometry);
     pages.base.platform.host.set(u32::MAX);
-    assert_eq!((pages.report_free_pages(), pages.base.platform.reports.borrow().len()), (0, 0));
+    assert_eq!((pages.report_free_pages(0), pages.base.platform.reports.borrow().len()), (0, 0));
 }
