@@ -17,8 +17,9 @@
 
 use super::contig;
 use super::policy::{
-    check_reserves, compaction_counts, insists, judge_boost, judge_bulk, judge_node, judge_put_off, judge_reclaim,
-    judge_urgent, judge_why, may_skip_reclaim, mixing_counts, page_request, refusal_counts, urgent_counts,
+    check_reserves, compaction_counts, found_bad_block, insists, judge_boost, judge_bulk, judge_node, judge_put_off,
+    judge_reclaim, judge_urgent, judge_why, may_skip_reclaim, mixing_counts, page_request, refusal_counts,
+    urgent_counts,
 };
 use super::ram::{run_of, run_served};
 use super::scene::Snapshot;
@@ -463,7 +464,7 @@ fn contiguous_served(cx: &Context<'_>, found: &Snapshot, size: usize, gfp: GfpFl
         return false;
     }
     let reclaims = gfp.may_block() && gfp.contains(GfpFlags::RETRY_MAYFAIL);
-    cx.model.notes.contiguous == Some(Contiguous::Must)
+    (cx.model.notes.contiguous == Some(Contiguous::Must) && !found_bad_block(cx))
         || (reclaims && found.serves_kmalloc_near(cx.model, size, gfp, node))
 }
 

@@ -8,6 +8,7 @@
 //! is not rejected. Exact but for the limits that [`scene`](super::scene) lists; a step during which a fault struck
 //! is not asked which attempt it struck.
 
+use super::policy::found_bad_block;
 use super::scene::Snapshot;
 use super::{Context, Contiguous, Oracle, OracleId, Step, Violation};
 use crate::model::areas::AreaWish;
@@ -157,7 +158,7 @@ fn check_fallback(cx: &Context<'_>, step: &Step, size: usize, virtual_: bool) ->
     }
     let order = get_order(size);
     match cx.model.notes.contiguous {
-        Some(Contiguous::Must) if virtual_ && !step.fault_struck => {
+        Some(Contiguous::Must) if virtual_ && !step.fault_struck && !found_bad_block(cx) => {
             Err(format!("{call:?} fell back, but a contiguous block (order {order}, or an object) was there"))
         }
         Some(Contiguous::Cannot) if !virtual_ => {

@@ -12,6 +12,12 @@ use kmem::{
 };
 use std::ops::Range;
 
+/// Whether a free block turned out to be bad during the call: it was nobody's to give, whatever the free lists said before.
+pub(super) fn found_bad_block(cx: &Context<'_>) -> bool {
+    let retires = |warning: &Warning| matches!(warning, Warning::BadPage { found: Found::Allocating, .. });
+    cx.subject.white_box().is_some_and(|inside| inside.warnings().iter().any(retires))
+}
+
 /// Order, flags and node of a request for one block of pages.
 pub(super) fn page_request(call: &Call) -> Option<(u8, GfpFlags, Option<NodeId>)> {
     match *call {
@@ -35,9 +41,7 @@ pub(super) fn judge_node(cx: &Context<'_>, call: &Call, addr: u64) -> Result<(),
     let rank = |node| fallback_order(geometry, wanted).into_iter().position(|n| n == node);
     let polite = cx.model.notes.before.as_ref().and_then(|before| before.polite_node(cx.model, order, gfp, wanted));
     // In defrag mode a far node is better than mixing types on a near one, and a bad block of a near one is nobody's to give.
-    let retires = |warning: &Warning| matches!(warning, Warning::BadPage { found: Found::Allocating, .. });
-    let has_retired = cx.subject.white_box().is_some_and(|inside| inside.warnings().iter().any(retires));
-    match polite.filter(|_| geometry.mobility != Mobility::Defrag && !has_retired) {
+    match polite.filter(|_| geometry.mobility != Mobility::Defrag && !found_bad_block(cx)) {
         Some(nearer) if rank(nearer) < rank(found) => {
             Err(format!("{call:?} was served from node {found}, but node {nearer} had the block to give"))
         }
