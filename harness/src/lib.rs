@@ -16,6 +16,8 @@ pub mod record;
 pub mod report;
 pub mod run;
 pub mod shrink;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub mod stress;
 pub mod subject;
 pub mod subjects;
 pub mod suites;

@@ -287,6 +287,11 @@ pub trait Subject {
     /// What may be demanded of it.
     fn strength(&self) -> Strength;
 
+    /// The machine as it is, of a subject that does not have the one of the trace: where its windows are is for its host to say.
+    fn own_geometry(&self) -> Option<kmem::Geometry> {
+        None
+    }
+
     /// Hears that the next call is the first of a step.
     fn begin_step(&mut self) {}
 
@@ -386,6 +391,11 @@ pub trait Subject {
 
     /// What cannot be had any more although nothing is live, of a subject that promises to have it again.
     fn lost(&mut self) -> Option<String> {
+        None
+    }
+
+    /// What the subject's own audit objects to, if it has one and no white box.
+    fn recount(&self) -> Option<String> {
         None
     }
 

@@ -20,6 +20,7 @@
 //! | `cpus` | numbers for threads, and stopping them all |
 //! | `window` | mappings as an MMU, their limit |
 //! | `platform` | the port |
+//! | `nofault` | accesses that tell of a fault |
 //! | `fork` | a copy of the memory for a fork's child |
 //! | `kept` | freed areas that keep their mapping for the next request |
 //! | `heap` | `malloc` on two allocators: one of private memory, one with areas |
@@ -33,6 +34,8 @@ mod fork;
 mod global;
 mod heap;
 mod kept;
+#[allow(unsafe_code, reason = "a write to any address is unsafe to ask for")]
+mod nofault;
 mod platform;
 #[allow(unsafe_code, reason = "the host's calls")]
 mod sys;
@@ -42,6 +45,7 @@ mod window;
 
 pub use collections::{KVmalloc, Kmalloc, Vmalloc};
 pub use global::KmemAlloc;
+pub use nofault::NoFault;
 pub use platform::HostPlatform;
 pub use window::HostCounts;
 

@@ -387,6 +387,61 @@ pub(super) fn die(message: &[u8]) -> ! {
     unsafe { libc::abort() }
 }
 
+/// A pipe that nobody waits for.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    out: c_int,
+    into: c_int,
+}
+
+impl Pipe {
+    pub(super) fn new() -> Option<Self> {
+        let mut ends = [0; 2];
+        // SAFETY: the host writes two descriptors.
+        let made = keep_errno(|| unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC | libc::O_NONBLOCK) });
+        (made == 0).then_some(Self { out: ends[0], into: ends[1] })
+    }
+
+    /// Puts bytes from any address in; returns how many could be read there.
+    pub(super) fn fill_from(&self, at: usize, len: usize) -> usize {
+        // SAFETY: the host only reads at the address, and answers with an error where that cannot be done.
+        let put = keep_errno(|| unsafe { libc::write(self.into, at as *const c_void, len) });
+        usize::try_from(put).unwrap_or(0)
+    }
+
+    /// Takes bytes out; returns how many there were.
+    pub(super) fn drain_into(&self, bytes: &mut [u8]) -> usize {
+        // SAFETY: the slice has so many bytes.
+        unsafe { self.drain_to(bytes.as_mut_ptr() as usize, bytes.len()) }
+    }
+
+    /// Takes bytes out to an address; returns how many could be written there.
+    ///
+    /// # Safety
+    ///
+    /// The bytes there may be overwritten, if they are mapped.
+    pub(super) unsafe fn drain_to(&self, at: usize, len: usize) -> usize {
+        // SAFETY: passed on to the caller; where nothing is mapped the host answers with an error.
+        let got = keep_errno(|| unsafe { libc::read(self.out, at as *mut c_void, len) });
+        usize::try_from(got).unwrap_or(0)
+    }
+
+    /// Drops what is left in it.
+    pub(super) fn forget(&self) {
+        let mut scratch = [0; 256];
+        while self.drain_into(&mut scratch) > 0 {}
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        for end in [self.out, self.into] {
+            // SAFETY: the descriptor is this value's alone.
+            keep_errno(|| unsafe { libc::close(end) });
+        }
+    }
+}
+
 /// The key whose destructor runs at the end of each thread that has a number; one more than the key, 0 while there is none.
 static EXIT_KEY: AtomicU32 = AtomicU32::new(0);
 
@@ -447,11 +502,22 @@ unsafe impl Send for HostPlatform {}
 // are, and no two threads are ever inside. (3) Both were made by `from_raw_parts`.
 unsafe impl crate::SmpPlatform for HostPlatform {}
 
+// SAFETY: all that keeps an allocator on its thread are handles that are counted without synchronisation; those of the memory
+// window and the metadata were made by `from_raw_parts`, and count nothing.
+unsafe impl Send for super::Inner {}
+
 /// Bytes of a live block of a test, as its program uses them.
 #[cfg(test)]
 pub(super) fn program_bytes<'a>(at: usize, len: usize) -> &'a mut [u8] {
     // SAFETY: tests ask for bytes of blocks that they have, and use one such slice at a time.
     unsafe { core::slice::from_raw_parts_mut(core::ptr::with_exposed_provenance_mut(at), len) }
+}
+
+/// Writes to a live block of a test, or to where nothing is mapped.
+#[cfg(test)]
+pub(super) fn write_nofault(memory: &mut super::NoFault, to: u64, from: &[u8]) -> Result<(), u64> {
+    // SAFETY: tests write to blocks that they have, through no reference.
+    unsafe { memory.write(to, from) }
 }
 
 #[cfg(test)]

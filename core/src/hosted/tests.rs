@@ -338,3 +338,34 @@ fn too_much_is_refused_with_the_reason() {
         Err(HostError::Addresses { .. } | HostError::Memory { .. } | HostError::TooLarge { .. })
     ));
 }
+
+#[test]
+fn an_access_that_faults_says_where() {
+    let hosted = hosted(64 * MIB);
+    let area = hosted.enter().vzalloc(2 * PAGE_SIZE, KERNEL).unwrap().as_u64();
+    let mut memory = NoFault::new().unwrap();
+    let end = area + 2 * PAGE_SIZE as u64;
+    let pattern: Vec<u8> = (0..=255).cycle().take(2 * PAGE_SIZE).collect();
+    assert_eq!(sys::write_nofault(&mut memory, area, &pattern), Ok(()));
+    let mut read = std::vec![0; 2 * PAGE_SIZE];
+    assert_eq!(memory.read(area, &mut read), Ok(()));
+    assert!(read == pattern);
+    for (len, at) in [(1, end), (2 * PAGE_SIZE, end - 5), (PAGE_SIZE, end)] {
+        let fault = Err(at.max(end));
+        assert_eq!(memory.read(at, &mut read[..len]), fault, "{len} bytes");
+        assert_eq!(sys::write_nofault(&mut memory, at, &pattern[..len]), fault, "{len} bytes");
+    }
+    assert_eq!(memory.read(area, &mut read[..8]), Ok(()), "nothing is left in the pipe");
+    assert_eq!(read[..8], pattern[..8]);
+    assert_eq!(memory.read(16, &mut read[..8]), Err(16));
+}
+
+#[test]
+fn an_allocator_goes_to_another_thread_and_dies_there() {
+    let shared = std::sync::Arc::new(hosted(64 * MIB));
+    let block = shared.enter().kmalloc(100, KERNEL).unwrap();
+    let other = std::sync::Arc::clone(&shared);
+    let freed = std::thread::spawn(move || other.enter().kfree(block)).join().unwrap();
+    assert_eq!((freed, shared.enter().audit()), (Ok(()), Ok(())));
+    std::thread::spawn(move || drop(shared)).join().unwrap();
+}

@@ -18,6 +18,8 @@ mod run;
 mod show;
 mod shrink;
 mod soak;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod stress;
 mod ui;
 mod yardstick;
 
@@ -85,6 +87,10 @@ enum Command {
     /// Runs traces of all kinds on one small machine for a long time.
     #[command(after_help = "Example: hammer soak --ops 100000000 --frames 16 --window 64 --cpus 4 --seed 1")]
     Soak(soak::SoakArgs),
+    /// Runs traces on real threads, all on one allocator of the hosted platform.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    #[command(after_help = "Example: hammer stress --threads 4 --seconds 20 --seed 7")]
+    Stress(stress::StressArgs),
     /// Measures how fast one core executes and judges operations.
     #[command(after_help = "Example: hammer bench --seconds 10")]
     Bench(bench::BenchArgs),
@@ -137,6 +143,8 @@ pub fn main_with(subjects: &[SubjectKind]) -> ExitCode {
         Some(Command::Show(args)) => show::run(&args, &ui),
         Some(Command::Record(args)) => record::run(&args, &ui),
         Some(Command::Soak(args)) => soak::run(&args, &ui),
+        #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+        Some(Command::Stress(args)) => stress::run(&args, &ui),
         Some(Command::Bench(args)) => bench::run(&args, &ui),
         Some(Command::Yardstick(args)) => yardstick::run(&args, &ui),
         Some(Command::Judge(args)) => apart::judge(&args),

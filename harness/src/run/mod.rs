@@ -43,7 +43,7 @@ pub use throughput::{Throughput, throughput};
 use crate::model::Model;
 use crate::oracle::{Muted, OracleId, Step, Violation};
 use crate::subject::Subject;
-use crate::subjects::{Spare, SubjectKind};
+use crate::subjects::{Guest, Spare, SubjectKind};
 use crate::suites::{Kernel, Stop};
 use crate::trace::Trace;
 use again::Variation;
@@ -197,6 +197,19 @@ impl Runner {
         report
     }
 
+    /// Runs a trace on a subject that is there already.
+    pub(crate) fn run_guest(
+        &mut self,
+        guest: Box<dyn Guest>,
+        trace: &Trace,
+        options: &RunOptions,
+        watch: &mut impl Watch,
+    ) -> RunReport {
+        let geometry = guest.own_geometry().unwrap_or_else(|| trace.geometry.to_geometry());
+        let session = Session::new(guest, &geometry, *options, false);
+        conclude(session, |session| session.run(trace, watch)).1
+    }
+
     fn run_once(
         &mut self,
         trace: &Trace,
@@ -247,20 +260,27 @@ impl Runner {
             Ok(Err(error)) => return RunReport { unbootable: Some(error), ..RunReport::default() },
             Err(message) => return panicked(RunReport::default(), message),
         };
-        let mut session = Session::new(guest, geometry, *options, variation.backwards);
-        match panics::catch(|| act(&mut session)) {
-            Ok(()) => {
-                let (guest, report) = session.finish();
-                let spare = if variation.unlike { &mut self.unlike } else { &mut self.spare };
-                *spare = guest.into_spare();
-                report
-            }
-            Err(message) => {
-                let (guest, report) = session.finish();
-                // Its locks may be held for ever: it is not taken apart, its memory is not used again.
-                std::mem::forget(guest);
-                panicked(report, message)
-            }
+        let own = guest.own_geometry();
+        let session = Session::new(guest, own.as_ref().unwrap_or(geometry), *options, variation.backwards);
+        let (guest, report) = conclude(session, act);
+        if let Some(guest) = guest {
+            let spare = if variation.unlike { &mut self.unlike } else { &mut self.spare };
+            *spare = guest.into_spare();
+        }
+        report
+    }
+}
+
+/// Runs a session to its end; the guest does not come back from one that panicked.
+fn conclude(mut session: Session, act: impl FnOnce(&mut Session)) -> (Option<Box<dyn Guest>>, RunReport) {
+    let ended = panics::catch(|| act(&mut session));
+    let (guest, report) = session.finish();
+    match ended {
+        Ok(()) => (Some(guest), report),
+        Err(message) => {
+            // Its locks may be held for ever: it is not taken apart, its memory is not used again.
+            std::mem::forget(guest);
+            (None, panicked(report, message))
         }
     }
 }

@@ -3,17 +3,14 @@
 mod moving;
 mod window;
 
-use super::objects::Sheaves;
+use super::calls::{Kept, done};
 use super::{Guest, Spare};
 use crate::machine::{Evicted, LeafRun, Nested, Remembered, RememberedTable, SimMachine, SimPlatform, TlbFlushes};
 use crate::model::RcuCall;
-use crate::model::caches::CacheSpec;
-use crate::oracle::CONSTRUCTED;
-use crate::subject::{AccessFault, AreaCall, Call, Moved, Near, Reply, Strength, Subject, WhiteBox};
+use crate::subject::{AccessFault, Call, Moved, Reply, Strength, Subject, WhiteBox};
 use kmem::{
-    AllocError, BuddyInfo, CacheArgs, CacheError, CacheId, CacheInfo, CtorObject, Event, FailCaches, FailPageAlloc,
-    FailSlab, FaultAttr, FrameKind, FreeError, Geometry, GeometryError, GfpFlags, Kmem, MemInfo, Order, PageOwner, Pfn,
-    Violation, VirtAddr, VmFlags, VmallocArgs, VmallocEntry, Vpn, Warning,
+    BuddyInfo, CacheInfo, Event, FailCaches, FailPageAlloc, FailSlab, FaultAttr, FrameKind, Geometry, GeometryError,
+    Kmem, MemInfo, Order, PageOwner, Pfn, Violation, VirtAddr, VmallocEntry, Warning,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -28,9 +25,7 @@ pub struct KmemSubject {
     nested: Nested,
     /// What `vmallocinfo` shows since the last call, once somebody has asked.
     areas: RefCell<Option<Vec<VmallocEntry>>>,
-    caches_made: u32,
-    slots: Vec<Option<Pfn>>,
-    sheaves: Sheaves,
+    kept: Kept,
     frames: Vec<Pfn>,
 }
 
@@ -53,9 +48,7 @@ impl KmemSubject {
             warnings: Vec::new(),
             nested: Nested::default(),
             areas: RefCell::default(),
-            caches_made: 0,
-            slots: Vec::new(),
-            sheaves: Sheaves::default(),
+            kept: Kept::default(),
             frames: Vec::new(),
         })
     }
@@ -70,162 +63,6 @@ impl KmemSubject {
         // Whoever has it may change it.
         self.areas.take();
         &self.kmem
-    }
-
-    fn block(&self, answer: Result<VirtAddr, AllocError>) -> Reply {
-        match answer {
-            Ok(addr) => Reply::Block { addr: addr.as_u64(), usable: self.kmem.kvsize(addr).unwrap_or(0) },
-            Err(error) => Reply::Refused(error),
-        }
-    }
-
-    fn page_block(&self, answer: Result<Pfn, AllocError>, usable: usize) -> Reply {
-        match answer {
-            Ok(first) => Reply::Block { addr: self.kmem.page_address(first).as_u64(), usable },
-            Err(error) => Reply::Refused(error),
-        }
-    }
-
-    fn alloc_pages(&self, order: u8, alloc: impl FnOnce(Order) -> Result<Pfn, AllocError>) -> Reply {
-        match Order::new(order) {
-            Some(order) => self.page_block(alloc(order), order.bytes()),
-            None => Reply::Refused(AllocError::OrderTooLarge { max: self.kmem.geometry().max_order }),
-        }
-    }
-
-    fn alloc_pages_exact(&self, size: usize, gfp: GfpFlags) -> Reply {
-        let usable = size.checked_next_multiple_of(kmem::PAGE_SIZE).unwrap_or(0);
-        self.page_block(self.kmem.alloc_pages_exact(size, gfp), usable)
-    }
-
-    fn alloc_pages_bulk(&mut self, count: usize, gfp: GfpFlags) -> Reply {
-        self.slots.clear();
-        self.slots.resize(count, None);
-        self.kmem.alloc_pages_bulk(gfp, &mut self.slots);
-        let addresses = self.slots.iter().flatten().map(|&frame| self.kmem.page_address(frame).as_u64());
-        Reply::Pages(addresses.collect())
-    }
-
-    fn free_pages(&self, addr: u64, free: impl FnOnce(Pfn) -> Result<(), FreeError>) -> Reply {
-        let addr = VirtAddr::new(addr);
-        done(self.kmem.virt_to_pfn(addr).map_or(Err(FreeError::Foreign(addr)), free))
-    }
-
-    fn cache_create(&mut self, spec: &CacheSpec) -> Reply {
-        let &CacheSpec { name, size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity } = spec;
-        let ctor = ctor.then_some(construct as kmem::Ctor);
-        let args = CacheArgs { size, align, flags, ctor, useroffset, usersize, freeptr_offset, sheaf_capacity };
-        let name = name.text(u64::from(self.caches_made));
-        self.caches_made += 1;
-        match self.kmem.kmem_cache_create(&name, &args) {
-            Ok(cache) => Reply::Cache(cache),
-            Err(error) => Reply::CacheRefused(error),
-        }
-    }
-
-    fn validate(&self) -> usize {
-        let mut caches = Vec::new();
-        self.kmem.slabinfo(|cache| caches.push(cache.id));
-        let found = |&cache: &CacheId| self.kmem.kmem_cache_validate(cache).map_or(0, |found| found as usize);
-        caches.iter().map(found).sum()
-    }
-
-    fn pages_call(&mut self, call: &Call) -> Option<Reply> {
-        Some(match *call {
-            Call::AllocPages { order, gfp } => self.alloc_pages(order, |order| self.kmem.alloc_pages(order, gfp)),
-            Call::AllocPagesNode { order, gfp, node } => {
-                self.alloc_pages(order, |order| self.kmem.alloc_pages_node(order, gfp, node))
-            }
-            Call::AllocPagesExact { size, gfp } => self.alloc_pages_exact(size, gfp),
-            Call::AllocPagesBulk { count, gfp } => self.alloc_pages_bulk(count, gfp),
-            Call::FreePages { addr, order } => match Order::new(order) {
-                Some(order) => self.free_pages(addr, |first| self.kmem.free_pages(first, order)),
-                None => Reply::Unsupported,
-            },
-            Call::FreePagesExact { addr, size } => {
-                self.free_pages(addr, |first| self.kmem.free_pages_exact(first, size))
-            }
-            _ => return None,
-        })
-    }
-
-    fn references_call(&self, call: &Call) -> Option<Reply> {
-        let count = |addr: u64, act: &dyn Fn(Pfn) -> Result<u32, FreeError>| {
-            let addr = VirtAddr::new(addr);
-            match self.kmem.virt_to_pfn(addr).map_or(Err(FreeError::Foreign(addr)), act) {
-                Ok(left) => Reply::Size(left as usize),
-                Err(error) => Reply::Rejected(error),
-            }
-        };
-        Some(match *call {
-            Call::GetPage { addr } => count(addr, &|page| self.kmem.get_page(page)),
-            Call::PutPage { addr } => count(addr, &|page| self.kmem.put_page(page)),
-            _ => return None,
-        })
-    }
-
-    fn slab_call(&mut self, call: &Call) -> Option<Reply> {
-        let kmem = &self.kmem;
-        Some(match *call {
-            Call::Kmalloc { size, gfp } => self.block(kmem.kmalloc(size, gfp)),
-            Call::Kfree { addr } => done(kmem.kfree(VirtAddr::new(addr))),
-            Call::KmallocArray { n, size, gfp } => self.block(kmem.kmalloc_array(n, size, gfp)),
-            Call::Krealloc { addr, size, gfp } => self.block(kmem.krealloc(VirtAddr::new(addr), size, gfp)),
-            Call::KfreeSensitive { addr } => done(kmem.kfree_sensitive(VirtAddr::new(addr))),
-            Call::Ksize { addr } => match kmem.ksize(VirtAddr::new(addr)) {
-                Ok(bytes) => Reply::Size(bytes),
-                Err(error) => Reply::Rejected(error),
-            },
-            Call::KmallocSizeRoundup { size } => Reply::Size(kmem.kmalloc_size_roundup(size)),
-            _ => return None,
-        })
-    }
-
-    fn cache_call(&mut self, call: &Call) -> Option<Reply> {
-        let kmem = &self.kmem;
-        Some(match *call {
-            Call::CacheAlloc { cache, gfp } => self.block(kmem.kmem_cache_alloc(cache, gfp)),
-            Call::CacheFree { cache, addr } => done(kmem.kmem_cache_free(cache, VirtAddr::new(addr))),
-            Call::CacheCreate { spec } => self.cache_create(&spec),
-            Call::Validate => Reply::Size(self.validate()),
-            Call::CacheShrink { cache } => shrunk(kmem.kmem_cache_shrink(cache)),
-            Call::CacheDestroy { cache } => destroyed(kmem, cache),
-            _ => return None,
-        })
-    }
-
-    fn vmalloc_call(&mut self, call: &Call) -> Option<Reply> {
-        let kmem = &self.kmem;
-        Some(match call {
-            &Call::Vmalloc { size, gfp } => self.block(kmem.vmalloc(size, gfp)),
-            Call::VmallocRange(call) => self.block(kmem.vmalloc_node_range(&area_args(call))),
-            &Call::Vfree { addr } => done(kmem.vfree(VirtAddr::new(addr))),
-            &Call::Vrealloc { addr, size, gfp, near: Near::ANY } => {
-                self.block(kmem.vrealloc(VirtAddr::new(addr), size, gfp))
-            }
-            &Call::Vrealloc { addr, size, gfp, near } => {
-                self.block(kmem.vrealloc_node_align(VirtAddr::new(addr), size, near.align, gfp, near.node))
-            }
-            Call::Vmap { pfns } => self.vmap(pfns, VmFlags::empty(), GfpFlags::KERNEL),
-            &Call::Vunmap { addr } => done(kmem.vunmap(VirtAddr::new(addr))),
-            &Call::VmallocToPage { addr } => Reply::Frame(kmem.vmalloc_to_page(VirtAddr::new(addr)).map(Pfn::as_u32)),
-            _ => return None,
-        })
-    }
-
-    fn kvmalloc_call(&mut self, call: &Call) -> Option<Reply> {
-        let kmem = &self.kmem;
-        Some(match *call {
-            Call::Kvmalloc { size, gfp } => self.block(kmem.kvmalloc(size, gfp)),
-            Call::KvmallocNode { size, align, gfp, node } => {
-                self.block(kmem.kvmalloc_node_align(size, align, gfp, node))
-            }
-            Call::KvmallocArray { n, size, gfp } => self.block(kmem.kvmalloc_array(n, size, gfp)),
-            Call::Kvrealloc { addr, size, gfp } => self.block(kmem.kvrealloc(VirtAddr::new(addr), size, gfp)),
-            Call::Kvfree { addr } => done(kmem.kvfree(VirtAddr::new(addr))),
-            Call::KvfreeSensitive { addr, len } => done(kmem.kvfree_sensitive(VirtAddr::new(addr), len)),
-            _ => return None,
-        })
     }
 
     fn rcu_call(&self, call: &RcuCall) -> Reply {
@@ -251,7 +88,6 @@ impl KmemSubject {
             Call::ClaimProgress { times } => self.machine.givers().set_claims(times),
             Call::SetCpu { cpu } => self.machine.set_cpu(cpu),
             Call::Rcu(ref call) => return Some(self.rcu_call(call)),
-            Call::Objects(ref call) => return Some(self.sheaves.call(&self.kmem, call)),
             Call::FailNth { point, nth } => self.machine.faults().arm(point, nth),
             Call::FailPages { min_order, ignored, interval, times } => {
                 let min_order = Order::new(min_order).unwrap_or(Order::MAX);
@@ -267,48 +103,6 @@ impl KmemSubject {
             _ => return None,
         }
         Some(Reply::Done)
-    }
-}
-
-/// The constructor of test caches: what the oracles expect to find in an object that was handed out.
-fn construct(object: &mut CtorObject<'_>) {
-    for offset in (0..object.len()).step_by(CONSTRUCTED.len()) {
-        let bytes = &CONSTRUCTED[..CONSTRUCTED.len().min(object.len() - offset)];
-        let written = object.write(offset, bytes);
-        debug_assert!(written, "the offset is inside the object");
-    }
-}
-
-fn area_args(call: &AreaCall) -> VmallocArgs {
-    let &AreaCall { size, align, within, gfp, node, guard, huge } = call;
-    let mut flags = VmFlags::empty();
-    flags.set(VmFlags::NO_GUARD, !guard);
-    flags.set(VmFlags::ALLOW_HUGE_VMAP, huge);
-    let anywhere = VmallocArgs::new(size, gfp);
-    let range = within.map_or(anywhere.range, |(first, end)| (Vpn::new(first).addr(), Vpn::new(end).addr()));
-    VmallocArgs { align, range, flags, node, ..anywhere }
-}
-
-fn done(answer: Result<(), FreeError>) -> Reply {
-    match answer {
-        Ok(()) => Reply::Done,
-        Err(error) => Reply::Rejected(error),
-    }
-}
-
-/// As in Linux: 0 if no slab is left, else 1.
-fn shrunk(answer: Result<bool, CacheError>) -> Reply {
-    match answer {
-        Ok(all_released) => Reply::Size(usize::from(!all_released)),
-        Err(error) => Reply::CacheRefused(error),
-    }
-}
-
-fn destroyed(kmem: &Kmem<SimPlatform>, cache: CacheId) -> Reply {
-    let mut named = Vec::new();
-    match kmem.kmem_cache_destroy_with(cache, |object| named.push(object.addr.as_u64())) {
-        Ok(what) => Reply::Destroyed { what, named },
-        Err(error) => Reply::CacheRefused(error),
     }
 }
 
@@ -330,12 +124,8 @@ impl Subject for KmemSubject {
     fn call(&mut self, call: &Call) -> Reply {
         self.areas.take();
         let reply = self
-            .slab_call(call)
-            .or_else(|| self.pages_call(call))
-            .or_else(|| self.references_call(call))
-            .or_else(|| self.kvmalloc_call(call))
-            .or_else(|| self.vmalloc_call(call))
-            .or_else(|| self.cache_call(call))
+            .kept
+            .call(&self.kmem, call)
             .or_else(|| self.moving_call(call))
             .or_else(|| self.window_call(call))
             .or_else(|| self.machine_call(call));

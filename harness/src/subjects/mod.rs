@@ -3,8 +3,11 @@
 //! A degenerate subject makes one mistake on purpose. The oracle that is meant for that mistake must report it; if it
 //! does not, the harness is broken, not the subject.
 
+mod calls;
 mod degenerate;
 mod heap;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) mod hosted;
 mod kmem;
 mod loose;
 mod objects;
@@ -105,6 +108,11 @@ impl SubjectKind {
     /// The simple loose allocator, which makes no mistake.
     pub const LOOSE: Self = Self::new("loose", |_, geometry, spare| Ok(Box::new(Loose::new(geometry, spare, Honest))));
 
+    /// `kmem` on real memory of this process.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub const HOSTED: Self =
+        Self::foreign("hosted", |_, geometry, _| hosted::HostedSubject::build(geometry), &Target::ALL);
+
     /// Names a subject in safe code, which cannot take the harness down with it.
     pub const fn new(name: &'static str, build: Build) -> Self {
         Self { name, build, targets: &Target::ALL, foreign: false }
@@ -161,8 +169,10 @@ pub fn register(kinds: &[SubjectKind]) {
 /// All subjects: the honest ones first, those that were registered last.
 pub fn all() -> impl Iterator<Item = SubjectKind> {
     let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let own = [SubjectKind::KMEM, SubjectKind::LOOSE].into_iter().chain(DEGENERATES.iter().map(|d| d.kind));
-    own.chain(registered)
+    let own = [SubjectKind::KMEM, SubjectKind::LOOSE].into_iter();
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    let own = own.chain([SubjectKind::HOSTED]);
+    own.chain(DEGENERATES.iter().map(|d| d.kind)).chain(registered)
 }
 
 /// The subject of this name; `None` if there is none.

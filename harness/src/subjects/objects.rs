@@ -1,8 +1,7 @@
 //! The calls of [`ObjectsCall`] on `kmem`.
 
-use crate::machine::SimPlatform;
 use crate::subject::{ObjectsCall, Reply, SHEAF_ROOM};
-use kmem::{AllocError, CacheId, FreeError, GfpFlags, Kmem, NodeId, PrefilledSheaf, VirtAddr};
+use kmem::{AllocError, CacheId, FreeError, GfpFlags, Kmem, NodeId, Platform, PrefilledSheaf, VirtAddr};
 
 /// Prefilled sheaves by number, and a place for the objects of bulk calls.
 #[derive(Default)]
@@ -14,7 +13,7 @@ pub(super) struct Sheaves {
 
 impl Sheaves {
     /// Makes a call.
-    pub(super) fn call(&mut self, kmem: &Kmem<SimPlatform>, call: &ObjectsCall) -> Reply {
+    pub(super) fn call<P: Platform>(&mut self, kmem: &Kmem<P>, call: &ObjectsCall) -> Reply {
         match *call {
             ObjectsCall::KmallocNode { size, gfp, node } => one(kmem, kmem.kmalloc_node(size, gfp, NodeId::new(node))),
             ObjectsCall::CacheAllocNode { cache, gfp, node } => {
@@ -55,7 +54,7 @@ impl Sheaves {
         self.held.iter_mut().find(|(number, _)| *number == sheaf).map(|(_, held)| &mut **held)
     }
 
-    fn alloc_bulk(&mut self, kmem: &Kmem<SimPlatform>, cache: CacheId, gfp: GfpFlags, count: usize) -> Reply {
+    fn alloc_bulk<P: Platform>(&mut self, kmem: &Kmem<P>, cache: CacheId, gfp: GfpFlags, count: usize) -> Reply {
         self.objects.clear();
         self.objects.resize(count, VirtAddr::NULL);
         match kmem.kmem_cache_alloc_bulk(cache, gfp, &mut self.objects) {
@@ -67,7 +66,7 @@ impl Sheaves {
         }
     }
 
-    fn prefill(&mut self, kmem: &Kmem<SimPlatform>, cache: CacheId, gfp: GfpFlags, count: usize) -> Reply {
+    fn prefill<P: Platform>(&mut self, kmem: &Kmem<P>, cache: CacheId, gfp: GfpFlags, count: usize) -> Reply {
         match kmem.kmem_cache_prefill_sheaf(cache, gfp, count) {
             Ok(sheaf) => {
                 let number = self.next;
@@ -87,7 +86,7 @@ fn done(answer: Result<(), FreeError>) -> Reply {
     }
 }
 
-fn one(kmem: &Kmem<SimPlatform>, answer: Result<VirtAddr, AllocError>) -> Reply {
+fn one<P: Platform>(kmem: &Kmem<P>, answer: Result<VirtAddr, AllocError>) -> Reply {
     match answer {
         Ok(addr) => Reply::Objects(vec![(addr.as_u64(), kmem.kvsize(addr).unwrap_or(0))]),
         Err(error) => Reply::Refused(error),

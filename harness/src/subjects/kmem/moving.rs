@@ -1,52 +1,20 @@
 //! Calls about moving pages, and the machine's book of who owns what may be moved.
 
+use super::super::calls::block;
 use super::KmemSubject;
 use crate::subject::{Call, Reply, WindowCall};
-use kmem::{AllocError, FrameKind, GfpFlags, Order, PAGE_SIZE, PageCount, Pfn, VirtAddr, VmFlags};
+use kmem::{FrameKind, GfpFlags, Order, PAGE_SIZE, Pfn, VirtAddr, VmFlags};
 
 impl KmemSubject {
     pub(super) fn moving_call(&mut self, call: &Call) -> Option<Reply> {
         Some(match *call {
-            Call::SplitPage { addr, order } => self.split_page(addr, order),
-            Call::AllocContigRange { start, pages, gfp } => {
-                let (first, count) = (Pfn::new(start), PageCount::new(pages as u64));
-                let answer = self.kmem.alloc_contig_range(first, count, gfp);
-                self.page_block(answer.map(|()| first), pages.saturating_mul(PAGE_SIZE))
-            }
-            Call::AllocContigPages { pages, gfp } => {
-                let answer = self.kmem.alloc_contig_pages(PageCount::new(pages as u64), gfp, None);
-                self.page_block(answer, pages.saturating_mul(PAGE_SIZE))
-            }
-            Call::FreeContigRange { addr, pages } => {
-                let count = PageCount::new(pages as u64);
-                self.free_pages(addr, |first| self.kmem.free_contig_range(first, count))
-            }
-            Call::CompactMemory => Reply::Size(self.kmem.compact_memory() as usize),
-            Call::AllocPagesNolock { order } => match Order::new(order) {
-                Some(order) => self.page_block(self.kmem.alloc_pages_nolock(order, None), order.bytes()),
-                None => Reply::Refused(AllocError::OrderTooLarge { max: self.kmem.geometry().max_order }),
-            },
-            Call::FreePagesNolock { addr, order } => match Order::new(order) {
-                Some(order) => self.free_pages(addr, |first| self.kmem.free_pages_nolock(first, order)),
-                None => Reply::Unsupported,
-            },
             Call::ReportFree { blocks } => {
                 self.machine.open_to_lending(blocks);
                 Reply::Size(self.kmem.report_free_pages() as usize)
             }
             Call::Pin { .. } | Call::Unpin { .. } => Reply::Done,
-            Call::PinArea { addr } => Reply::Frame(self.kmem.pin_vmalloc_page(VirtAddr::new(addr)).map(Pfn::as_u32)),
-            Call::UnpinArea { frame } => match self.kmem.unpin_vmalloc_page(Pfn::new(frame)) {
-                Ok(()) => Reply::Done,
-                Err(error) => Reply::Rejected(error),
-            },
             _ => return None,
         })
-    }
-
-    fn split_page(&self, addr: u64, order: u8) -> Reply {
-        let Some(order) = Order::new(order) else { return Reply::Unsupported };
-        self.free_pages(addr, |first| self.kmem.split_page(first, order))
     }
 
     /// Keeps the machine's book of movable blocks and pins after a call.
@@ -93,7 +61,7 @@ impl KmemSubject {
 
     /// `vmap`; the frames are pinned before, for the call itself might move them.
     pub(super) fn vmap(&mut self, pfns: &[u32], flags: VmFlags, gfp: GfpFlags) -> Reply {
-        self.map_pinned(pfns, |s, frames| s.block(s.kmem.vmap(frames, flags, gfp)))
+        self.map_pinned(pfns, |s, frames| block(&s.kmem, s.kmem.vmap(frames, flags, gfp)))
     }
 
     /// `vm_map_ram`, likewise. What is usable is what was asked for: nothing else knows these mappings by their address.

@@ -1,43 +1,18 @@
-//! The calls about the vmalloc window besides the plain ones.
+//! The calls about the vmalloc window that the machine hears of.
 
 use super::KmemSubject;
 use crate::subject::{Call, Reply, WindowCall};
-use kmem::{PAGE_SIZE, VirtAddr, VmallocArgs};
-
-/// What a buffer holds before it is read into.
-const UNREAD: u8 = 0x5a;
+use kmem::{GfpFlags, PAGE_SIZE, VirtAddr, VmFlags};
 
 impl KmemSubject {
     pub(super) fn window_call(&mut self, call: &Call) -> Option<Reply> {
-        let Call::Window(call) = call else { return None };
         Some(match call {
-            &WindowCall::Vmalloc { size, gfp, flags } => {
-                self.block(self.kmem.vmalloc_node_range(&VmallocArgs { flags, ..VmallocArgs::new(size, gfp) }))
-            }
-            WindowCall::Vmap { pfns, flags, gfp } => self.vmap(pfns, *flags, *gfp),
-            WindowCall::VmMapRam { pfns, gfp } => self.vm_map_ram(pfns, *gfp),
-            &WindowCall::VmUnmapRam { addr, count } => super::done(self.kmem.vm_unmap_ram(VirtAddr::new(addr), count)),
-            &WindowCall::Vread { addr, len } => self.vread(VirtAddr::new(addr), len),
-            &WindowCall::Remap { addr, offset, size } => {
-                let mut frames = Vec::new();
-                let see = |frame: kmem::Pfn| frames.push(frame.as_u32());
-                let answer = self.kmem.remap_vmalloc_range(VirtAddr::new(addr), offset, size, see);
-                Reply::Frames(answer.map(|()| frames))
-            }
-            &WindowCall::VfreeAtomic { addr, kv } => {
-                let addr = VirtAddr::new(addr);
-                super::done(if kv { self.kmem.kvfree_atomic(addr) } else { self.kmem.vfree_atomic(addr) })
-            }
-            WindowCall::DrainDeferred => Reply::Size(self.kmem.drain_deferred_vfree() as usize),
-            &WindowCall::Protect { addr } => self.protect(VirtAddr::new(addr)),
+            Call::Vmap { pfns } => self.vmap(pfns, VmFlags::empty(), GfpFlags::KERNEL),
+            Call::Window(WindowCall::Vmap { pfns, flags, gfp }) => self.vmap(pfns, *flags, *gfp),
+            Call::Window(WindowCall::VmMapRam { pfns, gfp }) => self.vm_map_ram(pfns, *gfp),
+            &Call::Window(WindowCall::Protect { addr }) => self.protect(VirtAddr::new(addr)),
+            _ => return None,
         })
-    }
-
-    fn vread(&self, addr: VirtAddr, len: usize) -> Reply {
-        let mut bytes = vec![UNREAD; len];
-        let filled = self.kmem.vread(addr, &mut bytes);
-        bytes.truncate(filled);
-        Reply::Bytes(bytes)
     }
 
     /// Whoever changes permissions of an area asks for its frames first, as `set_memory_ro` does.
