@@ -212,9 +212,12 @@ impl Gathering {
         let info = kmem.meminfo();
         let counted = ExpectedUse { pages: info.pages, large_kmalloc: info.large_kmalloc, ..ExpectedUse::default() };
         let conserved = || {
-            let message = format!("the threads have {:?}, but {counted:?} is counted: {info:?}", self.used);
-            (info.owned_total() != info.managed || counted != self.used)
-                .then(|| found(OracleId::O7Conservation, message))
+            let message = match info.owned_total() == info.managed {
+                true if counted == self.used => return None,
+                true => format!("the threads have {:?}, but {counted:?} is counted", self.used),
+                false => format!("{} pages have an owner, of {}: {info:?}", info.owned_total(), info.managed),
+            };
+            Some(found(OracleId::O7Conservation, message))
         };
         overlap(&mut self.spans).or_else(conserved).or_else(audit)
     }

@@ -1,4 +1,4 @@
-//! The only unsafe code of the harness but for the tests beside it: real memory, and calls to allocators that are handed raw pointers.
+//! The only unsafe code of the harness but for the tests beside it and a write in `subjects/hosted/`: real memory, and calls to allocators that are handed raw pointers.
 //!
 //! An allocator under test may be wrong in every way. What it answers is therefore looked at before it is used: a block that
 //! does not lie in the memory that the allocator was given is reported and never touched. What cannot be prevented is that

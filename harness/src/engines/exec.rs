@@ -5,7 +5,7 @@ use super::codec;
 use super::live::Live;
 use crate::generate::Target;
 use crate::oracle::Violation;
-use crate::run::{Coverage, Depth, DepthRow, Judges, RunOptions, RunReport, Runner, States};
+use crate::run::{Coverage, Depth, DepthRow, Judges, RunOptions, RunReport, Runner, States, Watch};
 use crate::subjects::SubjectKind;
 use crate::trace::Trace;
 use std::path::PathBuf;
@@ -73,14 +73,14 @@ impl Executor {
         self.options.again = again;
     }
 
-    /// Executes a trace and notes the states of memory that it goes through.
-    fn execute_and_look(&mut self, trace: &Trace, states: &mut States) -> RunReport {
-        self.runner.run_watched(trace, self.subject, &self.options, states)
-    }
-
     /// Executes a trace; for [`Target::Codec`] its two encodings are judged as well.
     pub fn execute(&mut self, target: Target, trace: &Trace) -> RunReport {
-        let mut report = self.runner.run(trace, self.subject, &self.options);
+        self.execute_watched(target, trace, &mut ())
+    }
+
+    /// The same, with somebody who looks on.
+    pub(super) fn execute_watched(&mut self, target: Target, trace: &Trace, watch: &mut impl Watch) -> RunReport {
+        let mut report = self.runner.run_watched(trace, self.subject, &self.options, watch);
         if target == Target::Codec && report.violation.is_none() {
             report.violation = codec::check(trace).err();
         }
@@ -110,26 +110,23 @@ impl<'a> Judge<'a> {
 
     /// Judges a trace; `None` if it broke the contract, which ends the job.
     pub(crate) fn judge(&mut self, trace: &Trace) -> Option<RunReport> {
-        self.judge_by(trace, |executor, target| executor.execute(target, trace))
+        self.judge_by(trace, &mut ())
     }
 
     /// Judges a trace and notes the states of memory that it goes through.
     pub(crate) fn judge_and_look(&mut self, trace: &Trace, states: &mut States) -> Option<RunReport> {
-        self.judge_by(trace, |executor, _| executor.execute_and_look(trace, states))
+        self.judge_by(trace, states)
     }
 
-    fn judge_by(
-        &mut self,
-        trace: &Trace,
-        execute: impl FnOnce(&mut Executor, Target) -> RunReport,
-    ) -> Option<RunReport> {
+    fn judge_by(&mut self, trace: &Trace, watch: &mut impl Watch) -> Option<RunReport> {
         if self.is_over() {
             return None;
         }
         let stranger = matches!(self.executor.options.judges, Judges::Stranger(_));
         self.executor.set_again(!stranger && self.outcome.executions.is_multiple_of(AGAIN_EVERY));
         self.live.begin(trace);
-        let mut report = execute(&mut self.executor, self.target);
+        let mut both = (&mut self.depth, watch);
+        let mut report = self.executor.execute_watched(self.target, trace, &mut both);
         self.outcome.executions += 1;
         self.outcome.ops += report.calls;
         self.outcome.coverage.merge(&report.coverage);

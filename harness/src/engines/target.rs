@@ -81,7 +81,7 @@ impl Drop for State {
 pub fn check(target: Target, bytes: &[u8]) {
     let trace = decode(target, bytes);
     let report = STATE.with_borrow_mut(|state| {
-        let report = state.executor.execute(target, &trace);
+        let report = state.executor.execute_watched(target, &trace, &mut state.depth);
         state.count(&report);
         report
     });

@@ -1,7 +1,8 @@
 //! How deep traces go: how long they are, how much lives at once, how many states of free memory they see.
 
-use super::RunReport;
-use crate::subject::WhiteBox;
+use super::{RunReport, Watch};
+use crate::model::Model;
+use crate::subject::{Subject, WhiteBox};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -50,9 +51,6 @@ impl Depth {
     pub(crate) fn add(&mut self, report: &RunReport) {
         self.ops.add(report.calls);
         self.live.add(report.peak_live as u64);
-        if self.vectors.len() < MOST_VECTORS {
-            self.vectors.extend(&report.free_vectors);
-        }
     }
 
     pub(crate) fn row(&self) -> DepthRow {
@@ -62,6 +60,14 @@ impl Depth {
             live_median: self.live.median(),
             live_most: self.live.most(),
             free_vectors: self.vectors.len() as u64,
+        }
+    }
+}
+
+impl Watch for Depth {
+    fn look(&mut self, _: usize, _: &Model, subject: &dyn Subject) {
+        if self.vectors.len() < MOST_VECTORS {
+            self.vectors.extend(subject.white_box().map(free_vector));
         }
     }
 }
@@ -77,7 +83,7 @@ pub struct DepthRow {
     pub live_median: u64,
     /// The most blocks that were live at once.
     pub live_most: u64,
-    /// Different vectors of the numbers of free blocks, by zone and order, after any operation; counted up to two million.
+    /// Different vectors of the numbers of free blocks, by zone and order, between any two operations; counted up to two million.
     pub free_vectors: u64,
 }
 
@@ -107,7 +113,7 @@ impl FromStr for DepthRow {
 }
 
 /// A number for how many free blocks each zone has of each order; different for different ones but for one in 2^64.
-pub(super) fn free_vector(inside: &dyn WhiteBox) -> u64 {
+fn free_vector(inside: &dyn WhiteBox) -> u64 {
     let mut hasher = DefaultHasher::new();
     for zone in inside.buddyinfo().zones() {
         zone.free.hash(&mut hasher);
@@ -118,22 +124,37 @@ pub(super) fn free_vector(inside: &dyn WhiteBox) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::{RunOptions, Runner};
+    use crate::subjects::SubjectKind;
+    use crate::trace::{Gfp, Op, Trace};
 
-    fn report(calls: u64, free_vectors: &[u64]) -> RunReport {
-        RunReport { calls, peak_live: 2 * calls as usize, free_vectors: free_vectors.to_vec(), ..RunReport::default() }
+    fn report(calls: u64) -> RunReport {
+        RunReport { calls, peak_live: 2 * calls as usize, ..RunReport::default() }
     }
 
     #[test]
     fn the_middle_the_most_and_the_different_are_counted() {
         let mut depth = Depth::default();
-        for (calls, vectors) in [(5, [1, 2]), (9, [2, 3]), (1, [3, 3])] {
-            depth.add(&report(calls, &vectors));
+        for calls in [5, 9, 1] {
+            depth.add(&report(calls));
         }
         let row = depth.row();
         assert_eq!((row.calls_median, row.calls_most, row.live_median, row.live_most), (5, 9, 10, 18));
-        assert_eq!(row.free_vectors, 3);
         assert_eq!(row.to_string().parse(), Ok(row));
         assert_eq!("1/2/3".parse::<DepthRow>(), Err(NoDepth));
         assert_eq!(Depth::default().row(), DepthRow::default());
+    }
+    #[test]
+    fn vectors_of_free_blocks_are_counted_once() {
+        let trace = Trace::new(vec![Op::AllocPages { order: 3, gfp: Gfp::KERNEL }; 5]);
+        let mut depth = Depth::default();
+        let mut runner = Runner::new();
+        let mut run = |depth: &mut Depth| {
+            runner.run_watched(&trace, SubjectKind::KMEM, &RunOptions::default(), depth);
+            depth.row().free_vectors
+        };
+        let once = run(&mut depth);
+        assert!((3..=7).contains(&once), "{once}");
+        assert_eq!(run(&mut depth), once);
     }
 }

@@ -123,8 +123,6 @@ pub struct RunReport {
     pub coverage: Coverage,
     /// The most blocks that were live at once.
     pub peak_live: usize,
-    /// For each operation a number for how many free blocks each zone had of each order after it; of subjects that show it.
-    pub free_vectors: Vec<u64>,
     /// A hash of all calls of the trace and their answers: the same trace on the same subject gives the same one.
     pub hash: u64,
 }
@@ -152,6 +150,14 @@ pub(crate) trait Watch {
 impl Watch for () {
     #[inline]
     fn look(&mut self, _done: usize, _model: &Model, _subject: &dyn Subject) {}
+}
+
+/// Both look.
+impl<A: Watch, B: Watch> Watch for (&mut A, &mut B) {
+    fn look(&mut self, done: usize, model: &Model, subject: &dyn Subject) {
+        self.0.look(done, model, subject);
+        self.1.look(done, model, subject);
+    }
 }
 
 /// Runs traces one after the other, reusing the machine's memory.

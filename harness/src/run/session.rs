@@ -1,6 +1,5 @@
 //! One run of one trace.
 
-use super::depth::free_vector;
 use super::hash::StepHasher;
 use super::objects::return_call;
 use super::stranger::{Outsider, objection};
@@ -41,7 +40,6 @@ pub(super) struct Session {
     log: Vec<StepRecord>,
     coverage: Coverage,
     peak_live: usize,
-    free_vectors: Vec<u64>,
     hasher: StepHasher,
     /// What the hash was when the trace had ended.
     answers: Option<u64>,
@@ -73,7 +71,6 @@ impl Session {
             log: Vec::new(),
             coverage: Coverage::on(geometry),
             peak_live: 0,
-            free_vectors: Vec::new(),
             hasher: StepHasher::default(),
             answers: None,
         }
@@ -90,7 +87,6 @@ impl Session {
             log: self.log,
             coverage: self.coverage,
             peak_live: self.peak_live,
-            free_vectors: self.free_vectors,
             hash: self.answers.unwrap_or_else(|| self.hasher.finish()),
         };
         (self.guest, report)
@@ -132,7 +128,6 @@ impl Session {
                 self.coverage.operation(op.kind());
             }
             watch.look(self.ops, &self.model, &*self.guest);
-            self.free_vectors.extend(self.guest.white_box().map(free_vector));
             verdict?;
             self.op += 1;
             until_audit = until_audit.wrapping_sub(1);
