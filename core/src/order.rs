@@ -37,6 +37,14 @@ impl Order {
         Some(Self(order as u8))
     }
 
+    /// Returns the smallest order whose block has so many pages; `None` above [`MAX_PAGE_ORDER`].
+    pub(crate) const fn for_pages(pages: u64) -> Option<Self> {
+        match pages {
+            ..=1 => Some(Self::ZERO),
+            _ => Self::new((u64::BITS - (pages - 1).leading_zeros()) as u8),
+        }
+    }
+
     /// Returns the order as a number.
     pub const fn get(self) -> u8 {
         self.0

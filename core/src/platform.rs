@@ -407,6 +407,8 @@ events! {
     ReallocInPlace;
     /// A reallocation moved.
     ReallocMoved;
+    /// A large block of kmalloc took the free pages behind it.
+    ReallocGrown;
     /// A large block of kmalloc gave back the pages that its order has too many.
     LargeTrimmed;
     /// vrealloc returned tail pages.

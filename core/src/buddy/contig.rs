@@ -340,7 +340,7 @@ impl<P: Platform> LockedZone<'_, P> {
     }
 
     /// Frees a run of frames in the largest aligned blocks.
-    fn free_run(&mut self, mut run: Range<u32>) {
+    pub(super) fn free_run(&mut self, mut run: Range<u32>) {
         while run.start < run.end {
             let first = Pfn::new(run.start);
             let fits = |order: &Order| order.is_aligned(first) && order.pages() <= u64::from(run.end - run.start);

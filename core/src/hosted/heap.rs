@@ -25,6 +25,9 @@ const SHRUNK: usize = 1 << 20;
 const TRIM_AFTER: usize = 64 << 20;
 /// but for so many pages of each kind of memory: what comes and goes shall not be taken from the host each time.
 const PAGES_KEPT: u64 = (128 << 20) / PAGE_SIZE as u64;
+/// A block that has grown lies where it can grow to so many times its size in place, up to the largest contiguous block.
+const ROOM_TO_GROW: usize = 16;
+const LARGEST_ROOM: usize = PAGE_SIZE << crate::MAX_PAGE_ORDER;
 /// Contiguous blocks of more than a page are a bonus: nothing is reclaimed for them.
 const EASY: GfpFlags = GfpFlags::KERNEL.union(GfpFlags::NOWARN).difference(GfpFlags::DIRECT_RECLAIM);
 /// The sizes between which the memory of a heap is chosen, in bytes, whatever the host has.
@@ -173,12 +176,26 @@ impl Heap {
             return self.resize_area(block, size, align);
         }
         let usable = small.kvsize(addr).ok()?;
-        drop(small);
         let fits = size <= usable && (usable <= 2 * PAGE_SIZE || size >= usable / 4);
-        if fits && addr.is_aligned(align as u64) {
+        if addr.is_aligned(align as u64) && (fits || (size > usable && is_grown(&small, addr, size))) {
             return Some(block);
         }
-        self.replace(block, usable.min(size), self.allocate(size, align, false)?)
+        drop(small);
+        let new = if size > usable { self.allocate_growing(size, align) } else { self.allocate(size, align, false) };
+        self.replace(block, usable.min(size), new?)
+    }
+
+    /// A block for somebody whose last one became too small: it will do so again.
+    fn allocate_growing(&self, size: usize, align: usize) -> Option<NonNull<u8>> {
+        let room = size.saturating_mul(ROOM_TO_GROW);
+        if size < PAGE_SIZE || room > LARGEST_ROOM {
+            return self.allocate(size, align, false);
+        }
+        let rounded = kept::rounded(round_up(size, align)?);
+        match self.small.enter().kmalloc_with_room(rounded, room.max(rounded), EASY) {
+            Ok(addr) => pointer(addr),
+            Err(_) => self.allocate_area(size, align, false),
+        }
     }
 
     #[cold]
@@ -312,6 +329,11 @@ impl Hosted {
         let this = core::mem::ManuallyDrop::new(self);
         ptr::from_ref::<Inner>(&this.inner).cast_mut()
     }
+}
+
+/// Whether a block could be made bigger where it is.
+fn is_grown(small: &Entered<'_>, addr: VirtAddr, size: usize) -> bool {
+    addr.page_offset() == 0 && small.krealloc_in_place(addr, kept::rounded(size), EASY)
 }
 
 /// Keeps an area that its owner has given up, for whoever comes next, or frees it. The caller is inside.

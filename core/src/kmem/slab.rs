@@ -123,6 +123,24 @@ impl<P: Platform> Kmem<P> {
         Ok(new)
     }
 
+    /// Makes a block of [`Self::kmalloc`] that is larger than the largest class bigger without moving it; `false`, with nothing
+    /// changed, if what is behind it is not free or may not be had without effort. [`Self::krealloc`] tries that first.
+    pub fn krealloc_in_place(&self, addr: VirtAddr, size: usize, gfp: GfpFlags) -> bool {
+        self.slab.krealloc_in_place(&self.pages, addr, size, gfp)
+    }
+
+    /// As [`Self::kmalloc`], for a block that will probably grow to `room` bytes: where
+    /// [`Geometry::trim_large`](crate::Geometry::trim_large) is set it lies where it can do so in place, as long as nobody takes what is
+    /// behind it. Nothing is reserved.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kmalloc`].
+    #[track_caller]
+    pub fn kmalloc_with_room(&self, size: usize, room: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.with_reclaim(gfp, |gfp| self.slab.kmalloc_with_room(&self.pages, (size, room), gfp))
+    }
+
     /// Frees a block of [`Self::kmalloc`] or an object of any cache. Null and zero-size addresses are ignored.
     ///
     /// # Errors

@@ -6,13 +6,15 @@ use super::free::KmallocBlock;
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{AllocError, FreeError};
-use crate::gfp::GfpFlags;
+use crate::fault::{FaultPoint, FaultSite};
+use crate::gfp::{GFP_SLAB_BUG_MASK, GfpFlags};
 use crate::order::Order;
+use crate::page::FrameKind;
 use crate::platform::{Event, Platform};
 
 impl SlabLayer {
-    /// Resizes a block of `kmalloc`: in place while it fits, else into a new block. A block never moves to a smaller
-    /// class. With `ZERO`, the bytes from `size` to the end of the object are zeroed in place, so that a chain of
+    /// Resizes a block of `kmalloc`: in place while it fits, or if it is a large one and what is behind it is free, else into
+    /// a new block. A block never moves to a smaller class. With `ZERO`, the bytes from `size` to the end of the object are zeroed in place, so that a chain of
     /// zeroing calls always finds what it grows into zeroed.
     ///
     /// # Errors
@@ -36,6 +38,9 @@ impl SlabLayer {
         let block = self.find_block(pages, addr).map_err(bad_address)?;
         let room = self.room(block);
         if size > room {
+            if self.grow_block(pages, block, size, gfp) {
+                return Ok(addr);
+            }
             return self.move_block(pages, addr, block, size, gfp);
         }
         let old = self.requested(pages, addr);
@@ -50,6 +55,58 @@ impl SlabLayer {
         }
         pages.base.event(Event::ReallocInPlace);
         Ok(addr)
+    }
+
+    /// Makes a large block bigger without moving it; `false`, with nothing changed, if it cannot be or is no such block.
+    pub(crate) fn krealloc_in_place<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        addr: VirtAddr,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> bool {
+        self.find_block(pages, addr).is_ok_and(|block| self.grow_block(pages, block, size, gfp))
+    }
+
+    /// Makes a large block, even if a class would serve the size, where it can grow to `room` bytes as long as what is behind it
+    /// stays free. Without [`Geometry::trim_large`](crate::Geometry::trim_large), or without so large a block, it is what `kmalloc`
+    /// gives.
+    #[track_caller]
+    pub(crate) fn kmalloc_with_room<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        (size, room): (usize, usize),
+        gfp: GfpFlags,
+    ) -> Result<VirtAddr, AllocError> {
+        let order = Order::for_bytes(room.max(size)).filter(|&order| order <= pages.base.geometry.max_order);
+        let Some(order) = order.filter(|_| pages.base.geometry.trim_large && size > 0) else {
+            return self.kmalloc(pages, size, gfp);
+        };
+        if pages.base.fault(FaultSite::new(FaultPoint::Page, gfp).with_order(order)) {
+            return Err(AllocError::Injected(FaultPoint::Page));
+        }
+        let flags = super::grow::supported(pages, gfp) | GfpFlags::COMP;
+        match pages.alloc_block_on(order, flags, None, FrameKind::LargeKmalloc) {
+            Ok(first) => {
+                pages.keep_pages(first, order, size.div_ceil(PAGE_SIZE) as u64);
+                Ok(pages.base.virt(first.addr()))
+            }
+            Err(_) => self.kmalloc(pages, size, gfp),
+        }
+    }
+
+    /// Gives a large block the pages behind it that it lacks.
+    fn grow_block<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        block: KmallocBlock,
+        size: usize,
+        gfp: GfpFlags,
+    ) -> bool {
+        let KmallocBlock::Large { first, .. } = block else { return false };
+        // Flags that no slab honours are reported where a new block is made.
+        let honoured = !gfp.intersects(GFP_SLAB_BUG_MASK);
+        honoured && size <= self.kmalloc_max && pages.grow_large(first, size.div_ceil(PAGE_SIZE) as u64, gfp)
     }
 
     /// Allocates, copies what fits, and frees the old block.

@@ -84,7 +84,7 @@ fn check_area(cx: &Context<'_>, call: &Call, addr: u64, usable: usize) -> Result
 fn check_usable(cx: &Context<'_>, call: &Call, addr: u64, requested: usize, usable: usize) -> Result<(), Violation> {
     let in_place = old_address(call).filter(|&old| old == addr).and_then(|old| cx.model.block(old));
     let (least, most) = match (call, in_place) {
-        (_, Some(old)) => (old.usable, old.usable),
+        (_, Some(old)) if requested <= old.usable => (old.usable, old.usable),
         (
             Call::AllocPages { .. }
             | Call::AllocPagesNode { .. }

@@ -61,7 +61,7 @@ impl Row {
 }
 
 /// What happened inside, as far as it explains an answer.
-const NOTABLE: [(Event, &str); 31] = [
+const NOTABLE: [(Event, &str); 32] = [
     (Event::Split, "a larger block was split"),
     (Event::VmapBlockMade, "a new block for mappings was made"),
     (Event::VmapBlockDirty, "a block for mappings was used up"),
@@ -80,6 +80,7 @@ const NOTABLE: [(Event, &str); 31] = [
     (Event::HugeRetried, "tried again with single pages"),
     (Event::Purge, "freed address space was flushed"),
     (Event::ReallocInPlace, "it stayed in place"),
+    (Event::ReallocGrown, "it took what was free behind it"),
     (Event::ReallocMoved, "it moved"),
     (Event::VreallocShrunk, "tail pages were returned"),
     (Event::ReclaimPcp, "per-CPU pages were reclaimed"),

@@ -7,7 +7,8 @@ use crate::error::{AllocError, BlockKind, FreeError};
 use crate::geometry::ZoneKind;
 use crate::gfp::GfpFlags;
 use crate::order::Order;
-use crate::testing;
+use crate::platform::Event;
+use crate::testing::{self, Rng};
 
 const ZEROED: GfpFlags = GfpFlags::KERNEL.union(GfpFlags::ZERO);
 
@@ -58,12 +59,101 @@ fn a_trimmed_block_has_the_pages_that_were_asked_for() {
         assert_eq!(m.slab.size_roundup(size - 1, true), size);
         assert!(addr.as_u64().is_multiple_of((size.next_power_of_two()) as u64), "aligned as the whole block");
         assert_eq!(m.slab.krealloc(&m.pages, addr, size, GfpFlags::KERNEL), Ok(addr));
-        let moved = m.slab.krealloc(&m.pages, addr, size + 1, GfpFlags::KERNEL).unwrap();
-        assert_ne!(moved, addr, "the next page is somebody else's");
-        m.check();
-        m.kfree(moved).unwrap();
-        assert!(m.kfree(moved).is_err());
+        m.kfree(addr).unwrap();
+        assert!(m.kfree(addr).is_err());
         assert_eq!(owned(), 0);
+        m.check();
+    }
+}
+
+#[test]
+fn a_large_block_takes_what_is_free_behind_it() {
+    for trimmed in [false, true] {
+        let mut geometry = testing::flat(4096);
+        geometry.trim_large = trimmed;
+        let m = Machine::new(&geometry);
+        let owned = || m.pages.owned(OwnerClass::LargeKmalloc);
+        let grow = |addr, pages: usize| m.slab.krealloc(&m.pages, addr, pages * PAGE_SIZE, ZEROED).unwrap();
+        let addr = m.slab.kmalloc(&m.pages, 64 << 10, ZEROED).unwrap();
+        m.fill(addr, 64 << 10, 0x55);
+        let lower = addr.as_u64().is_multiple_of(256 << 10);
+        assert!(lower, "the first block of a split one");
+        let size = if trimmed { 20 } else { 32 };
+        assert_eq!((grow(addr, 20), owned()), (addr, size));
+        assert_eq!(m.slab.ksize(&m.pages, addr), Ok(size as usize * PAGE_SIZE));
+        assert_eq!(grow(addr, 64), addr);
+        let bytes = |at: usize, len| m.bytes(VirtAddr::new(addr.as_u64() + at as u64), len);
+        assert!(bytes(0, 64 << 10).iter().all(|&byte| byte == 0x55), "what there was");
+        assert!(bytes(64 << 10, 192 << 10).iter().all(|&byte| byte == 0), "and nothing else");
+        assert_eq!(m.pages.base.platform.count(Event::ReallocGrown), 2);
+        m.check();
+        let behind = m.kmalloc(256 << 10);
+        assert_eq!(behind.as_u64(), addr.as_u64() + (256 << 10));
+        assert!(!m.slab.krealloc_in_place(&m.pages, addr, 65 * PAGE_SIZE, GfpFlags::KERNEL), "somebody has it");
+        assert!(!m.slab.krealloc_in_place(&m.pages, behind, 65 * PAGE_SIZE, GfpFlags::KERNEL), "the upper buddy");
+        let moved = grow(addr, 65);
+        assert_ne!(moved, addr);
+        [moved, behind].into_iter().for_each(|block| m.kfree(block).unwrap());
+        assert_eq!(owned(), 0);
+        m.check();
+    }
+}
+
+#[test]
+fn a_block_with_room_grows_there_and_reserves_nothing() {
+    let mut geometry = testing::flat(4096);
+    geometry.trim_large = true;
+    let m = Machine::new(&geometry);
+    let with_room = |size, room| m.slab.kmalloc_with_room(&m.pages, (size, room), GfpFlags::KERNEL).unwrap();
+    let addr = with_room(4096, 64 << 10);
+    assert_eq!((m.pages.owned(OwnerClass::LargeKmalloc), m.slab.ksize(&m.pages, addr)), (1, Ok(4096)));
+    for pages in [2, 3, 8, 16] {
+        assert_eq!(m.slab.krealloc(&m.pages, addr, pages * PAGE_SIZE, GfpFlags::KERNEL), Ok(addr));
+        m.check();
+    }
+    let all = m.pages.owned(OwnerClass::Free) as usize;
+    m.kfree(addr).unwrap();
+    assert_eq!(m.pages.owned(OwnerClass::Free) as usize, all + 16);
+    let large = with_room(5000, usize::MAX);
+    assert_eq!(m.slab.ksize(&m.pages, large), Ok(8192), "no block is so large: a class");
+    m.check();
+}
+
+#[test]
+fn blocks_that_grow_and_shrink_at_random_keep_their_contents_and_the_books() {
+    for trimmed in [false, true] {
+        let mut geometry = testing::flat(1024);
+        geometry.trim_large = trimmed;
+        let m = Machine::new(&geometry);
+        let (mut rng, mut live) = (Rng::new(3), std::vec::Vec::<(VirtAddr, usize, u8)>::new());
+        for step in 0..20_000_usize {
+            let most = [9000, 70_000, 400_000][rng.below(3)];
+            let (size, byte) = (1 + rng.below(most), step as u8);
+            let fresh = live.len() < 12 && rng.below(3) == 0;
+            let (addr, size) = if live.is_empty() || fresh {
+                let Ok(addr) = m.slab.kmalloc_with_room(&m.pages, (size, 4 * size), GfpFlags::KERNEL) else { continue };
+                (addr, size)
+            } else {
+                let (addr, had, byte) = live.swap_remove(rng.below(live.len()));
+                let size = if rng.below(2) == 0 { had + size } else { size };
+                let resized = m.slab.krealloc(&m.pages, addr, size, GfpFlags::KERNEL);
+                let at = resized.unwrap_or(addr);
+                assert!(m.bytes(at, had.min(size)).iter().all(|&found| found == byte), "step {step}");
+                if resized.is_err() || rng.below(4) == 0 {
+                    m.kfree(at).unwrap();
+                    continue;
+                }
+                (at, size)
+            };
+            m.fill(addr, size, byte);
+            live.push((addr, size, byte));
+            if step % 64 == 0 {
+                m.check();
+            }
+        }
+        assert!(m.pages.base.platform.count(Event::ReallocGrown) > 100);
+        live.into_iter().for_each(|(addr, ..)| m.kfree(addr).unwrap());
+        assert_eq!(m.pages.owned(OwnerClass::LargeKmalloc), 0);
         m.check();
     }
 }
