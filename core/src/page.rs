@@ -32,11 +32,15 @@
 //! I10.4  head_distance(f) != 0  =>  f is in a slab, and its first frame is so many frames before f
 //! ```
 
+mod block;
+mod direct;
 mod list;
+mod shown;
 
+pub(crate) use direct::DirectMap;
 pub(crate) use list::{PageList, PageStack};
 
-use crate::addr::{Pfn, VirtAddr};
+use crate::addr::Pfn;
 use crate::error::{BlockKind, CacheId};
 use crate::geometry::Geometry;
 use crate::order::Order;
@@ -419,123 +423,6 @@ impl FrameTable {
         kinds.iter().zip(pages).map(|(kind, page)| (kind.load(Relaxed), page.zone.load(Relaxed)))
     }
 
-    /// Marks a block, or an aligned part of one, as given to `kind`.
-    #[inline]
-    pub(crate) fn claim_block(&self, first: Pfn, order: Order, kind: FrameKind) {
-        let page = self.page(first);
-        page.order.store(order.get(), Relaxed);
-        page.list.store(0, Relaxed);
-        self.set_block_kind(first, order, kind);
-    }
-
-    /// Marks a block as free and of a type's list; whatever else was known about it before, it is a new one.
-    #[inline]
-    pub(crate) fn mark_free(&self, first: Pfn, order: Order, migrate: u8) {
-        let page = self.page(first);
-        page.order.store(order.get(), Relaxed);
-        page.migrate.store(migrate, Relaxed);
-        page.private.store(0, Relaxed);
-        self.set_kind(first, FrameKind::Free);
-    }
-
-    /// Says whether what a frame behind a vmalloc area holds may be moved to another frame.
-    pub(crate) fn set_movable(&self, pfn: Pfn, movable: bool) {
-        self.set_list(pfn, if movable { MAY_MOVE } else { 0 });
-    }
-
-    /// Tells whether a frame is behind a vmalloc area whose pages may move, and nothing else shows it.
-    pub(crate) fn may_move(&self, pfn: Pfn) -> bool {
-        self.kind(pfn) == FrameKind::Vmalloc && self.list(pfn) == MAY_MOVE && self.mappings(pfn) == 0
-    }
-
-    /// How many mappings show a frame; 0 beyond the table.
-    pub(crate) fn mappings(&self, pfn: Pfn) -> u32 {
-        self.pages.get(pfn.index()).map_or(0, |page| page.mappings.load(Relaxed))
-    }
-
-    /// Mappings that all frames count; those of vmalloc's own frames are pins.
-    pub(crate) fn all_mappings(&self) -> u64 {
-        let all = self.pages.iter().zip(self.kinds.iter());
-        let shown = all.filter(|(_, kind)| kind.load(Relaxed) != FrameKind::Vmalloc.to_byte());
-        shown.map(|(page, _)| u64::from(page.mappings.load(Relaxed))).sum()
-    }
-
-    /// Counts one more mapping of a frame.
-    pub(crate) fn add_mapping(&self, pfn: Pfn) {
-        if let Some(page) = self.pages.get(pfn.index()) {
-            page.mappings.fetch_add(1, Relaxed);
-        }
-    }
-
-    /// Counts one mapping less; returns how many are left.
-    pub(crate) fn remove_mapping(&self, pfn: Pfn) -> u32 {
-        self.pages.get(pfn.index()).map_or(0, |page| page.mappings.fetch_sub(1, Relaxed).saturating_sub(1))
-    }
-
-    /// Sets the kind of a block.
-    #[inline]
-    pub(crate) fn set_block_kind(&self, first: Pfn, order: Order, kind: FrameKind) {
-        let (Some(byte), to) = (self.kinds.get(first.index()), kind.to_byte()) else { return };
-        let everywhere = FrameKind::is_everywhere(byte.load(Relaxed)) || FrameKind::is_everywhere(to);
-        if everywhere && order > Order::ZERO {
-            self.set_tails(first, order, kind);
-        }
-        byte.store(to, Relaxed);
-    }
-
-    /// Makes one block of frames that headed blocks of their own, or none.
-    pub(crate) fn join_block(&self, first: Pfn, order: Order) {
-        let span = first.index()..first.index().saturating_add(order.pages() as usize);
-        let tails = self.kinds.get(span).and_then(|kinds| kinds.get(1..)).unwrap_or_default();
-        tails.iter().for_each(|kind| kind.store(TAIL, Relaxed));
-    }
-
-    /// Makes a frame that headed a block a part of the larger one that begins before it.
-    #[inline]
-    pub(crate) fn set_tail(&self, pfn: Pfn) {
-        if let Some(byte) = self.kinds.get(pfn.index()) {
-            byte.store(TAIL, Relaxed);
-        }
-    }
-
-    /// Marks the frames after the first of a block that was a slab or becomes one.
-    #[inline(never)]
-    fn set_tails(&self, first: Pfn, order: Order, kind: FrameKind) {
-        let everywhere = FrameKind::is_everywhere(kind.to_byte());
-        for distance in 1..order.pages() as u32 {
-            let Some(tail) = first.checked_add(u64::from(distance)) else { return };
-            self.set_head_distance(tail, if everywhere { distance } else { 0 });
-            if everywhere { self.set_kind(tail, kind) } else { self.set_tail(tail) }
-        }
-    }
-
-    /// Returns the first frame of the block around `pfn`.
-    #[inline]
-    pub(crate) fn head_of(&self, pfn: Pfn) -> Pfn {
-        if self.kind_byte(pfn) == TAIL { self.head_of_tail(pfn) } else { self.slab_head(pfn) }
-    }
-
-    /// How many frames there are of the block that a frame heads: large blocks of `kmalloc` may have lost their last pages.
-    pub(crate) fn pages_of(&self, first: Pfn) -> u64 {
-        match FrameKind::from_byte(self.kind_byte(first)) {
-            FrameKind::LargeKmalloc | FrameKind::LargePending => u64::from(self.private(first)),
-            _ => self.order(first).pages(),
-        }
-    }
-
-    /// As [`Self::head_of`], for a frame of a slab.
-    #[inline(always)]
-    pub(crate) fn slab_head(&self, pfn: Pfn) -> Pfn {
-        Pfn::new(pfn.as_u32().saturating_sub(self.head_distance(pfn)))
-    }
-
-    /// The nearest frame at a multiple of a power of two that is no tail: blocks are aligned to their size.
-    #[inline(never)]
-    fn head_of_tail(&self, pfn: Pfn) -> Pfn {
-        let candidates = Order::ZERO.up_to(Order::MAX).skip(1).map(|order| order.align_down(pfn));
-        candidates.into_iter().find(|&first| self.kind_byte(first) != TAIL).unwrap_or(pfn)
-    }
-
     fn link(&self, at: Option<Pfn>) -> u32 {
         at.map_or(NIL, Pfn::as_u32)
     }
@@ -582,39 +469,6 @@ impl FrameTable {
 #[inline]
 const fn decode(raw: u32) -> Option<Pfn> {
     if raw == NIL { None } else { Some(Pfn::new(raw)) }
-}
-
-/// Where a physical frame is in the direct map, and back.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DirectMap {
-    base: VirtAddr,
-    bytes: u64,
-}
-
-impl DirectMap {
-    pub(crate) fn new(geometry: &Geometry) -> Self {
-        Self { base: geometry.direct_map, bytes: u64::from(geometry.frames()) << crate::addr::PAGE_SHIFT }
-    }
-
-    /// The direct-map address of a physical address.
-    #[inline(always)]
-    pub(crate) fn virt(&self, phys: crate::addr::PhysAddr) -> VirtAddr {
-        VirtAddr::new(self.base.as_u64().wrapping_add(phys.as_u64()))
-    }
-
-    /// What a direct-map address would be in physical memory. Addresses outside the map give numbers beyond memory,
-    /// which no frame has: whoever looks the frame up needs no other check.
-    #[inline(always)]
-    pub(crate) fn phys_unchecked(&self, virt: VirtAddr) -> crate::addr::PhysAddr {
-        crate::addr::PhysAddr::new(virt.as_u64().wrapping_sub(self.base.as_u64()))
-    }
-
-    /// The physical address of a direct-map address; `None` outside the map.
-    #[inline(always)]
-    pub(crate) fn phys(&self, virt: VirtAddr) -> Option<crate::addr::PhysAddr> {
-        let offset = virt.as_u64().wrapping_sub(self.base.as_u64());
-        (offset < self.bytes).then(|| crate::addr::PhysAddr::new(offset))
-    }
 }
 
 #[cfg(test)]

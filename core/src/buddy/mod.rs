@@ -2,7 +2,7 @@
 //!
 //! | room | what lives there |
 //! |---|---|
-//! | `zone` | a zone's free areas: split, merge |
+//! | `zone` `populate` | a zone's free areas: split, merge; frames that come to it |
 //! | `migrate` `fallback` | migrate types, pageblocks, what happens when a type has run out |
 //! | `watermark` `zonelist` | which zones a request may use, how far down, in which order |
 //! | `highatomic` | the reserve for urgent requests of several pages |
@@ -55,6 +55,7 @@ mod isolate;
 mod migrate;
 mod nolock;
 mod pcp;
+mod populate;
 mod refs;
 mod relocate;
 mod report;

@@ -23,7 +23,7 @@ pub(super) struct Zone {
     pub(super) node: NodeId,
     pub(super) start: Pfn,
     /// How many there are; written under the zone's lock. Only the last zone gets more.
-    frames: AtomicU64,
+    pub(super) frames: AtomicU64,
     /// How many there will be at most.
     pub(super) most_frames: u64,
     pub(super) marks: Watermarks,
@@ -489,54 +489,10 @@ impl<P: Platform> LockedZone<'_, P> {
         }
     }
 
-    /// Marks the pageblocks that the geometry sets aside; before anything is free.
-    pub(super) fn set_aside(&self) {
-        for area in &self.base.geometry.cma {
-            for pfn in self.zone.pfns().filter(|&pfn| area.contains(pfn) && self.blocks.order.is_aligned(pfn)) {
-                self.blocks.set(self.zone.block_base, pfn, MigrateType::Cma);
-            }
-        }
-    }
-
     /// Tells whether all pageblocks that a block overlaps may be in one free block.
-    fn may_be_one(&self, first: Pfn, order: Order) -> bool {
+    pub(super) fn may_be_one(&self, first: Pfn, order: Order) -> bool {
         let migrate = self.block_type(first);
         let pageblocks = (0..order.pages()).step_by(self.blocks.order.pages() as usize);
         pageblocks.filter_map(|offset| first.checked_add(offset)).all(|pfn| self.block_type(pfn) == migrate)
-    }
-
-    /// Puts all frames of the zone on the free lists.
-    pub(super) fn populate(&mut self) {
-        self.populate_from(0);
-    }
-
-    /// Adds half as many frames as there are, in whole blocks of the largest order, or what is left; tells how many.
-    pub(super) fn grow(&mut self) -> u64 {
-        let (zone, block) = (self.zone, self.base.geometry.max_order.pages());
-        let before = zone.frames();
-        let after = (before + before / 2 + block).min(zone.most_frames);
-        let after = if after == zone.most_frames { after } else { after - after % block };
-        for offset in before..after {
-            if let Some(pfn) = zone.start.checked_add(offset) {
-                self.base.frames.set_zone(pfn, zone.index);
-            }
-        }
-        zone.frames.store(after, Relaxed);
-        self.populate_from(before);
-        after - before
-    }
-
-    /// Puts the frames from an offset in the zone on on the free lists, in the largest aligned blocks, lowest addresses first
-    /// in line.
-    fn populate_from(&mut self, mut offset: u64) {
-        let zone = self.zone;
-        while let Some(first) = zone.start.checked_add(offset).filter(|_| offset < zone.frames()) {
-            let inside = |order: &Order| order.is_aligned(first) && order.pages() <= zone.frames() - offset;
-            let fits = |order: &Order| inside(order) && self.may_be_one(first, *order);
-            let order = Order::ZERO.up_to(self.base.geometry.max_order).rev().find(fits).unwrap_or(Order::ZERO);
-            self.base.frames.join_block(first, order);
-            self.insert(FreeBlock { first, order }, self.block_type(first), Place::Tail);
-            offset += order.pages();
-        }
     }
 }
