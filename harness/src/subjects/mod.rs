@@ -19,7 +19,7 @@ pub use self::kmem::KmemSubject;
 pub use self::loose::{Flaw, Honest, Loose};
 pub use self::twisted::{Hidden, Twist, Twisted};
 
-use crate::adapt::Memory;
+use crate::adapt::{self, Memory};
 use crate::generate::Target;
 use crate::machine::{JUNK, SimMachine};
 use crate::subject::Subject;
@@ -113,6 +113,10 @@ impl SubjectKind {
     pub const HOSTED: Self =
         Self::foreign("hosted", |_, geometry, _| hosted::HostedSubject::build(geometry), &Target::ALL);
 
+    /// The allocator of whole programs that is made of it.
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    pub const MALLOC: Self = adapt::hosted::<hosted::Malloc>("hosted-malloc");
+
     /// Names a subject in safe code, which cannot take the harness down with it.
     pub const fn new(name: &'static str, build: Build) -> Self {
         Self { name, build, targets: &Target::ALL, foreign: false }
@@ -171,7 +175,7 @@ pub fn all() -> impl Iterator<Item = SubjectKind> {
     let registered = REGISTERED.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let own = [SubjectKind::KMEM, SubjectKind::LOOSE].into_iter();
     #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
-    let own = own.chain([SubjectKind::HOSTED]);
+    let own = own.chain([SubjectKind::HOSTED, SubjectKind::MALLOC]);
     own.chain(DEGENERATES.iter().map(|d| d.kind)).chain(registered)
 }
 
