@@ -1,6 +1,8 @@
 //! `hammer bench`: how fast one core executes and judges; how many instructions the hot pairs take.
 
 use super::bench_moving::{self, Growth};
+#[cfg(unix)]
+use super::bench_programs;
 use super::ui::Ui;
 use super::{UserError, Verdict, bench_peers, bench_vmalloc};
 use crate::machine::{SimMachine, SimPlatform};
@@ -9,6 +11,7 @@ use crate::run::throughput;
 use crate::trace::{GeometrySpec, MAX_FRAMES, MAX_VMALLOC_PAGES};
 use clap::{Args, ValueEnum};
 use kmem::{CpuId, Geometry, GfpFlags, Hardening, Kmem, MetaRegion, Order, PAGE_SIZE, PathCounts, Platform};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
@@ -32,6 +35,9 @@ enum Table {
     Vmalloc,
     /// The hosted allocator and the page allocator beside other people's, which are built for it.
     Peers,
+    /// Whole programs on the system's allocator, on the preloaded hosted one, and on others that are installed.
+    #[cfg(unix)]
+    Programs,
 }
 
 #[derive(Args)]
@@ -39,6 +45,9 @@ pub(super) struct BenchArgs {
     /// Only this table.
     #[arg(value_enum)]
     table: Option<Table>,
+    /// Write the table of `programs` to a file too.
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
     /// Only grows areas: what runs below callgrind.
     #[arg(long, value_enum, hide = true)]
     grow: Option<Growth>,
@@ -153,6 +162,8 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui) -> Result<Verdict, UserError> {
         (Some(Table::Moving), _) => return bench_moving::moving_table(ui),
         (Some(Table::Vmalloc), _) => return bench_vmalloc::table_of_cases(ui),
         (Some(Table::Peers), _) => return bench_peers::run(ui),
+        #[cfg(unix)]
+        (Some(Table::Programs), _) => return bench_programs::run(args.markdown.as_deref(), ui),
         (None, Some(growth)) => {
             return bench_moving::grow(growth, args.bytes, args.pairs.unwrap_or(1)).map(|_| Verdict::Fine);
         }

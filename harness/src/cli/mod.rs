@@ -4,6 +4,8 @@ mod apart;
 mod bench;
 mod bench_moving;
 mod bench_peers;
+#[cfg(unix)]
+mod bench_programs;
 mod bench_vmalloc;
 mod bugs;
 mod corpus;
