@@ -86,9 +86,7 @@ pub unsafe extern "C" fn free(block: *mut c_void) {
     if record::is_on() && !block.is_null() {
         record::taken(block);
     }
-    if let Err(error) = ALLOCATOR.release(block.cast()) {
-        KmemAlloc::refuse(error);
-    }
+    ALLOCATOR.free(block.cast());
 }
 
 /// Changes the size of a block; it moves if it must. Null allocates; size 0 frees, and gives null.

@@ -137,7 +137,7 @@ impl HotPages {
     /// Takes the newest page on the CPU that owns the array; `None` if there is none or the array is in use.
     #[inline(always)]
     pub(super) fn take(&self, counted: bool) -> Option<Pfn> {
-        self.pages.pop_and(|| {
+        self.pages.pop_and(|_| {
             self.out.store(self.out().wrapping_add(1), Relaxed);
             count_own(&self.allocs, counted);
         })

@@ -17,13 +17,21 @@
 //! inside -= 1 (release)                 stopped = nobody (release)
 //! ```
 //!
+//! **Fast paths without entering.** A thread that has a private number may take the fast paths of the slab layer, and nothing
+//! else, without `inside`: they have the same lock of their own for each sheaf, and whoever forks closes those too, after all
+//! threads stopped: then a thread is in no fast path, cannot begin one, and waits at the door before it takes a slow one. Each
+//! thread notes at which allocator it may do so, its *front*: one comparison asks whether there is an allocator, whether the
+//! thread has a number, and whether the number is its own.
+//!
 //! Where the host has no `membarrier` there is one number, and it is shared: no two threads are inside at a time, so that
 //! neither this lock nor that of the per-CPU state needs the fence.
 
-use super::sys;
-use crate::sync::{AtomicU32, Ordering, compiler_fence};
+use super::{Inner, sys};
+use crate::platform::CpuId;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use core::cell::Cell;
 use core::marker::PhantomData;
+use core::ptr::NonNull;
 
 /// The most numbers that there are.
 const MOST: usize = 64;
@@ -47,6 +55,10 @@ static SLOTS: [Slot; MOST] = slots();
 static COUNTS: AtomicU32 = AtomicU32::new(0);
 /// Number of the thread that has stopped the others, plus one.
 static STOPPED: AtomicU32 = AtomicU32::new(NOBODY);
+/// The numbers whose fast paths whoever has stopped the others has closed, one bit each.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
+
+const _: () = assert!(MOST <= 64, "each number has a bit");
 
 const fn slots() -> [Slot; MOST] {
     let mut slots = [const { Slot { inside: AtomicU32::new(0), taken: AtomicU32::new(0), number: 0 } }; MOST];
@@ -63,6 +75,30 @@ std::thread_local! {
     static HERE: Cell<Option<&'static Slot>> = const { Cell::new(None) };
     /// Whether this thread ends: it has given its number back and leases one for each call.
     static ENDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Where a thread may take fast paths without entering.
+struct Front {
+    /// At this allocator, if it has a private number.
+    at: Cell<NonNull<Inner>>,
+    number: Cell<u16>,
+}
+
+std::thread_local! {
+    static FRONT: Front = const { Front { at: Cell::new(NonNull::dangling()), number: Cell::new(0) } };
+}
+
+/// The allocator that a place keeps and the number of this thread, if the thread may take its fast paths.
+#[inline(always)]
+pub(super) fn front(place: &AtomicPtr<Inner>) -> Option<(&Inner, CpuId)> {
+    FRONT.with(|front| {
+        let inner = sys::placed_here(place, front.at.get())?;
+        Some((inner, CpuId::new(front.number.get())))
+    })
+}
+
+fn no_front() {
+    FRONT.with(|front| front.at.set(NonNull::dangling()));
 }
 
 /// Shows that the current thread is inside, and has a number of its own.
@@ -198,6 +234,17 @@ impl Slot {
 }
 
 impl Inside {
+    /// From here on this thread takes the fast paths of this allocator without entering, if its number is its own. Forks must
+    /// stop them: see [`close`].
+    pub(super) fn set_front(&self, inner: &Inner) {
+        if !self.slot.is_shared() {
+            FRONT.with(|front| {
+                front.at.set(NonNull::from(inner));
+                front.number.set(self.slot.number);
+            });
+        }
+    }
+
     /// Ends also a stay of this thread whose guard was forgotten.
     pub(super) fn leave_twice(self) {
         let forgotten = Self { slot: self.slot, _of_this_thread: PhantomData };
@@ -226,6 +273,7 @@ fn end_lease(slot: &Slot) {
 
 /// Takes the number of a thread that ends back. What it kept is there for the next one that has it.
 pub(super) fn give_back(number: usize) {
+    no_front();
     HERE.set(None);
     ENDING.set(true);
     if let Some(slot) = SLOTS.get(number) {
@@ -250,6 +298,30 @@ pub(super) fn stop(caller: &Inside) {
             sys::yield_now();
         }
     }
+}
+
+/// Stops the fast paths of all other threads at these allocators too, and waits for those in one. The others are stopped.
+pub(super) fn close<'i>(caller: &Inside, allocators: impl Iterator<Item = &'i Inner> + Clone) {
+    let others = SLOTS.iter().filter(|slot| slot.number != caller.slot.number);
+    let taken = others.filter(|slot| slot.taken.load(Ordering::Acquire) != 0).map(|slot| slot.number);
+    let numbers = taken.fold(0, |numbers, number| numbers | 1 << number);
+    CLOSED.store(numbers, Ordering::Relaxed);
+    let each = |step: &dyn Fn(&Inner, CpuId)| {
+        allocators.clone().for_each(|inner| members(numbers).for_each(|cpu| step(inner, cpu)));
+    };
+    each(&|inner, cpu| inner.kmem.close_cpu(cpu));
+    heavy_fence();
+    each(&|inner, cpu| inner.kmem.wait_for_cpu(cpu));
+}
+
+/// Ends what [`close`] began, with the same allocators.
+pub(super) fn open<'i>(allocators: impl Iterator<Item = &'i Inner>) {
+    let numbers = CLOSED.swap(0, Ordering::Relaxed);
+    allocators.for_each(|inner| members(numbers).for_each(|cpu| inner.kmem.open_cpu(cpu)));
+}
+
+fn members(numbers: u64) -> impl Iterator<Item = CpuId> {
+    (0..MOST as u16).filter(move |number| numbers >> number & 1 != 0).map(CpuId::new)
 }
 
 /// Lets them go on.

@@ -38,6 +38,9 @@ struct Watched {
 static WATCHED: [Watched; MOST_ALLOCATORS] =
     [const { Watched { inner: AtomicPtr::new(ptr::null_mut()), copy: AtomicU32::new(0) } }; MOST_ALLOCATORS];
 
+/// Allocators whose fast paths threads take without entering: they live as long as the process.
+static FRONTS: [AtomicPtr<Inner>; MOST_ALLOCATORS] = [const { AtomicPtr::new(ptr::null_mut()) }; MOST_ALLOCATORS];
+
 /// Whether the C library calls us around forks.
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -56,6 +59,21 @@ pub(super) fn watch(inner: &Inner) -> bool {
         watched.inner.compare_exchange(ptr::null_mut(), address, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     };
     WATCHED.iter().find(free).is_some()
+}
+
+/// Stops this allocator's fast paths at each fork from now on; `false` if there are too many such. It lives as long as the
+/// process.
+pub(super) fn watch_front(inner: &Inner) -> bool {
+    register();
+    let address = ptr::from_ref(inner).cast_mut();
+    let take = |place: &&AtomicPtr<Inner>| {
+        place.compare_exchange(ptr::null_mut(), address, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    };
+    FRONTS.iter().find(take).is_some()
+}
+
+fn fronts() -> impl Iterator<Item = &'static Inner> + Clone {
+    FRONTS.iter().filter_map(sys::placed)
 }
 
 /// Copies it no longer.
@@ -82,6 +100,7 @@ impl Watched {
 extern "C" fn before() {
     let inside = cpus::enter();
     cpus::stop(&inside);
+    cpus::close(&inside, fronts());
     // It stays inside until the fork is done.
     core::mem::forget(inside);
     for watched in &WATCHED {
@@ -143,6 +162,7 @@ extern "C" fn in_child() {
 fn go_on(also: impl FnOnce(&cpus::Inside)) {
     let here = cpus::enter();
     also(&here);
+    cpus::open(fronts());
     cpus::start();
     here.leave_twice();
 }

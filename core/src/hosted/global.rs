@@ -1,7 +1,8 @@
 //! The allocator of a whole program.
 
 use super::heap::{self, Heap};
-use super::{fork, sys};
+use super::{Inner, cpus, fork, sys};
+use crate::addr::VirtAddr;
 use crate::error::FreeError;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use core::alloc::{GlobalAlloc, Layout};
@@ -30,6 +31,8 @@ const MADE: u32 = 2;
 /// assert!(ALLOCATOR.usable_size(words[7].as_ptr().cast_mut()).is_ok_and(|bytes| bytes >= 1));
 /// ```
 pub struct KmemAlloc {
+    /// The part of the heap whose fast paths threads may take without entering; null if there is none, or not yet.
+    front: AtomicPtr<Inner>,
     heap: AtomicPtr<Heap>,
     state: AtomicU32,
 }
@@ -43,16 +46,42 @@ impl Default for KmemAlloc {
 impl KmemAlloc {
     /// An allocator that has nothing yet. Each value is one of its own; what it took from the host it never gives up.
     pub const fn new() -> Self {
-        Self { heap: AtomicPtr::new(ptr::null_mut()), state: AtomicU32::new(NOT_BEGUN) }
+        let (front, heap) = (AtomicPtr::new(ptr::null_mut()), AtomicPtr::new(ptr::null_mut()));
+        Self { front, heap, state: AtomicU32::new(NOT_BEGUN) }
     }
 
     /// Allocates at least `size` bytes at a multiple of `align`, all zeros if they shall be; size 0 counts as 1. `None` if there
     /// is no memory, or the alignment is no power of two.
     #[inline(always)]
     pub fn allocate(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
-        if !align.is_power_of_two() {
-            return None;
+        if align.is_power_of_two() { self.allocate_valid(size, align, zeroed) } else { None }
+    }
+
+    /// The same with an alignment that is a power of two.
+    #[inline(always)]
+    fn allocate_valid(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
+        if let Some((inner, cpu)) = cpus::front(&self.front) {
+            if let Some(addr) = inner.kmem.kmalloc_fast(cpu, round_up(size, align)) {
+                return zeroed_block(heap::pointer(addr), zeroed, size);
+            }
         }
+        self.allocate_other(size, align, zeroed)
+    }
+
+    /// What is not of a usual size, or not at hand.
+    #[inline(never)]
+    fn allocate_other(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
+        if let Some((inner, cpu)) = cpus::front(&self.front) {
+            if let Some(addr) = inner.kmem.kmalloc_any_fast(cpu, round_up(size, align)) {
+                return zeroed_block(heap::pointer(addr), zeroed, size);
+            }
+        }
+        self.allocate_slow(size, align, zeroed)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slow(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
         self.heap()?.allocate(size, align, zeroed)
     }
 
@@ -63,10 +92,48 @@ impl KmemAlloc {
     /// Which misuse it would have been; nothing is changed then.
     #[inline(always)]
     pub fn release(&self, block: *mut u8) -> Result<(), FreeError> {
+        let addr = VirtAddr::new(block.expose_provenance() as u64);
+        match cpus::front(&self.front) {
+            Some((inner, cpu)) if inner.kmem.kfree_fast(cpu, addr) => Ok(()),
+            _ => self.release_other(block),
+        }
+    }
+
+    /// Takes a block back; null is ignored. A wrong free ends the process, as [`Self::refuse`] does: a program that frees
+    /// wrongly once has no state that can be relied on.
+    #[inline(always)]
+    pub fn free(&self, block: *mut u8) {
+        let addr = VirtAddr::new(block.expose_provenance() as u64);
+        match cpus::front(&self.front) {
+            Some((inner, cpu)) if inner.kmem.kfree_fast(cpu, addr) => (),
+            _ => self.free_other(block),
+        }
+    }
+
+    #[inline(never)]
+    fn free_other(&self, block: *mut u8) {
+        if let Err(error) = self.release_other(block) {
+            refuse(error);
+        }
+    }
+
+    /// Takes back what is no object of the usual kind.
+    #[inline(never)]
+    fn release_other(&self, block: *mut u8) -> Result<(), FreeError> {
         let Some(block) = NonNull::new(block) else { return Ok(()) };
+        let addr = heap::address(block);
+        match cpus::front(&self.front) {
+            Some((inner, cpu)) if inner.kmem.kfree_any_fast(cpu, addr) => Ok(()),
+            _ => self.release_slow(block),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn release_slow(&self, block: NonNull<u8>) -> Result<(), FreeError> {
         match self.heap() {
             Some(heap) => heap.release(block),
-            None => Err(FreeError::Foreign(crate::VirtAddr::new(block.as_ptr() as u64))),
+            None => Err(FreeError::Foreign(heap::address(block))),
         }
     }
 
@@ -85,7 +152,7 @@ impl KmemAlloc {
     ///
     /// Which misuse freeing it would have been.
     pub fn usable_size(&self, block: *mut u8) -> Result<usize, FreeError> {
-        let foreign = FreeError::Foreign(crate::VirtAddr::new(block as u64));
+        let foreign = FreeError::Foreign(VirtAddr::new(block as u64));
         match (NonNull::new(block), self.heap()) {
             (Some(block), Some(heap)) => heap.usable(block),
             _ => Err(foreign),
@@ -106,6 +173,12 @@ impl KmemAlloc {
     /// relied on.
     pub fn refuse(error: FreeError) -> ! {
         refuse(error)
+    }
+
+    /// What the auditor says of the small blocks. Nobody else may be inside.
+    #[cfg(test)]
+    pub(super) fn audit(&self) -> Result<(), crate::Violation> {
+        self.heap().map_or(Ok(()), Heap::audit)
     }
 
     #[inline(always)]
@@ -135,6 +208,9 @@ impl KmemAlloc {
                 self.heap.store(heap, Ordering::Release);
                 self.state.store(MADE, Ordering::Release);
                 fork::register();
+                if let Some(heap) = sys::placed(&self.heap) {
+                    self.front.store(heap.open_front(), Ordering::Release);
+                }
             }
             Err(error) => {
                 tell(format_args!("kmem: {error}\n"));
@@ -154,27 +230,40 @@ impl fmt::Debug for KmemAlloc {
 // SAFETY: blocks that are live do not overlap, have the size and the alignment that was asked for, and stay until they are
 // released; no call unwinds.
 unsafe impl GlobalAlloc for KmemAlloc {
-    #[inline]
+    // As short as a call of C's `malloc` has to be; to repeat it wherever a program allocates would not make it faster.
+    #[inline(never)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        or_null(self.allocate(layout.size(), layout.align(), false))
+        or_null(self.allocate_valid(layout.size(), layout.align(), false))
     }
 
-    #[inline]
+    #[inline(never)]
     unsafe fn dealloc(&self, block: *mut u8, _layout: Layout) {
-        if let Err(error) = self.release(block) {
-            refuse(error);
-        }
+        self.free(block);
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        or_null(self.allocate(layout.size(), layout.align(), true))
+        or_null(self.allocate_valid(layout.size(), layout.align(), true))
     }
 
     #[inline]
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         or_null(NonNull::new(block).and_then(|block| self.resize(block, size, layout.align())))
     }
+}
+
+/// A size whose blocks have this alignment, a power of two; every block has 8. What wraps becomes 0, which no fast path serves.
+#[inline(always)]
+fn round_up(size: usize, align: usize) -> usize {
+    if align <= 8 { size } else { size.wrapping_add(align - 1) & !(align - 1) }
+}
+
+#[inline(always)]
+fn zeroed_block(block: Option<NonNull<u8>>, zeroed: bool, size: usize) -> Option<NonNull<u8>> {
+    if zeroed {
+        block.iter().for_each(|block| sys::zero_block(*block, size));
+    }
+    block
 }
 
 #[inline(always)]

@@ -10,12 +10,12 @@
 
 use super::kept::{self, Pushed};
 use super::sys::{self, Placed};
-use super::{Entered, HostConfig, HostCounts, HostError, Hosted, Inner};
+use super::{Entered, HostConfig, HostCounts, HostError, Hosted, Inner, fork};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, PhysAddr, VirtAddr};
 use crate::error::FreeError;
 use crate::gfp::GfpFlags;
 use crate::page::FrameKind;
-use crate::sync::{AtomicPtr, AtomicUsize, Ordering, SpinLock};
+use crate::sync::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, SpinLock};
 use crate::vmalloc::VmallocArgs;
 use core::ptr::{self, NonNull};
 
@@ -38,6 +38,8 @@ pub(super) struct Heap {
     small: Hosted,
     /// Where the private memory begins, and how many bytes of addresses it has.
     private: (u64, u64),
+    /// Set once forks know of `small`: from then on threads may take its fast paths without entering.
+    has_front: AtomicBool,
     areas: AtomicPtr<Inner>,
     /// Held while the allocator of areas is made.
     making: SpinLock<()>,
@@ -69,11 +71,30 @@ impl Heap {
         let areas = AtomicPtr::new(ptr::null_mut());
         let geometry = small.inner.kmem.geometry();
         let private = (geometry.direct_map.as_u64(), u64::from(geometry.frames()) << PAGE_SHIFT);
-        Self { small, private, areas, making: SpinLock::new(()), freed: AtomicUsize::new(0), config }
+        let (has_front, making) = (AtomicBool::new(false), SpinLock::new(()));
+        Self { small, private, has_front, areas, making, freed: AtomicUsize::new(0), config }
     }
 
-    /// At least `size` bytes at a multiple of `align`, a power of two.
+    /// Lets threads take the fast paths of small blocks without entering, if forks can be told; returns where.
+    pub(super) fn open_front(&self) -> *mut Inner {
+        if !fork::watch_front(&self.small.inner) {
+            return ptr::null_mut();
+        }
+        self.has_front.store(true, Ordering::Release);
+        ptr::from_ref::<Inner>(&self.small.inner).cast_mut()
+    }
+
+    /// Enters the allocator of small blocks, and has this thread do without from now on where it can.
     #[inline(always)]
+    fn enter_small(&self) -> Entered<'_> {
+        let small = self.small.enter();
+        if self.has_front.load(Ordering::Acquire) {
+            small._cpu.set_front(&self.small.inner);
+        }
+        small
+    }
+
+    /// At least `size` bytes at a multiple of `align`, a power of two. The fast path had nothing.
     pub(super) fn allocate(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
         let rounded = round_up(size, align)?;
         let zero = if zeroed { GfpFlags::ZERO } else { GfpFlags::empty() };
@@ -82,7 +103,7 @@ impl Heap {
             // In few pieces, so that giving back what is behind it and, later, the rest takes few steps.
             _ => (kept::rounded(rounded), EASY),
         };
-        match self.small.enter().kmalloc(rounded, gfp | zero) {
+        match self.enter_small().kmalloc_after_miss(rounded, gfp | zero) {
             Ok(addr) => pointer(addr),
             Err(_) => self.allocate_area(size, align, zeroed),
         }
@@ -117,9 +138,8 @@ impl Heap {
     /// # Errors
     ///
     /// Which misuse it would have been; nothing is changed then.
-    #[inline(always)]
     pub(super) fn release(&self, block: NonNull<u8>) -> Result<(), FreeError> {
-        let (addr, small) = (address(block), self.small.enter());
+        let (addr, small) = (address(block), self.enter_small());
         // Large blocks and areas begin with a page, as few objects do.
         if addr.page_offset() == 0 && !matches!(self.kind(&small, addr), Some(FrameKind::Slab(_))) {
             drop(small);
@@ -246,6 +266,11 @@ impl Heap {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn audit(&self) -> Result<(), crate::Violation> {
+        self.small.enter().audit()
+    }
+
     /// Gives memory back to the host; returns how many pages.
     pub(super) fn trim(&self) -> u64 {
         if let (Some(_areas), Some(inner)) = (self.areas_now(), self.areas_inner()) {
@@ -349,19 +374,18 @@ fn keep_area(inner: &Inner, addr: VirtAddr, bytes: usize) -> Result<(), FreeErro
 }
 
 /// A size of which `kmalloc` promises this alignment.
-#[inline(always)]
 fn round_up(size: usize, align: usize) -> Option<usize> {
     let rest = align.checked_sub(1)?;
     Some(size.max(1).checked_add(rest)? & !rest)
 }
 
 #[inline(always)]
-fn pointer(addr: VirtAddr) -> Option<NonNull<u8>> {
+pub(super) fn pointer(addr: VirtAddr) -> Option<NonNull<u8>> {
     NonNull::new(ptr::with_exposed_provenance_mut(addr.as_u64() as usize))
 }
 
 #[inline(always)]
-fn address(block: NonNull<u8>) -> VirtAddr {
+pub(super) fn address(block: NonNull<u8>) -> VirtAddr {
     VirtAddr::new(block.as_ptr().expose_provenance() as u64)
 }
 

@@ -280,6 +280,16 @@ pub(super) fn placed<T>(place: &AtomicPtr<T>) -> Option<&T> {
     unsafe { place.load(Ordering::Acquire).as_ref() }
 }
 
+/// As [`placed`], if the address is the given one, which is not null.
+#[inline(always)]
+pub(super) fn placed_here<T>(place: &AtomicPtr<T>, here: NonNull<T>) -> Option<&T> {
+    if place.load(Ordering::Acquire) != here.as_ptr() {
+        return None;
+    }
+    // SAFETY: as in `placed`: this is the address that the place keeps.
+    Some(unsafe { here.as_ref() })
+}
+
 /// The allocator that a place of the list of those that are watched has.
 pub(super) fn watched(place: &AtomicPtr<super::Inner>) -> Option<&super::Inner> {
     // SAFETY: the list has addresses of allocators that live: each is taken off it, by a thread that is inside, before it is
@@ -535,4 +545,20 @@ pub(super) fn grow_zeroed(of: &impl Allocator, block: NonNull<u8>, old: Layout, 
 pub(super) fn give_back(of: &impl Allocator, block: NonNull<u8>, layout: Layout) {
     // SAFETY: tests give live blocks back with their layouts.
     unsafe { of.deallocate(block, layout) };
+}
+
+/// Forks, has the child say whether it is content, and returns what it said.
+#[cfg(test)]
+pub(super) fn ask_child(child: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child needs no other thread, and ends at once.
+    let process = unsafe { libc::fork() };
+    if process == 0 {
+        let content = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: the call does not return.
+        unsafe { libc::_exit(c_int::from(!content)) }
+    }
+    let mut status = 0;
+    // SAFETY: the status is a variable of this function.
+    let waited = unsafe { libc::waitpid(process, &mut status, 0) };
+    waited == process && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
 }

@@ -369,3 +369,35 @@ fn an_allocator_goes_to_another_thread_and_dies_there() {
     assert_eq!((freed, shared.enter().audit()), (Ok(()), Ok(())));
     std::thread::spawn(move || drop(shared)).join().unwrap();
 }
+
+#[test]
+fn a_forks_child_finds_no_call_of_another_thread_half_done() {
+    static ALLOCATOR: KmemAlloc = KmemAlloc::new();
+    let stop = AtomicBool::new(false);
+    let pair = |size| {
+        let block = ALLOCATOR.allocate(size, 8, false).unwrap();
+        ALLOCATOR.free(block.as_ptr());
+    };
+    pair(64);
+    let content = std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (stop, pair) = (&stop, &pair);
+            // 64 and 192 have a mark in the liveness map, 96 and 16 have none.
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    [64, 192, 96, 16].iter().for_each(|size| pair(size - thread))
+                }
+            });
+        }
+        let child = || {
+            let audit = ALLOCATOR.audit();
+            pair(64);
+            audit == Ok(()) && ALLOCATOR.audit() == Ok(())
+        };
+        let content = (0..30).all(|_| sys::ask_child(child));
+        stop.store(true, Ordering::Relaxed);
+        content
+    });
+    assert!(content);
+    assert_eq!(ALLOCATOR.audit(), Ok(()));
+}

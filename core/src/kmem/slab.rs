@@ -5,6 +5,8 @@ use crate::addr::VirtAddr;
 use crate::error::{AllocError, CacheError, CacheId, FreeError};
 use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
+#[cfg(feature = "std")]
+use crate::platform::CpuId;
 use crate::platform::Platform;
 use crate::slab::{CacheArgs, Destroyed, LeakedObject, Missed, PrefilledSheaf};
 use core::panic::Location;
@@ -21,10 +23,65 @@ impl<P: Platform> Kmem<P> {
     #[inline(always)]
     #[track_caller]
     pub fn kmalloc(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
-        match self.slab.kmalloc_fast(&self.pages, size, gfp) {
+        match self.slab.kmalloc_fast(&self.pages, self.platform().cpu(), size, gfp) {
             Ok(addr) => Ok(addr),
             Err(missed) => self.kmalloc_slow(size, gfp, missed),
         }
+    }
+
+    /// The first step of [`Self::kmalloc`] for ordinary memory, by a caller that knows the number of its CPU; `None` if the
+    /// rest is needed, [`Self::kmalloc_any_fast`].
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn kmalloc_fast(&self, cpu: CpuId, size: usize) -> Option<VirtAddr> {
+        self.slab.kmalloc_fastest(&self.pages, cpu, size)
+    }
+
+    /// The second step, for objects of any size; `None` if the rest is needed, [`Self::kmalloc_after_miss`].
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn kmalloc_any_fast(&self, cpu: CpuId, size: usize) -> Option<VirtAddr> {
+        self.slab.kmalloc_fast(&self.pages, cpu, size, GfpFlags::KERNEL).ok()
+    }
+
+    /// [`Self::kmalloc`] without its first steps.
+    #[cfg(feature = "std")]
+    #[track_caller]
+    pub(crate) fn kmalloc_after_miss(&self, size: usize, gfp: GfpFlags) -> Result<VirtAddr, AllocError> {
+        self.kmalloc_slow(size, gfp, Missed::NotAsked)
+    }
+
+    /// The first step of [`Self::kfree`], by a caller that knows the number of its CPU; `false` if the rest is needed,
+    /// [`Self::kfree`].
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn kfree_fast(&self, cpu: CpuId, addr: VirtAddr) -> bool {
+        self.slab.kfree_fast(&self.pages, cpu, addr)
+    }
+
+    /// The second step of [`Self::kfree`], for objects of any kind.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn kfree_any_fast(&self, cpu: CpuId, addr: VirtAddr) -> bool {
+        self.slab.free_fast(&self.pages, cpu, addr, |_| true)
+    }
+
+    /// Stops the fast paths of a CPU: none begins after the next heavy fence.
+    #[cfg(feature = "std")]
+    pub(crate) fn close_cpu(&self, cpu: CpuId) {
+        self.slab.close_cpu(cpu, self.platform());
+    }
+
+    /// Waits until none is under way there.
+    #[cfg(feature = "std")]
+    pub(crate) fn wait_for_cpu(&self, cpu: CpuId) {
+        self.slab.wait_for_cpu(cpu, self.platform());
+    }
+
+    /// They may begin again.
+    #[cfg(feature = "std")]
+    pub(crate) fn open_cpu(&self, cpu: CpuId) {
+        self.slab.open_cpu(cpu);
     }
 
     #[cold]

@@ -232,6 +232,37 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
         (is_open && limits == open && limits.iter().all(|&limit| limit <= N as u32)).then_some(limits)
     }
 
+    /// Closes every way in to the owner, without a borrow: for a stop of all CPUs. Waits while another CPU has the stack.
+    /// The owner is outside once [`Self::wait_for_owner`] has returned after a heavy fence, and until [`Self::open_again`].
+    #[cfg(feature = "std")]
+    #[cold]
+    pub(crate) fn close(&self, platform: &impl Platform) {
+        while self.claimed.swap(1, Ordering::AcqRel) != 0 {
+            platform.relax();
+        }
+        self.close_gates();
+    }
+
+    /// Waits until the owner is outside. The stack is closed, and a heavy fence came after that.
+    #[cold]
+    pub(crate) fn wait_for_owner(&self, platform: &impl Platform) {
+        while self.busy.load(Ordering::Acquire) != 0 {
+            platform.relax();
+        }
+    }
+
+    /// Ends what [`Self::close`] began.
+    #[cfg(feature = "std")]
+    #[cold]
+    pub(crate) fn open_again(&self) {
+        self.unclaim();
+    }
+
+    fn close_gates(&self) {
+        self.floor.store(CLOSED, Ordering::Relaxed);
+        self.limits.iter().for_each(|limit| limit.store(0, Ordering::Relaxed));
+    }
+
     /// How many values there are; may be old by the time it is read.
     pub(crate) fn len(&self) -> u32 {
         self.count().load(Ordering::Relaxed)
@@ -275,10 +306,10 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
     ///
     /// As with [`PerCpuCell::try_local`], call it with the stack of [`Platform::cpu`] only.
     ///
-    /// `note` is a step of the caller's that no call which interrupts it can see half done; it must not come back to this
-    /// stack.
+    /// `note` is a step of the caller's, with the value, that no call which interrupts it can see half done; it must not come
+    /// back to this stack.
     #[inline(always)]
-    pub(crate) fn pop_and(&self, note: impl FnOnce()) -> Option<T> {
+    pub(crate) fn pop_and(&self, note: impl FnOnce(T)) -> Option<T> {
         if !self.enter() {
             return None;
         }
@@ -298,7 +329,7 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
         let value = unsafe { slot.read() };
         // Nobody changed the count since it was read. To read it again lets the machine count down in place.
         count.store(count.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
-        note();
+        note(value);
         self.leave();
         Some(value)
     }
@@ -347,12 +378,9 @@ impl<T: Copy, const N: usize, S, const G: usize> PerCpuStack<T, N, S, G> {
         if self.claimed.swap(1, Ordering::AcqRel) != 0 {
             return None;
         }
-        self.floor.store(CLOSED, Ordering::Relaxed);
-        self.limits.iter().for_each(|limit| limit.store(0, Ordering::Relaxed));
+        self.close_gates();
         platform.heavy_fence();
-        while self.busy.load(Ordering::Acquire) != 0 {
-            platform.relax();
-        }
+        self.wait_for_owner(platform);
         // SAFETY: I21: the claim is the caller's and the owner is outside: nobody writes the value. It is read once, and what
         // was read is put back before the claim ends.
         let taken = unsafe { self.value.get().read() };
@@ -556,7 +584,7 @@ mod tests {
     type Four = PerCpuStack<u32, 4, Option<u8>, 2>;
 
     fn pop(stack: &Four) -> Option<u32> {
-        stack.pop_and(|| ())
+        stack.pop_and(|_| ())
     }
 
     fn fenced<F: Fn()>(during: F) -> Fenced<F> {

@@ -1,6 +1,6 @@
 //! Handing objects out: this CPU's main sheaf first, then the steps of the per-CPU layer down to a new slab.
 
-use super::classes::{self, Class, KmallocType};
+use super::classes::{self, Class, KmallocType, Served};
 use super::debug::Site;
 use super::{SlabLayer, cache_id};
 use crate::addr::{PageCount, Pfn, PhysAddr, VirtAddr};
@@ -11,7 +11,7 @@ use crate::gfp::GfpFlags;
 use crate::numa::NodeId;
 use crate::order::Order;
 use crate::page::FrameKind;
-use crate::platform::{Event, Platform};
+use crate::platform::{CpuId, Event, Platform};
 use crate::warn::Warning;
 
 /// Why the fast path did not serve a request. The fault point is asked once per request, so the slow path does not ask.
@@ -37,10 +37,11 @@ impl SlabLayer {
         size: usize,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, AllocError> {
-        self.kmalloc_fast(pages, size, gfp).or_else(|missed| self.kmalloc_slow(pages, size, gfp, missed))
+        let cpu = pages.base.platform.cpu();
+        self.kmalloc_fast(pages, cpu, size, gfp).or_else(|missed| self.kmalloc_slow(pages, size, gfp, missed))
     }
 
-    /// Serves what most requests are: ordinary memory, from this CPU's main sheaf.
+    /// Serves what most requests are: ordinary memory, from the main sheaf of this CPU, whose number the caller knows.
     ///
     /// # Errors
     ///
@@ -49,25 +50,65 @@ impl SlabLayer {
     pub(crate) fn kmalloc_fast<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
+        cpu: CpuId,
         size: usize,
         gfp: GfpFlags,
     ) -> Result<VirtAddr, Missed> {
-        let cpu = pages.base.platform.cpu();
-        let class = classes::class_of(size).ok_or(Missed::NotAsked)?;
+        let &Served { class, mark } = classes::served_by(size).ok_or(Missed::NotAsked)?;
         if gfp.intersects(KmallocType::SPECIAL.union(GfpFlags::ZERO)) {
             return Err(Missed::NotAsked);
         }
         if pages.base.fault(slab_site(class.get(), gfp)) {
             return Err(Missed::Fault);
         }
-        let object = self.cells.known(cpu, class).pop(P::STATISTICS).ok_or(Missed::Empty)?;
-        if class.get() < classes::FIRST_LINE_CLASS {
-            self.live.mark_shared(object);
-        } else {
-            self.live.mark_line(object);
+        match mark {
+            0 => self.kmalloc_unmarked(pages, cpu, class),
+            mark => self.kmalloc_marked(pages, cpu, class, mark),
         }
+        .ok_or(Missed::Empty)
+    }
+
+    /// The part of [`Self::kmalloc_fast`] for the classes of most requests, in as few steps as there can be; `None` if it is
+    /// another class or there is nothing. No fault plan is asked.
+    #[cfg(feature = "std")]
+    #[inline(always)]
+    pub(crate) fn kmalloc_fastest<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cpu: CpuId,
+        size: usize,
+    ) -> Option<VirtAddr> {
+        match *classes::served_by(size)? {
+            Served { mark: 0, .. } => None,
+            Served { class, mark } => self.kmalloc_marked(pages, cpu, class, mark),
+        }
+    }
+
+    /// The rest of [`Self::kmalloc_fast`] for a class with a mark of its own in the liveness map.
+    #[inline(always)]
+    fn kmalloc_marked<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        cpu: CpuId,
+        class: Class,
+        mark: u8,
+    ) -> Option<VirtAddr> {
+        let mark = |object| self.live.mark_with(mark, object);
+        let object = self.cells.known(cpu, class).pop_and(P::STATISTICS, mark)?;
         pages.base.event(Event::SheafHit);
-        Ok(pages.base.virt(object))
+        Some(pages.base.virt(object))
+    }
+
+    /// The rest of [`Self::kmalloc_fast`] for a class without a mark of its own.
+    #[inline(never)]
+    fn kmalloc_unmarked<P: Platform>(&self, pages: &PageAllocator<P>, cpu: CpuId, class: Class) -> Option<VirtAddr> {
+        let mark = |object| match class.get() {
+            ..classes::FIRST_LINE_CLASS => self.live.mark_shared(object),
+            _ => self.live.mark_line(object),
+        };
+        let object = self.cells.known(cpu, class).pop_and(P::STATISTICS, mark)?;
+        pages.base.event(Event::SheafHit);
+        Some(pages.base.virt(object))
     }
 
     /// Serves what [`Self::kmalloc_fast`] did not.
@@ -155,8 +196,8 @@ impl SlabLayer {
         }
         // Without room for such objects it is a cache of small ones, an internal one, or none.
         let cell = self.cell(cpu, cache.index()).filter(|cell| cell.takes_lines() && !gfp.wants_zero());
-        if let Some(object) = cell.and_then(|cell| cell.pop(P::STATISTICS)) {
-            self.live.mark_line(object);
+        let mark = |object| self.live.mark_line(object);
+        if let Some(object) = cell.and_then(|cell| cell.pop_and(P::STATISTICS, mark)) {
             pages.base.event(Event::SheafHit);
             return Ok(pages.base.virt(object));
         }
@@ -220,8 +261,8 @@ impl SlabLayer {
     /// Pops this CPU's main sheaf, whatever the objects' size.
     fn alloc_cached<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> Option<PhysAddr> {
         let live = self.shapes.get(id)?.live();
-        let object = self.cell(pages.base.platform.cpu(), id)?.pop(P::STATISTICS)?;
-        self.live.mark(live, object);
+        let mark = |object| self.live.mark(live, object);
+        let object = self.cell(pages.base.platform.cpu(), id)?.pop_and(P::STATISTICS, mark)?;
         pages.base.event(Event::SheafHit);
         Some(object)
     }

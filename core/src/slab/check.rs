@@ -237,10 +237,10 @@ impl SlabLayer {
     fn count_live(&self, slabs: &Slabs<'_>, head: Pfn) -> u64 {
         let frames = 0..slabs.frames.order(head).pages() as u32;
         let frame = |distance| Pfn::new(head.as_u32() + distance);
-        let live = |&index: &u32| self.live.is_live(LiveMode::Bytes, slabs.object(head, index));
+        let live = |&index: &u32| self.live.is_live(slabs.shape.live, slabs.object(head, index));
         match slabs.shape.live {
             LiveMode::Off => 0,
-            LiveMode::Bytes => (0..slabs.objects(head)).filter(live).count() as u64,
+            LiveMode::Bytes | LiveMode::Class(_) => (0..slabs.objects(head)).filter(live).count() as u64,
             LiveMode::Bits => frames.map(|distance| u64::from(self.live.count_bits(frame(distance)))).sum(),
         }
     }

@@ -35,8 +35,8 @@ impl SlabLayer {
         let orders = order::slab_orders(shape.stride, geometry.cpus, geometry.max_order);
         expect(shape.reciprocal == Reciprocal::new(shape.stride), "division by the stride of cache (I12.8)", stride)?;
         expect(orders == Some(shape.orders), "orders of the slabs of cache (I12.8)", stride)?;
-        let live = super::live_mode(geometry, shape.is_debug(), shape.stride);
-        expect(shape.live == live, "how liveness is kept in cache (I12.10)", shape.live as u64)?;
+        let live = super::live_mode(geometry, shape.role, shape.flags, shape.stride);
+        expect(shape.live == live, "how liveness is kept in cache (I12.10)", shape.live.to_byte().into())?;
         let wanted = super::cache::alloc_gfp(geometry, shape.flags);
         expect(
             wanted == shape.alloc_gfp,

@@ -3,7 +3,7 @@
 //! Pure functions. Powers of two from 8 to 8192, and 96 and 192 between them; larger requests go to the page
 //! allocator. Source: `include/linux/slab.h` and `mm/slab_common.c` of Linux 7.2.
 
-use super::SlabFlags;
+use super::{SlabFlags, live};
 use crate::gfp::GfpFlags;
 use crate::raw::Below;
 
@@ -21,18 +21,25 @@ const CLASS_SIZES: [u16; NR_CLASSES] = [8, 16, 32, 64, 96, 128, 192, 256, 512, 1
 /// The number of a class.
 pub(super) type Class = Below<NR_CLASSES>;
 
-/// The class of request `n`, at `(n - 1) / 8`: one load, whatever the size.
-static TABLE: [Class; KMALLOC_MAX_CACHE_SIZE / 8] = table();
+/// A class, and its objects' mark in the liveness map, or 0 if the class has none.
+#[derive(Clone, Copy)]
+pub(super) struct Served {
+    pub(super) class: Class,
+    pub(super) mark: u8,
+}
 
-const fn table() -> [Class; KMALLOC_MAX_CACHE_SIZE / 8] {
-    let mut table = [class(0); KMALLOC_MAX_CACHE_SIZE / 8];
+/// What serves request `n`, at `(n - 1) / 8`: one load, whatever the size.
+static TABLE: [Served; KMALLOC_MAX_CACHE_SIZE / 8] = table();
+
+const fn table() -> [Served; KMALLOC_MAX_CACHE_SIZE / 8] {
+    let mut table = [served(0); KMALLOC_MAX_CACHE_SIZE / 8];
     let mut at = 0;
     let mut i = 0;
     while i < table.len() {
         if (i + 1) * 8 > CLASS_SIZES[at] as usize {
             at += 1;
         }
-        table[i] = class(at);
+        table[i] = served(at);
         i += 1;
     }
     table
@@ -46,11 +53,32 @@ const fn class(number: usize) -> Class {
     }
 }
 
+const fn served(number: usize) -> Served {
+    let class = class(number);
+    Served { class, mark: if starts_lines(CLASS_SIZES[number] as usize) { live::class_mark(class) } else { 0 } }
+}
+
+/// Whether each object of this size starts a line of 64 bytes.
+const fn starts_lines(size: usize) -> bool {
+    size.is_multiple_of(64)
+}
+
+/// Returns what serves `size` bytes; `None` for zero and above [`KMALLOC_MAX_CACHE_SIZE`].
+#[inline(always)]
+pub(super) fn served_by(size: usize) -> Option<&'static Served> {
+    // Zero wraps to the largest number.
+    TABLE.get(size.wrapping_sub(1) / 8)
+}
+
 /// Returns the class whose objects hold `size` bytes; `None` for zero and above [`KMALLOC_MAX_CACHE_SIZE`].
 #[inline(always)]
 pub(super) fn class_of(size: usize) -> Option<Class> {
-    // Zero wraps to the largest number.
-    TABLE.get(size.wrapping_sub(1) / 8).copied()
+    served_by(size).map(|served| served.class)
+}
+
+/// The class of objects `stride` bytes apart, if it has a mark of its own in the liveness map.
+pub(super) fn marked(stride: usize) -> Option<Class> {
+    sizes().position(|size| size == stride && starts_lines(size)).and_then(Class::new)
 }
 
 /// Iterates over the object sizes, smallest first.

@@ -1,14 +1,14 @@
 //! Taking objects back: verified, then onto this CPU's main sheaf, or through the steps of the per-CPU layer to slabs.
 
 use super::SlabLayer;
-use super::live::Spot;
+use super::classes::FIRST_LINE_CLASS;
 use super::shape::Role;
 use super::sheaf::CpuCell;
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
 use crate::error::{BlockKind, CacheId, FreeError};
 use crate::page::FrameKind;
-use crate::platform::Platform;
+use crate::platform::{CpuId, Platform};
 
 /// A block that `kfree` takes.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +28,33 @@ impl SlabLayer {
     #[inline(always)]
     #[track_caller]
     pub(crate) fn kfree<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
-        if self.free_fast(pages, addr, |_| true) { Ok(()) } else { self.kfree_slow(pages, addr) }
+        let cpu = pages.base.platform.cpu();
+        let freed = self.kfree_fast(pages, cpu, addr) || self.free_unmarked(pages, cpu, addr, |_| true);
+        if freed { Ok(()) } else { self.kfree_rest(pages, addr) }
+    }
+
+    /// Takes back what most blocks are: an object of a class with a mark, onto the main sheaf of this CPU, whose number the
+    /// caller knows. `false` if that is not what the address is, or the sheaf is full or in use.
+    #[inline(always)]
+    pub(crate) fn kfree_fast<P: Platform>(&self, pages: &PageAllocator<P>, cpu: CpuId, addr: VirtAddr) -> bool {
+        let object = pages.base.direct.phys_unchecked(addr);
+        let Some((class, mark)) = self.live.class_at(object) else { return false };
+        self.cells.known(cpu, class).push_line(object, P::STATISTICS, || {
+            mark.unmark();
+            true
+        })
+    }
+
+    /// Takes back what [`Self::kfree_fast`] did not.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::kfree`].
+    #[inline(never)]
+    #[track_caller]
+    pub(crate) fn kfree_rest<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
+        let cpu = pages.base.platform.cpu();
+        if self.free_fast(pages, cpu, addr, |_| true) { Ok(()) } else { self.kfree_slow(pages, addr) }
     }
 
     /// Takes back an object of the given cache. Null is ignored.
@@ -44,7 +70,7 @@ impl SlabLayer {
         cache: CacheId,
         addr: VirtAddr,
     ) -> Result<(), FreeError> {
-        if self.free_fast(pages, addr, |id| id == cache.index()) {
+        if self.free_fast(pages, pages.base.platform.cpu(), addr, |id| id == cache.index()) {
             Ok(())
         } else {
             self.cache_free_slow(pages, cache, addr)
@@ -73,18 +99,21 @@ impl SlabLayer {
     /// Pushes onto this CPU's main sheaf, if a live object of a cache that is `accepted` starts at the address and there is
     /// room.
     #[inline(always)]
-    fn free_fast<P: Platform>(
+    pub(crate) fn free_fast<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
+        cpu: CpuId,
         addr: VirtAddr,
         accepted: impl Fn(usize) -> bool,
     ) -> bool {
         let object = pages.base.direct.phys_unchecked(addr);
-        let Some(spot) = self.live.spot(object) else { return self.free_unmarked(pages, addr, accepted) };
+        let Some(spot) = self.live.spot(object) else { return self.free_unmarked(pages, cpu, addr, accepted) };
         let id = spot.cache();
-        let Some(cell) = self.cell(pages.base.platform.cpu(), id).filter(|_| accepted(id)) else { return false };
-        let counted = P::STATISTICS;
-        cell.push_line(object, counted, || spot.unmark_line()) || free_shared(cell, spot, object, counted)
+        let Some(cell) = self.cell(cpu, id).filter(|_| accepted(id)) else { return false };
+        if id < FIRST_LINE_CLASS {
+            return self.free_shared(cell, object, P::STATISTICS);
+        }
+        cell.push_line(object, P::STATISTICS, || spot.unmark_line()) || self.free_shared(cell, object, P::STATISTICS)
     }
 
     /// The same without hardening: whatever the address is, it belongs to a slab.
@@ -92,14 +121,22 @@ impl SlabLayer {
     fn free_unmarked<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
+        cpu: CpuId,
         addr: VirtAddr,
         accepted: impl Fn(usize) -> bool,
     ) -> bool {
-        let Some((object, id)) = slab_object(pages, addr).filter(|&(_, id)| self.live.is_off() && accepted(id)) else {
+        if !self.live.is_off() {
             return false;
-        };
-        let cell = self.cell(pages.base.platform.cpu(), id);
+        }
+        let Some((object, id)) = slab_object(pages, addr).filter(|&(_, id)| accepted(id)) else { return false };
+        let cell = self.cell(cpu, id);
         cell.is_some_and(|cell| cell.push_line(object, P::STATISTICS, || true))
+    }
+
+    /// Pushes an object that shares its byte of the liveness map.
+    #[inline(always)]
+    fn free_shared(&self, cell: &CpuCell, object: PhysAddr, counted: bool) -> bool {
+        cell.push_shared(object, counted, || self.live.shared_spot(object).is_some_and(|spot| spot.unmark_shared()))
     }
 
     #[cold]
@@ -186,12 +223,6 @@ impl SlabLayer {
             Err(FreeError::DoubleFree(addr))
         }
     }
-}
-
-/// Pushes an object that shares its byte of the liveness map.
-#[inline(never)]
-fn free_shared(cell: &CpuCell, spot: Spot<'_>, object: PhysAddr, counted: bool) -> bool {
-    cell.push_shared(object, counted, || spot.unmark_shared())
 }
 
 /// The slab object that an address would be, by the kind of its frame alone: its place and the number of its cache.

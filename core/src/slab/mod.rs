@@ -53,6 +53,8 @@ mod reclaim;
 mod refill;
 mod shape;
 mod sheaf;
+#[cfg(feature = "std")]
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -99,7 +101,6 @@ pub(crate) struct SlabParts {
     nodes: MetaSlice<SpinLock<Node>>,
     occupancy: Occupancy,
     live: LiveBytes,
-    live_of_debug: LiveBytes,
     pool: SheafPool,
     sites: Sites,
     quarantine: Quarantine,
@@ -120,14 +121,12 @@ impl SlabParts {
     pub(crate) fn carve(geometry: &Geometry, carver: &mut Carver<'_>) -> Self {
         let caches = usize::from(geometry.max_caches);
         let frames = geometry.frames() as usize;
-        let marked = if geometry.hardening != Hardening::Off { frames } else { 0 };
         Self {
             shapes: carver.carve(caches, |_| ShapeRecord::vacant()),
             cells: carver.carve(caches * usize::from(geometry.cpus), |_| CpuCell::vacant()),
             nodes: carver.carve(caches * nr_nodes(geometry), |_| SpinLock::new(Node::VACANT)),
             occupancy: Occupancy::carve(frames, carver),
-            live: LiveBytes::carve(marked, carver),
-            live_of_debug: LiveBytes::carve(frames - marked, carver),
+            live: LiveBytes::carve(frames, geometry.hardening != Hardening::Off, carver),
             pool: SheafPool::carve(pool_buffers(geometry), carver),
             sites: Sites::carve(usize::from(geometry.track_sites), carver),
             quarantine: Quarantine::carve(geometry, carver),
@@ -175,14 +174,14 @@ impl SlabLayer {
     /// Makes the layer; the kmalloc caches exist from here on, and no frame is taken yet.
     pub(crate) fn new<P: Platform>(pages: &PageAllocator<P>, parts: SlabParts) -> Self {
         let geometry = &pages.base.geometry;
-        let SlabParts { shapes, cells, nodes, occupancy, live, live_of_debug, .. } = parts;
+        let SlabParts { shapes, cells, nodes, occupancy, live, .. } = parts;
         let SlabParts { pool, sites, quarantine, reserved, slow, deferred, rcu, .. } = parts;
         let layer = Self {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
             nodes,
             occupancy,
-            live: LiveMap::new(&pages.base.frames, live, live_of_debug),
+            live: LiveMap::new(&pages.base.frames, live),
             pool,
             reserved,
             slow,
@@ -246,7 +245,7 @@ impl SlabLayer {
         let capacity = if self.nr_nodes() > 1 { 0 } else { u32::from(shape.capacity) };
         match shape.live {
             LiveMode::Bits => [0, capacity],
-            LiveMode::Bytes | LiveMode::Off => [capacity, 0],
+            LiveMode::Bytes | LiveMode::Class(_) | LiveMode::Off => [capacity, 0],
         }
     }
 
@@ -383,7 +382,7 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
         reciprocal: Reciprocal::new(stride),
         orders,
         capacity: if without_sheaves { 0 } else { order::sheaf_capacity(stride, args.sheaf_capacity) },
-        live: live_mode(geometry, is_debug, stride),
+        live: live_mode(geometry, role, args.flags, stride),
         alloc_gfp,
         flags: args.flags,
         user: UserWindow::of(args),
@@ -395,10 +394,13 @@ fn shape(geometry: &Geometry, role: Role, args: &CacheArgs, align: usize, alloc_
 }
 
 /// How a cache keeps which of its objects are live.
-fn live_mode(geometry: &Geometry, is_debug: bool, stride: usize) -> LiveMode {
+fn live_mode(geometry: &Geometry, role: Role, flags: SlabFlags, stride: usize) -> LiveMode {
+    let is_debug = flags.intersects(SlabFlags::DEBUG);
+    let special = SlabFlags::DEBUG | SlabFlags::RECLAIM_ACCOUNT | SlabFlags::CACHE_DMA;
+    let marked = classes::marked(stride).filter(|_| role == Role::Kmalloc && !flags.intersects(special));
     match geometry.hardening {
         Hardening::Off if !is_debug => LiveMode::Off,
-        Hardening::Off | Hardening::Checked | Hardening::Paranoid => LiveMode::for_stride(stride),
+        _ => marked.map_or_else(|| LiveMode::for_stride(stride), LiveMode::Class),
     }
 }
 

@@ -167,7 +167,7 @@ impl ShapeRecord {
             stride: AtomicU32::new(1),
             alloc_gfp: AtomicU32::new(0),
             capacity: AtomicU16::new(0),
-            live: AtomicU8::new(LiveMode::Off as u8),
+            live: AtomicU8::new(LiveMode::Off.to_byte()),
             role: AtomicU8::new(Role::Vacant as u8),
             order: AtomicU8::new(0),
             min_order: AtomicU8::new(0),
@@ -189,7 +189,7 @@ impl ShapeRecord {
         self.stride.store(shape.stride as u32, Relaxed);
         self.alloc_gfp.store(shape.alloc_gfp.bits(), Relaxed);
         self.capacity.store(shape.capacity, Relaxed);
-        self.live.store(shape.live as u8, Relaxed);
+        self.live.store(shape.live.to_byte(), Relaxed);
         self.order.store(shape.orders.preferred.get(), Relaxed);
         self.min_order.store(shape.orders.min.get(), Relaxed);
         self.align_shift.store(shape.align.trailing_zeros() as u8, Relaxed);

@@ -82,10 +82,14 @@ impl CpuCell {
         (self.allocs.load(Relaxed), self.frees.load(Relaxed))
     }
 
-    /// Pops the main sheaf on the CPU that owns it; `None` if it is empty or in use.
+    /// Pops the main sheaf on the CPU that owns it; `None` if it is empty or in use. `mark` hears of the object before
+    /// anybody else can have the sheaves.
     #[inline(always)]
-    pub(super) fn pop(&self, counted: bool) -> Option<PhysAddr> {
-        self.sheaves.pop_and(|| count_own(&self.allocs, counted))
+    pub(super) fn pop_and(&self, counted: bool, mark: impl FnOnce(PhysAddr)) -> Option<PhysAddr> {
+        self.sheaves.pop_and(|object| {
+            count_own(&self.allocs, counted);
+            mark(object);
+        })
     }
 
     /// Pushes onto the main sheaf on the CPU that owns it, if there is room for an object with a byte for itself and
@@ -112,6 +116,24 @@ impl CpuCell {
     /// Borrows the sheaves on the CPU that owns them; `None` if they are in use.
     pub(super) fn try_local(&self) -> Option<LocalStack<'_, PhysAddr, SHEAF_MAX, Option<SheafId>, 2>> {
         self.sheaves.try_local()
+    }
+
+    /// Closes the fast paths of the CPU that owns the sheaves.
+    #[cfg(feature = "std")]
+    pub(super) fn close(&self, platform: &impl Platform) {
+        self.sheaves.close(platform);
+    }
+
+    /// Waits until the owner is in none of them. They are closed, and a heavy fence came after that.
+    #[cfg(feature = "std")]
+    pub(super) fn wait_for_owner(&self, platform: &impl Platform) {
+        self.sheaves.wait_for_owner(platform);
+    }
+
+    /// Opens them again.
+    #[cfg(feature = "std")]
+    pub(super) fn open_again(&self) {
+        self.sheaves.open_again();
     }
 
     /// Borrows the sheaves of another CPU; `None` if a third one has them.
