@@ -140,6 +140,9 @@ pub struct Geometry {
     /// Whether `kmalloc` above the largest class gives the pages back that its power of two has too many; Linux does not. A
     /// block of five pages then is one of five, and not of eight, for `ksize` and `krealloc` too.
     pub trim_large: bool,
+    /// How many full sheaves of each cache a CPU keeps for itself before it gives any to the barn, where all CPUs of its memory
+    /// node meet; Linux: none.
+    pub pocket: u8,
 }
 
 /// Why a [`Geometry`] cannot be used.
@@ -251,6 +254,7 @@ impl Geometry {
             page_debug: PageDebug::empty(),
             guardpage_minorder: Order::ZERO,
             trim_large: false,
+            pocket: 0,
         }
     }
 

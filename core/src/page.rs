@@ -246,6 +246,26 @@ impl FrameRef<'_> {
     }
 }
 
+/// A slab's descriptor, for several accesses.
+#[derive(Clone, Copy)]
+pub(crate) struct SlabRef<'f>(&'f Page);
+
+impl SlabRef<'_> {
+    /// Counts one object less out of the slab; returns how many are left out.
+    #[inline(always)]
+    pub(crate) fn take_back(self) -> u16 {
+        let inuse = self.0.inuse.load(Relaxed).saturating_sub(1);
+        self.0.inuse.store(inuse, Relaxed);
+        inuse
+    }
+
+    /// Which list the slab is on.
+    #[inline(always)]
+    pub(crate) fn list(self) -> u8 {
+        self.0.list.load(Relaxed)
+    }
+}
+
 /// One frame's kind byte, for the fast paths.
 #[derive(Clone, Copy)]
 pub(crate) struct KindRef<'f>(&'f AtomicU8);
@@ -381,6 +401,12 @@ impl FrameTable {
     pub(crate) fn slab_cache(&self, index: usize) -> Option<usize> {
         let byte = self.kinds.get(index)?.load(Relaxed);
         byte.checked_sub(SLAB_BASE).map(usize::from)
+    }
+
+    /// The descriptor of a slab's first frame.
+    #[inline(always)]
+    pub(crate) fn slab(&self, head: Pfn) -> SlabRef<'_> {
+        SlabRef(self.page(head))
     }
 
     /// The kind byte of a frame; `None` beyond the table.

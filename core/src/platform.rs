@@ -223,6 +223,10 @@ events! {
     BarnGet;
     /// A full sheaf went to the barn.
     BarnPut;
+    /// A full sheaf went to the CPU's pocket.
+    PocketPut;
+    /// A full sheaf came from the CPU's pocket.
+    PocketGet;
     /// A sheaf was refilled from slabs.
     SheafRefill;
     /// A sheaf was flushed to its slabs.

@@ -60,10 +60,10 @@ impl KmemAlloc {
     /// The same with an alignment that is a power of two.
     #[inline(always)]
     fn allocate_valid(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
-        if let Some((inner, cpu)) = cpus::front(&self.front) {
-            if let Some(addr) = inner.kmem.kmalloc_fast(cpu, round_up(size, align)) {
-                return zeroed_block(heap::pointer(addr), zeroed, size);
-            }
+        if let Some((inner, cpu)) = cpus::front(&self.front)
+            && let Some(addr) = inner.kmem.kmalloc_fast(cpu, round_up(size, align))
+        {
+            return zeroed_block(heap::pointer(addr), zeroed, size);
         }
         self.allocate_other(size, align, zeroed)
     }
@@ -71,10 +71,10 @@ impl KmemAlloc {
     /// What is not of a usual size, or not at hand.
     #[inline(never)]
     fn allocate_other(&self, size: usize, align: usize, zeroed: bool) -> Option<NonNull<u8>> {
-        if let Some((inner, cpu)) = cpus::front(&self.front) {
-            if let Some(addr) = inner.kmem.kmalloc_any_fast(cpu, round_up(size, align)) {
-                return zeroed_block(heap::pointer(addr), zeroed, size);
-            }
+        if let Some((inner, cpu)) = cpus::front(&self.front)
+            && let Some(addr) = inner.kmem.kmalloc_any_fast(cpu, round_up(size, align))
+        {
+            return zeroed_block(heap::pointer(addr), zeroed, size);
         }
         self.allocate_slow(size, align, zeroed)
     }

@@ -63,7 +63,7 @@ impl<P: Platform> Kmem<P> {
     #[cfg(feature = "std")]
     #[inline(always)]
     pub(crate) fn kfree_any_fast(&self, cpu: CpuId, addr: VirtAddr) -> bool {
-        self.slab.free_fast(&self.pages, cpu, addr, |_| true)
+        self.slab.kfree_other(&self.pages, cpu, addr)
     }
 
     /// Stops the fast paths of a CPU: none begins after the next heavy fence.

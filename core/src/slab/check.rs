@@ -151,8 +151,16 @@ impl SlabLayer {
         let checked = self.with_sheaves(pages, cpu, id, |sheaves| {
             self.check_sheaf(slabs, &sheaves.main, Fill::Any)?;
             cached.objects += u64::from(sheaves.main.len());
-            let spare = sheaves.spare.as_ref();
-            spare.map_or(Ok(()), |spare| self.check_buffer(slabs, spare, Fill::EmptyOrFull, cached))
+            let (spare, pocket) = (sheaves.spare.first.as_ref(), &sheaves.spare.pocket);
+            spare.map_or(Ok(()), |spare| self.check_buffer(slabs, spare, Fill::EmptyOrFull, cached))?;
+            let mut length = 0;
+            self.pool.each_chained(pocket, |buffer| {
+                length += 1;
+                self.check_buffer(slabs, buffer, Fill::Full, cached)
+            })?;
+            let (most, known) = (u64::from(pages.base.geometry.pocket), u64::from(self.pool.depth(pocket)));
+            let what = "sheaves in a pocket, as its first one knows (P2)";
+            Violation::check_eq(Invariant::I21CacheCounts, what, id as u64, length.min(most), known)
         });
         let what = "sheaves that nobody gave back, of CPU";
         checked.unwrap_or(Err(Violation::new(Invariant::I21CacheCounts, what, u64::from(cpu.get()), 0, 1)))

@@ -3,7 +3,7 @@
 //! | step | place |
 //! |---|---|
 //! | 1 | the main sheaf, pushed by the fast path |
-//! | 2 | the full main sheaf becomes the spare one |
+//! | 2 | the full main sheaf becomes the spare one, or goes to the pocket if the machine has such |
 //! | 3 | it goes to the barn of the CPU's memory node, for an empty one |
 //! | 4 | the barn has ten full ones: the spare is flushed to the slabs and makes room |
 //! | 5 | straight to the slab |
@@ -77,15 +77,15 @@ impl SlabLayer {
         slabs: &Slabs<'_>,
         sheaves: &mut CpuSheaves,
     ) {
-        if sheaves.spare.is_none() {
-            sheaves.spare = self.empty_buffer(pages, id);
+        if sheaves.spare.first.is_none() {
+            sheaves.spare.first = self.empty_buffer(pages, id);
         }
-        if self.move_main_to_spare(pages, sheaves) {
+        if self.move_main_to_spare(pages, sheaves) || self.put_in_pocket(pages, sheaves) {
             return;
         }
         let node = self.node(id, self.node_here(pages));
         let stored = node.map(|node| node.lock().barn.store(&self.pool, &mut sheaves.main));
-        match (stored, &sheaves.spare) {
+        match (stored, &sheaves.spare.first) {
             (Some(Stored::Done), _) => pages.base.event(Event::BarnPut),
             (_, Some(spare)) => {
                 self.pool.with(spare, |spare| {
@@ -107,7 +107,7 @@ impl SlabLayer {
     /// Moves the main sheaf's objects into the spare; `false` if there is no spare or it has objects.
     pub(super) fn move_main_to_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
         let CpuSheaves { main, spare } = sheaves;
-        let Some(spare) = spare else { return false };
+        let Some(spare) = &spare.first else { return false };
         let moved = self.pool.with(spare, |spare| {
             let empty = spare.is_empty();
             if empty {
@@ -150,18 +150,34 @@ impl SlabLayer {
         let mut released = 0;
         for batch in objects.chunks(PCS_BATCH_MAX) {
             let mut discard = PageList::EMPTY;
-            for (number, node) in self.nodes_of(id).enumerate() {
-                let belongs = |object: &PhysAddr| {
-                    self.nr_nodes() == 1 || node_of(pages, object.pfn().unwrap_or_default()) == number
-                };
-                let mut objects = batch.iter().copied().filter(belongs).peekable();
-                if objects.peek().is_some() {
+            match self.node(id, 0).filter(|_| self.nr_nodes() == 1) {
+                Some(node) => {
                     let mut node = node.lock();
-                    objects.for_each(|object| node.release(slabs, object, &mut discard));
+                    batch.iter().for_each(|&object| node.release(slabs, object, &mut discard));
                 }
+                None => self.return_to_nodes(pages, id, slabs, batch, &mut discard),
             }
             released += self.release_slabs(pages, discard);
         }
         released
+    }
+
+    /// Puts each object back into the slab on the node that it belongs to.
+    fn return_to_nodes<P: Platform>(
+        &self,
+        pages: &PageAllocator<P>,
+        id: usize,
+        slabs: &Slabs<'_>,
+        batch: &[PhysAddr],
+        discard: &mut PageList,
+    ) {
+        for (number, node) in self.nodes_of(id).enumerate() {
+            let belongs = |object: &PhysAddr| node_of(pages, object.pfn().unwrap_or_default()) == number;
+            let mut objects = batch.iter().copied().filter(belongs).peekable();
+            if objects.peek().is_some() {
+                let mut node = node.lock();
+                objects.for_each(|object| node.release(slabs, object, discard));
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::SlabLayer;
 use super::classes::FIRST_LINE_CLASS;
+use super::live::Spot;
 use super::shape::Role;
 use super::sheaf::CpuCell;
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
@@ -29,8 +30,12 @@ impl SlabLayer {
     #[track_caller]
     pub(crate) fn kfree<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
         let cpu = pages.base.platform.cpu();
-        let freed = self.kfree_fast(pages, cpu, addr) || self.free_unmarked(pages, cpu, addr, |_| true);
-        if freed { Ok(()) } else { self.kfree_rest(pages, addr) }
+        let freed = if self.live.is_off() {
+            self.free_unmarked(pages, cpu, addr, |_| true)
+        } else {
+            self.kfree_fast(pages, cpu, addr) || self.kfree_other(pages, cpu, addr)
+        };
+        if freed { Ok(()) } else { self.kfree_slow(pages, addr) }
     }
 
     /// Takes back what most blocks are: an object of a class with a mark, onto the main sheaf of this CPU, whose number the
@@ -45,16 +50,13 @@ impl SlabLayer {
         })
     }
 
-    /// Takes back what [`Self::kfree_fast`] did not.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::kfree`].
+    /// Takes back what [`Self::kfree_fast`] did not if it is an object: of a class without a mark, or of a user's cache. `false`
+    /// if it is none, or the sheaf is full or in use.
     #[inline(never)]
-    #[track_caller]
-    pub(crate) fn kfree_rest<P: Platform>(&self, pages: &PageAllocator<P>, addr: VirtAddr) -> Result<(), FreeError> {
-        let cpu = pages.base.platform.cpu();
-        if self.free_fast(pages, cpu, addr, |_| true) { Ok(()) } else { self.kfree_slow(pages, addr) }
+    pub(crate) fn kfree_other<P: Platform>(&self, pages: &PageAllocator<P>, cpu: CpuId, addr: VirtAddr) -> bool {
+        self.live
+            .spot(pages.base.direct.phys_unchecked(addr))
+            .is_some_and(|spot| self.free_at(spot, cpu, P::STATISTICS))
     }
 
     /// Takes back an object of the given cache. Null is ignored.
@@ -99,7 +101,7 @@ impl SlabLayer {
     /// Pushes onto this CPU's main sheaf, if a live object of a cache that is `accepted` starts at the address and there is
     /// room.
     #[inline(always)]
-    pub(crate) fn free_fast<P: Platform>(
+    fn free_fast<P: Platform>(
         &self,
         pages: &PageAllocator<P>,
         cpu: CpuId,
@@ -108,12 +110,17 @@ impl SlabLayer {
     ) -> bool {
         let object = pages.base.direct.phys_unchecked(addr);
         let Some(spot) = self.live.spot(object) else { return self.free_unmarked(pages, cpu, addr, accepted) };
-        let id = spot.cache();
-        let Some(cell) = self.cell(cpu, id).filter(|_| accepted(id)) else { return false };
+        accepted(spot.cache()) && self.free_at(spot, cpu, P::STATISTICS)
+    }
+
+    #[inline(always)]
+    fn free_at(&self, spot: Spot<'_>, cpu: CpuId, counted: bool) -> bool {
+        let (id, object) = (spot.cache(), spot.object());
+        let Some(cell) = self.cell(cpu, id) else { return false };
         if id < FIRST_LINE_CLASS {
-            return self.free_shared(cell, object, P::STATISTICS);
+            return self.free_shared(cell, object, counted);
         }
-        cell.push_line(object, P::STATISTICS, || spot.unmark_line()) || self.free_shared(cell, object, P::STATISTICS)
+        cell.push_line(object, counted, || spot.unmark_line()) || self.free_small(cell, object, counted)
     }
 
     /// The same without hardening: whatever the address is, it belongs to a slab.
@@ -137,6 +144,12 @@ impl SlabLayer {
     #[inline(always)]
     fn free_shared(&self, cell: &CpuCell, object: PhysAddr, counted: bool) -> bool {
         cell.push_shared(object, counted, || self.live.shared_spot(object).is_some_and(|spot| spot.unmark_shared()))
+    }
+
+    /// The same for objects of a user's cache.
+    #[inline(never)]
+    fn free_small(&self, cell: &CpuCell, object: PhysAddr, counted: bool) -> bool {
+        self.free_shared(cell, object, counted)
     }
 
     #[cold]

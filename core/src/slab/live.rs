@@ -121,6 +121,12 @@ impl Spot<'_> {
         FrameKind::cache_number(self.kind.load(Relaxed))
     }
 
+    /// The address.
+    #[inline(always)]
+    pub(super) fn object(self) -> PhysAddr {
+        self.object
+    }
+
     /// Marks an object as given back, whose stride is at least 64 and whose class has no mark; `false`, and nothing is
     /// changed, if no live object starts at the address.
     #[inline(always)]

@@ -46,6 +46,7 @@ mod nolock;
 mod occupancy;
 mod order;
 mod place;
+mod pocket;
 mod prefill;
 mod rcu;
 mod realloc;
@@ -150,6 +151,8 @@ pub(crate) struct SlabLayer {
     cells: PerCpu<CpuCell, NR_CLASSES>,
     /// What memory node `n` has of cache `c`: at `n * caches + c`. Node 0's part also names the cache.
     nodes: MetaSlice<SpinLock<Node>>,
+    /// How many memory nodes there are.
+    node_count: usize,
     occupancy: Occupancy,
     live: LiveMap,
     pool: SheafPool,
@@ -180,6 +183,7 @@ impl SlabLayer {
             shapes,
             cells: PerCpu::new(cells, geometry.cpus),
             nodes,
+            node_count: nr_nodes(geometry),
             occupancy,
             live: LiveMap::new(&pages.base.frames, live),
             pool,
@@ -277,7 +281,7 @@ impl SlabLayer {
 
     /// How many memory nodes there are.
     fn nr_nodes(&self) -> usize {
-        self.nodes.len().checked_div(self.nr_caches()).unwrap_or(0)
+        self.node_count
     }
 
     /// The numbers of all caches that have slabs of their own.

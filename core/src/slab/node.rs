@@ -21,7 +21,7 @@ use super::occupancy::Occupancy;
 use super::shape::Shape;
 use crate::addr::{Pfn, PhysAddr};
 use crate::inspect::CacheName;
-use crate::page::{FrameTable, PageList};
+use crate::page::{FrameTable, PageList, SlabRef};
 
 /// Value of a frame's `list` field: on no list.
 pub(super) const LIST_NONE: u8 = 0;
@@ -201,40 +201,41 @@ impl Node {
 
     /// Gives an object back to its slab. A slab that the cache no longer keeps goes to `discard`.
     pub(super) fn release(&mut self, slabs: &Slabs<'_>, object: PhysAddr, discard: &mut PageList) {
-        let Some(head) = self.put(slabs, object) else { return };
-        if slabs.inuse(head) == 0 && self.partial.len() >= slabs.shape.min_partial() {
+        let Some((head, slab, left)) = self.put(slabs, object) else { return };
+        if left == 0 && self.partial.len() >= slabs.shape.min_partial() {
             self.detach(slabs, head, discard);
-        } else {
+        } else if slab.list() == LIST_FULL {
             self.note_free(slabs, head);
         }
     }
 
     /// Gives an object back to its slab, which is kept although it may be empty now.
     pub(super) fn release_kept(&mut self, slabs: &Slabs<'_>, object: PhysAddr) {
-        if let Some(head) = self.put(slabs, object) {
+        if let Some((head, ..)) = self.put(slabs, object).filter(|(_, slab, _)| slab.list() == LIST_FULL) {
             self.note_free(slabs, head);
         }
     }
 
-    /// Marks an object free in its slab and counts it; returns the slab, which may be on the wrong list now.
-    fn put(&mut self, slabs: &Slabs<'_>, object: PhysAddr) -> Option<Pfn> {
+    /// Marks an object free in its slab and counts it; returns the slab, which may be on the wrong list now, and how many of
+    /// its objects are out.
+    #[inline(always)]
+    fn put<'l>(&mut self, slabs: &Slabs<'l>, object: PhysAddr) -> Option<(Pfn, SlabRef<'l>, u16)> {
         let (head, index) = slabs.locate(object);
         if !slabs.occupancy.release(head, index) {
             debug_assert!(false, "object {object} of slab {head} is in the slab already");
             return None;
         }
-        slabs.frames.set_inuse(head, slabs.inuse(head).saturating_sub(1) as u16);
+        let slab = slabs.frames.slab(head);
         self.inuse = self.inuse.saturating_sub(1);
-        Some(head)
+        Some((head, slab, slab.take_back()))
     }
 
     /// Moves a slab with a free object from the full list to the partial one's tail.
+    #[cold]
     fn note_free(&mut self, slabs: &Slabs<'_>, head: Pfn) {
-        if slabs.frames.list(head) == LIST_FULL {
-            self.full.remove(slabs.frames, head);
-            self.partial.push_tail(slabs.frames, head);
-            slabs.frames.set_list(head, LIST_PARTIAL);
-        }
+        self.full.remove(slabs.frames, head);
+        self.partial.push_tail(slabs.frames, head);
+        slabs.frames.set_list(head, LIST_PARTIAL);
     }
 
     /// Takes an empty slab off its list, onto `discard`.

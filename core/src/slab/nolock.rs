@@ -256,8 +256,8 @@ impl SlabLayer {
         }
         let place = self.node(slabs.id, self.node_here(pages));
         let Some(mut node) = place.and_then(|node| node.try_lock()) else { return };
-        if sheaves.spare.is_none() {
-            sheaves.spare = node.barn.empty.pop();
+        if sheaves.spare.first.is_none() {
+            sheaves.spare.first = node.barn.empty.pop();
             drop(node);
             self.move_main_to_spare(pages, sheaves);
         } else if node.barn.store_if_empty(&self.pool, &mut sheaves.main) == Stored::Done {

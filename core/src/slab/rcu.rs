@@ -29,7 +29,7 @@
 use super::free::KmallocBlock;
 use super::live::LiveMode;
 use super::node::Slabs;
-use super::sheaf::{SheafId, SheafPool};
+use super::sheaf::SheafId;
 use super::{SlabFlags, SlabLayer};
 use crate::addr::{PAGE_SHIFT, Pfn, PhysAddr, VirtAddr};
 use crate::buddy::PageAllocator;
@@ -429,19 +429,4 @@ fn check_head(addr: VirtAddr, head: Option<usize>, size: usize) -> Result<(), Fr
     let Some(offset) = head else { return Ok(()) };
     let fits = offset < RCU_HEAD_MAX_OFFSET && offset.is_multiple_of(8) && offset + RCU_HEAD_BYTES <= size;
     if fits { Ok(()) } else { Err(FreeError::BadRcuHead { addr, offset }) }
-}
-
-impl SheafPool {
-    /// Adds a buffer to a chain of them.
-    fn chain(&self, to: &mut Option<SheafId>, buffer: SheafId) {
-        self.set_next(&buffer, to.take());
-        *to = Some(buffer);
-    }
-
-    /// Takes a buffer from a chain.
-    fn unchain(&self, from: &mut Option<SheafId>) -> Option<SheafId> {
-        let buffer = from.take()?;
-        *from = self.take_next(&buffer);
-        Some(buffer)
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::SlabLayer;
 use super::node::{Node, Slabs};
-use super::sheaf::{CpuSheaves, SheafId};
+use super::sheaf::{CpuSheaves, SheafId, Spares};
 use crate::buddy::PageAllocator;
 use crate::page::PageList;
 use crate::platform::{CpuId, Platform};
@@ -72,8 +72,9 @@ impl SlabLayer {
     ) -> u64 {
         let released = self.return_objects(pages, id, slabs, sheaves.main.objects());
         sheaves.main.clear();
-        let spare = sheaves.spare.take();
-        released + spare.map_or(0, |spare| self.flush_buffer(pages, id, slabs, spare))
+        let spares = &mut sheaves.spare;
+        let next = || spares.first.take().or_else(|| self.pool.unchain(&mut spares.pocket));
+        released + core::iter::from_fn(next).map(|buffer| self.flush_buffer(pages, id, slabs, buffer)).sum::<u64>()
     }
 
     /// Returns a buffer's objects to their slabs and the buffer to the pool.
@@ -107,7 +108,15 @@ impl SlabLayer {
     /// Objects in the main and spare sheaves of all CPUs.
     pub(super) fn objects_on_cpus<P: Platform>(&self, pages: &PageAllocator<P>, id: usize) -> u64 {
         let count = |sheaves: &mut CpuSheaves| {
-            u64::from(sheaves.main.len()) + sheaves.spare.as_ref().map_or(0, |spare| self.buffered(spare))
+            let (mut objects, Spares { first, pocket }) = (u64::from(sheaves.main.len()), &sheaves.spare);
+            let mut count = |buffer: &SheafId| {
+                objects += self.buffered(buffer);
+                Ok(())
+            };
+            let counted =
+                first.as_ref().map_or(Ok(()), &mut count).and_then(|()| self.pool.each_chained(pocket, count));
+            debug_assert_eq!(counted, Ok(()));
+            objects
         };
         self.cpus(pages).filter_map(|cpu| self.with_sheaves(pages, cpu, id, count)).sum()
     }

@@ -3,7 +3,7 @@
 //! | step | source |
 //! |---|---|
 //! | 1 | the main sheaf, popped by the fast path |
-//! | 2 | the spare sheaf, swapped with the main one |
+//! | 2 | the spare sheaf, swapped with the main one; then the pocket's sheaves, if the machine has such |
 //! | 3 | a full sheaf from the barn of the CPU's memory node |
 //! | 4 | a whole sheaf filled from partial slabs of that node, of nodes that have more than they keep, and new slabs |
 //! | 5 | one object straight from a slab |
@@ -58,8 +58,8 @@ impl SlabLayer {
         sheaves: &mut CpuSheaves,
         gfp: GfpFlags,
     ) {
-        if self.swap_with_spare(pages, sheaves) || self.exchange_with_barn(pages, slabs.id, sheaves) || !gfp.may_spin()
-        {
+        let own = self.swap_with_spare(pages, sheaves) || self.take_from_pocket(pages, sheaves);
+        if own || self.exchange_with_barn(pages, slabs.id, sheaves) || !gfp.may_spin() {
             return;
         }
         let (main, capacity) = (&mut sheaves.main, u32::from(slabs.shape.capacity));
@@ -80,7 +80,7 @@ impl SlabLayer {
     /// Moves the objects of the spare into the empty main sheaf; `false` if there are none.
     pub(super) fn swap_with_spare<P: Platform>(&self, pages: &PageAllocator<P>, sheaves: &mut CpuSheaves) -> bool {
         let CpuSheaves { main, spare } = sheaves;
-        if let Some(spare) = spare.as_ref().filter(|_| main.is_empty()) {
+        if let Some(spare) = spare.first.as_ref().filter(|_| main.is_empty()) {
             self.pool.with(spare, |spare| spare.move_to(main));
         }
         if !main.is_empty() {

@@ -7,14 +7,14 @@
 //! ```text
 //! S1  count <= capacity of the cache, for each sheaf
 //! S2  a spare is empty or full;  a sheaf in the barn is full on the full shelf, empty on the empty shelf
-//! S3  buffers free in the pool + spares + buffers in barns == buffers of the pool
+//! S3  buffers free in the pool + spares + buffers in pockets and barns == buffers of the pool
 //! ```
 
 use crate::addr::PhysAddr;
 use crate::error::{Invariant, Violation};
 use crate::platform::Platform;
 use crate::raw::{Carver, LocalStack, MetaSlice, PerCpuStack, RemoteStack, Stack, Stacked};
-use crate::sync::{AtomicU32, Ordering::Relaxed, SpinLock, count_own};
+use crate::sync::{AtomicU8, AtomicU32, Ordering::Relaxed, SpinLock, count_own};
 
 /// The most objects in a sheaf.
 pub(super) const SHEAF_MAX: usize = 60;
@@ -35,7 +35,23 @@ impl Stack<PhysAddr, SHEAF_MAX> {
 }
 
 /// What a CPU has of one cache.
-pub(super) type CpuSheaves = Stacked<PhysAddr, SHEAF_MAX, Option<SheafId>>;
+pub(super) type CpuSheaves = Stacked<PhysAddr, SHEAF_MAX, Spares>;
+
+/// What a CPU has of one cache beside the main sheaf.
+#[derive(Debug)]
+pub(super) struct Spares {
+    /// The spare sheaf.
+    pub(super) first: Option<SheafId>,
+    /// The first of a chain of full ones.
+    pub(super) pocket: Option<SheafId>,
+}
+
+impl Spares {
+    /// Tells whether there are none.
+    pub(super) const fn is_none(&self) -> bool {
+        self.first.is_none() && self.pocket.is_none()
+    }
+}
 
 /// Objects that have a byte of the liveness map for themselves come back through this gate.
 const LINE: usize = 0;
@@ -45,7 +61,7 @@ const SHARED: usize = 1;
 /// The place of a CPU's sheaves.
 #[repr(C)]
 pub(super) struct CpuCell {
-    sheaves: PerCpuStack<PhysAddr, SHEAF_MAX, Option<SheafId>, 2>,
+    sheaves: PerCpuStack<PhysAddr, SHEAF_MAX, Spares, 2>,
     /// How often the fast paths served this CPU, modulo 2^32 as in Linux, if anybody wants to know. The CPU writes them
     /// while it has the sheaves.
     allocs: AtomicU32,
@@ -57,7 +73,8 @@ const _: () = assert!(size_of::<CpuCell>() == 512, "a power of two, so that a ce
 impl CpuCell {
     pub(super) fn vacant() -> Self {
         let none = || AtomicU32::new(0);
-        Self { sheaves: PerCpuStack::new(PhysAddr::new(0), None), allocs: none(), frees: none() }
+        let spares = Spares { first: None, pocket: None };
+        Self { sheaves: PerCpuStack::new(PhysAddr::new(0), spares), allocs: none(), frees: none() }
     }
 
     /// Tells whether objects with a byte for themselves may be put in the main sheaf.
@@ -114,7 +131,7 @@ impl CpuCell {
     }
 
     /// Borrows the sheaves on the CPU that owns them; `None` if they are in use.
-    pub(super) fn try_local(&self) -> Option<LocalStack<'_, PhysAddr, SHEAF_MAX, Option<SheafId>, 2>> {
+    pub(super) fn try_local(&self) -> Option<LocalStack<'_, PhysAddr, SHEAF_MAX, Spares, 2>> {
         self.sheaves.try_local()
     }
 
@@ -140,7 +157,7 @@ impl CpuCell {
     pub(super) fn try_remote(
         &self,
         platform: &impl Platform,
-    ) -> Option<RemoteStack<'_, PhysAddr, SHEAF_MAX, Option<SheafId>, 2>> {
+    ) -> Option<RemoteStack<'_, PhysAddr, SHEAF_MAX, Spares, 2>> {
         self.sheaves.try_remote(platform)
     }
 }
@@ -159,6 +176,8 @@ struct Buffer {
     sheaf: SpinLock<Sheaf>,
     /// The next free buffer, under the lock of [`FreeBuffers`]; kept apart from the contents.
     next: SpinLock<Option<u16>>,
+    /// How many buffers its chain has from it on.
+    depth: AtomicU8,
 }
 
 /// The buffers of all spares and barns.
@@ -171,8 +190,11 @@ impl SheafPool {
     pub(super) fn carve(buffers: usize, carver: &mut Carver<'_>) -> Self {
         let buffers = buffers.min(usize::from(u16::MAX));
         let next = |i: usize| (i + 1 < buffers).then_some((i + 1) as u16);
-        let buffers =
-            carver.carve(buffers, |i| Buffer { sheaf: SpinLock::new(Sheaf::empty()), next: SpinLock::new(next(i)) });
+        let buffers = carver.carve(buffers, |i| Buffer {
+            sheaf: SpinLock::new(Sheaf::empty()),
+            next: SpinLock::new(next(i)),
+            depth: AtomicU8::new(0),
+        });
         let free = FreeBuffers { head: (!buffers.is_empty()).then_some(0), count: buffers.len() as u32 };
         Self { buffers, free: SpinLock::new(free) }
     }
@@ -187,9 +209,18 @@ impl SheafPool {
         self.free.lock().count
     }
 
+    /// Hands out an empty buffer, if more than half of all are free.
+    pub(super) fn take_if_plenty(&self) -> Option<SheafId> {
+        let mut free = self.free.lock();
+        if free.count > self.len() / 2 { self.take_from(&mut free) } else { None }
+    }
+
     /// Hands out an empty buffer.
     pub(super) fn take(&self) -> Option<SheafId> {
-        let mut free = self.free.lock();
+        self.take_from(&mut self.free.lock())
+    }
+
+    fn take_from(&self, free: &mut FreeBuffers) -> Option<SheafId> {
         let id = free.head?;
         free.head = self.buffers.get(usize::from(id)).and_then(|buffer| *buffer.next.lock());
         free.count -= 1;
@@ -235,6 +266,46 @@ impl SheafPool {
     /// Takes the buffer that comes after one in a chain.
     pub(super) fn take_next(&self, id: &SheafId) -> Option<SheafId> {
         self.buffers.get(usize::from(id.0))?.next.lock().take().map(SheafId)
+    }
+
+    /// Adds a buffer to a chain of them.
+    pub(super) fn chain(&self, to: &mut Option<SheafId>, buffer: SheafId) {
+        let depth = self.depth(to).saturating_add(1);
+        if let Some(buffer) = self.buffers.get(usize::from(buffer.0)) {
+            buffer.depth.store(depth, Relaxed);
+        }
+        self.set_next(&buffer, to.take());
+        *to = Some(buffer);
+    }
+
+    /// Takes a buffer from a chain.
+    pub(super) fn unchain(&self, from: &mut Option<SheafId>) -> Option<SheafId> {
+        let buffer = from.take()?;
+        *from = self.take_next(&buffer);
+        Some(buffer)
+    }
+
+    /// How many buffers a chain has, as its first one knows; at most 255.
+    pub(super) fn depth(&self, first: &Option<SheafId>) -> u8 {
+        let buffer = first.as_ref().and_then(|id| self.buffers.get(usize::from(id.0)));
+        buffer.map_or(0, |buffer| buffer.depth.load(Relaxed))
+    }
+
+    /// Calls `each` with every buffer of a chain, the first one first.
+    pub(super) fn each_chained(
+        &self,
+        first: &Option<SheafId>,
+        mut each: impl FnMut(&SheafId) -> Result<(), Violation>,
+    ) -> Result<(), Violation> {
+        let next =
+            |id: &SheafId| self.buffers.get(usize::from(id.0)).and_then(|buffer| *buffer.next.lock()).map(SheafId);
+        let mut at = first.as_ref().map(|id| SheafId(id.0));
+        for _ in 0..self.buffers.len() {
+            let Some(id) = at else { return Ok(()) };
+            each(&id)?;
+            at = next(&id);
+        }
+        Ok(())
     }
 
     /// How many buffers a chain has.

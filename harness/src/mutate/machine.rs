@@ -9,7 +9,7 @@ use rand::{Rng, RngExt};
 pub(super) fn step(trace: &mut Trace, rng: &mut TraceRng, _: usize) {
     let preset = GeometrySpec::preset(rng.next_u64());
     let g = &mut trace.geometry;
-    match rng.random_range(0..18u8) {
+    match rng.random_range(0..19u8) {
         0 => *g = preset,
         1 => g.cpus = rng.random_range(1..=8),
         2 => g.frames = interesting::log_uniform(rng.next_u64(), 12) as u32,
@@ -26,6 +26,7 @@ pub(super) fn step(trace: &mut Trace, rng: &mut TraceRng, _: usize) {
         13 => g.huge = !g.huge,
         14 => g.trim_large = !g.trim_large,
         15 => g.hardening = interesting::pick(&HARDENINGS, rng.next_u64()),
+        17 => g.pocket = rng.random_range(0..=3),
         16 => g.min_free = interesting::neighbour(u64::from(g.min_free), rng.next_u64()) as u32,
         _ => g.vmalloc_pages = 2 + interesting::log_uniform(rng.next_u64(), 13) as u32,
     }

@@ -61,7 +61,7 @@ fn nodes(geometry: &Geometry) -> usize {
 }
 
 /// The kinds of machine that change what happens.
-pub(super) const MACHINES: [Special; 19] = [
+pub(super) const MACHINES: [Special; 20] = [
     ("one CPU", |g| g.cpus == 1),
     ("16 CPUs or more", |g| g.cpus >= 16),
     ("one node", |g| nodes(g) == 1),
@@ -81,6 +81,7 @@ pub(super) const MACHINES: [Special; 19] = [
     ("huge mappings possible", |g| g.vmap_allow_huge && g.max_order.get() >= 9 && g.managed().get() >= 1024),
     ("huge mappings switched off", |g| !g.vmap_allow_huge),
     ("trimmed large blocks", |g| g.trim_large),
+    ("sheaves in pockets", |g| g.pocket > 0),
 ];
 
 /// Things that have a counter and cannot be reached by a trace: family, name, reason.

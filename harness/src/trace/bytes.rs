@@ -134,6 +134,7 @@ fn decode_geometry(bytes: &[u8]) -> GeometrySpec {
         },
         slub_debug: byte_at(bytes, 32) >> 3,
         trim_large: byte_at(bytes, 32) & TRIMMED != 0,
+        pocket: byte_at(bytes, 35) & 3,
         page_debug: byte_at(bytes, 34) & 7,
         huge: byte_at(bytes, 34) & NO_HUGE == 0,
         guard_order: byte_at(bytes, 34) >> 4,
@@ -168,7 +169,7 @@ fn encode_header(trace: &Trace, nr_faults: u8) -> [u8; HEADER_BYTES] {
     let no_huge = if g.huge { 0 } else { NO_HUGE };
     let trimmed = if g.trim_large { TRIMMED } else { 0 };
     let frees = hardening | trimmed | g.slub_debug << 3;
-    put(&mut out, 32, &[frees, nr_faults, g.guard_order << 4 | no_huge | g.page_debug]);
+    put(&mut out, 32, &[frees, nr_faults, g.guard_order << 4 | no_huge | g.page_debug, g.pocket]);
     out
 }
 

@@ -65,6 +65,8 @@ pub struct GeometrySpec {
     pub slub_debug: u8,
     /// Whether large blocks of `kmalloc` keep only the pages that were asked for.
     pub trim_large: bool,
+    /// How many full sheaves each CPU keeps for itself; at most 3.
+    pub pocket: u8,
 }
 
 /// How serde sees `kmem`'s hardening levels: by their names.
@@ -108,6 +110,7 @@ impl Default for GeometrySpec {
             guard_order: 0,
             slub_debug: 0,
             trim_large: false,
+            pocket: 0,
         }
     }
 }
@@ -149,6 +152,7 @@ impl GeometrySpec {
             guard_order: self.guard_order.min(kmem::MAX_PAGE_ORDER / 2),
             slub_debug: self.slub_debug & SlubDebug::all().bits(),
             trim_large: self.trim_large,
+            pocket: self.pocket.min(3),
         }
     }
 
@@ -202,7 +206,15 @@ impl GeometrySpec {
                 ..default
             },
             // A CPU whose node has no memory, types that may mix, and large blocks without the pages that nobody asked for.
-            8 => Self { cpus: 4, cpu_nodes: 3, nodes: 2, mobility: Mobility::Mixed, trim_large: true, ..default },
+            8 => Self {
+                cpus: 4,
+                cpu_nodes: 3,
+                nodes: 2,
+                mobility: Mobility::Mixed,
+                trim_large: true,
+                pocket: 2,
+                ..default
+            },
             // A large CMA area, a DMA32 zone, and room for the HIGHATOMIC reserve.
             9 => Self { frames: 1536, dma32_frames: 128, pageblock_order: 3, cma_blocks: 64, cpus: 3, ..default },
             // Linux's orders: a block of the largest order cannot exist.
@@ -243,6 +255,7 @@ impl GeometrySpec {
         geometry.page_debug = PageDebug::from_bits_truncate(spec.page_debug);
         geometry.guardpage_minorder = Order::new(spec.guard_order).unwrap_or(Order::ZERO);
         geometry.trim_large = spec.trim_large;
+        geometry.pocket = spec.pocket;
         geometry.slub_debug = SlubDebug::from_bits_truncate(spec.slub_debug);
         geometry.track_sites = if geometry.slub_debug.contains(SlubDebug::STORE_USER) { 8 } else { 0 };
         geometry
@@ -308,6 +321,7 @@ mod tests {
             guard_order: n(9) as u8,
             slub_debug: n(8) as u8,
             trim_large: seed & 4 != 0,
+            pocket: n(8) as u8,
             hardening: [Hardening::Off, Hardening::Checked, Hardening::Paranoid][seed as usize % 3],
         }
     }

@@ -4,6 +4,7 @@ use super::{CacheArgs, Machine};
 use crate::addr::{Pfn, PhysAddr, VirtAddr};
 use crate::error::{CacheId, Invariant};
 use crate::page::FrameKind;
+use crate::slab::live::LiveMode;
 use crate::slab::node::LIST_FULL;
 use std::vec::Vec;
 
@@ -116,6 +117,27 @@ fn something_in_a_sheaf_that_is_no_object() {
     assert!(sheaves.main.push(12, PhysAddr::new(m.phys(objects[0]).as_u64() + 8)));
     drop(sheaves);
     assert_eq!(found(&m), Invariant::I21CacheCounts);
+}
+
+#[test]
+fn a_sheaf_in_a_pocket_that_is_not_full_or_one_too_many() {
+    for full in [false, true] {
+        let (m, cache, ..) = scene();
+        let buffer = m.slab.pool.take().unwrap();
+        if full {
+            // The machine has no pockets.
+            let capacity = m.slab.shape(cache.index()).unwrap().capacity;
+            let objects = m.objects(cache, capacity.into());
+            m.slab
+                .pool
+                .with(&buffer, |sheaf| objects.iter().for_each(|&object| assert!(sheaf.push(60, m.phys(object)))));
+            objects.into_iter().for_each(|object| assert!(m.slab.live.unmark(LiveMode::Bytes, m.phys(object))));
+        }
+        let mut sheaves = m.slab.cell(m.pages.base.cpu(), cache.index()).unwrap().try_local().unwrap();
+        m.slab.pool.chain(&mut sheaves.spare.pocket, buffer);
+        drop(sheaves);
+        assert_eq!(found(&m), Invariant::I21CacheCounts);
+    }
 }
 
 #[test]

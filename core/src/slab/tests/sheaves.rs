@@ -171,6 +171,60 @@ fn frees_on_every_cpu_are_flushed_from_one() {
     m.check();
 }
 
+fn with_pockets() -> (Machine, CacheId) {
+    let mut geometry = testing::flat(1024);
+    (geometry.cpus, geometry.pocket) = (2, 2);
+    let m = Machine::new(&geometry);
+    let cache = m.cache(&CacheArgs::new(1024));
+    (m, cache)
+}
+
+#[test]
+fn full_sheaves_go_to_the_pocket_before_the_barn_and_come_from_there_first() {
+    let (m, cache) = with_pockets();
+    let objects = m.objects(cache, 144);
+    // Main and spare hold two sheaves, the pocket two more, and the fifth goes to the barn.
+    m.free_all(cache, objects[..48].iter().copied());
+    assert_eq!((m.count(Event::PocketPut), m.count(Event::BarnPut)), (2, 0));
+    m.free_all(cache, objects[48..60].iter().copied());
+    assert_eq!((m.count(Event::PocketPut), m.count(Event::BarnPut)), (2, 1));
+    assert_eq!(m.info(cache).in_sheaves, 60);
+    m.check();
+    m.objects(cache, 48);
+    assert_eq!((m.count(Event::PocketGet), m.count(Event::BarnGet)), (2, 0));
+    m.objects(cache, 12);
+    assert_eq!((m.count(Event::PocketGet), m.count(Event::BarnGet)), (2, 1));
+    m.check();
+}
+
+#[test]
+fn reclaim_empties_the_pockets_of_all_cpus() {
+    let (m, cache) = with_pockets();
+    let before = m.use_of_pages();
+    let objects = m.objects(cache, 96);
+    m.free_all(cache, objects[..48].iter().copied());
+    m.run_on(1);
+    m.free_all(cache, objects[48..].iter().copied());
+    assert_eq!(m.count(Event::PocketPut), 4);
+    m.check();
+    m.reclaim();
+    assert_eq!(m.use_of_pages(), before);
+    assert_eq!(m.slab.pool.free_count(), m.slab.pool.len());
+    m.check();
+}
+
+#[test]
+fn a_pocket_leaves_half_of_the_buffers_to_others() {
+    let (m, cache) = with_pockets();
+    let objects = m.objects(cache, 144);
+    let held: Vec<_> = std::iter::from_fn(|| m.slab.pool.take_if_plenty()).collect();
+    assert_eq!(m.slab.pool.free_count(), m.slab.pool.len() / 2);
+    m.free_all(cache, objects[..37].iter().copied());
+    assert_eq!((m.count(Event::PocketPut), m.count(Event::BarnPut)), (0, 2));
+    held.into_iter().for_each(|id| m.slab.pool.put(id));
+    m.check();
+}
+
 #[test]
 fn without_buffers_half_of_the_main_sheaf_goes_back_to_the_slabs() {
     let (m, cache) = machine_with_cache(1);
