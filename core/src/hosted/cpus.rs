@@ -26,7 +26,7 @@
 //! Where the host has no `membarrier` there is one number, and it is shared: no two threads are inside at a time, so that
 //! neither this lock nor that of the per-CPU state needs the fence.
 
-use super::{Inner, sys};
+use super::{Inner, front, sys};
 use crate::platform::CpuId;
 use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence};
 use core::cell::Cell;
@@ -77,28 +77,11 @@ std::thread_local! {
     static ENDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Where a thread may take fast paths without entering.
-struct Front {
-    /// At this allocator, if it has a private number.
-    at: Cell<NonNull<Inner>>,
-    number: Cell<u16>,
-}
-
-std::thread_local! {
-    static FRONT: Front = const { Front { at: Cell::new(NonNull::dangling()), number: Cell::new(0) } };
-}
-
 /// The allocator that a place keeps and the number of this thread, if the thread may take its fast paths.
 #[inline(always)]
 pub(super) fn front(place: &AtomicPtr<Inner>) -> Option<(&Inner, CpuId)> {
-    FRONT.with(|front| {
-        let inner = sys::placed_here(place, front.at.get())?;
-        Some((inner, CpuId::new(front.number.get())))
-    })
-}
-
-fn no_front() {
-    FRONT.with(|front| front.at.set(NonNull::dangling()));
+    let (at, number) = front::get();
+    Some((sys::placed_here(place, at)?, CpuId::new(number)))
 }
 
 /// Shows that the current thread is inside, and has a number of its own.
@@ -238,10 +221,7 @@ impl Inside {
     /// stop them: see [`close`].
     pub(super) fn set_front(&self, inner: &Inner) {
         if !self.slot.is_shared() {
-            FRONT.with(|front| {
-                front.at.set(NonNull::from(inner));
-                front.number.set(self.slot.number);
-            });
+            front::set(NonNull::from(inner), self.slot.number);
         }
     }
 
@@ -273,7 +253,7 @@ fn end_lease(slot: &Slot) {
 
 /// Takes the number of a thread that ends back. What it kept is there for the next one that has it.
 pub(super) fn give_back(number: usize) {
-    no_front();
+    front::clear();
     HERE.set(None);
     ENDING.set(true);
     if let Some(slot) = SLOTS.get(number) {

@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `sys` | the host's calls: `unsafe` |
 //! | `cpus` | numbers for threads, and stopping them all |
+//! | `front` | what a thread's fast paths read: `unsafe` |
 //! | `window` | mappings as an MMU, their limit |
 //! | `platform` | the port |
 //! | `nofault` | accesses that tell of a fault |
@@ -30,6 +31,8 @@
 mod collections;
 mod cpus;
 mod fork;
+#[allow(unsafe_code, reason = "words of a thread, written down in assembly")]
+mod front;
 #[allow(unsafe_code, reason = "`GlobalAlloc` is unsafe to implement")]
 mod global;
 mod heap;

@@ -145,7 +145,7 @@ impl Spot<'_> {
 }
 
 impl SharedSpot<'_> {
-    /// Marks an object as given back that shares its byte; as [`Self::unmark_line`] otherwise.
+    /// Marks an object as given back that shares its byte; as [`Spot::unmark_line`] otherwise.
     #[inline(always)]
     pub(super) fn unmark_shared(self) -> bool {
         let bit = bit(self.object);
