@@ -134,10 +134,18 @@ impl SlabLayer {
         }
     }
 
-    /// Takes an object of whatever node from this CPU's sheaves: when no slab has any, one that was passed over before.
+    /// Takes an object of whatever node from the sheaves that this CPU reaches: when no slab has any, one that was passed over
+    /// before.
     fn cached_anywhere<P: Platform>(&self, pages: &PageAllocator<P>, slabs: &Slabs<'_>) -> Option<PhysAddr> {
         let cell = self.cell(pages.base.cpu(), slabs.id).filter(|_| slabs.shape.capacity > 0)?;
-        let object = cell.try_local()?.main.pop()?;
+        let mut sheaves = cell.try_local()?;
+        if sheaves.main.is_empty()
+            && !self.swap_with_spare(pages, &mut sheaves)
+            && !self.take_from_pocket(pages, &mut sheaves)
+        {
+            self.exchange_with_barn(pages, slabs.id, &mut sheaves);
+        }
+        let object = sheaves.main.pop()?;
         pages.base.event(Event::PartialLastResort);
         Some(object)
     }

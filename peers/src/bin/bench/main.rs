@@ -85,8 +85,14 @@ fn repeat(args: &Args, groups: &[(&str, Vec<Box<dyn Subject>>)], times: u64) -> 
     };
     for subject in groups.iter().flat_map(|(_, subjects)| subjects).filter(|subject| subject.name() == name) {
         if let Some(number) = subject.works().iter().position(|known| known == work) {
-            subject.repeat(number, times);
-            return ExitCode::SUCCESS;
+            // Below callgrind there are fewer addresses: what is refused there is no measure of what is served here.
+            return match subject.repeat(number, times) {
+                0 => ExitCode::SUCCESS,
+                refused => {
+                    eprintln!("{refused} requests were refused");
+                    ExitCode::FAILURE
+                }
+            };
         }
     }
     eprintln!("no allocator is called {name}, or it does not know the work {work}");

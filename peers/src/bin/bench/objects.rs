@@ -246,10 +246,8 @@ impl<A: GlobalAlloc + Sync> Subject for Objects<A> {
         Sample { nanoseconds, refused: refused as f64 / pairs as f64 }
     }
 
-    fn repeat(&self, work: usize, times: u64) {
-        for _ in 0..times {
-            self.work(work, self.pairs(work));
-        }
+    fn repeat(&self, work: usize, times: u64) -> u64 {
+        (0..times).map(|_| self.work(work, self.pairs(work)).1).sum()
     }
 
     fn pairs(&self, work: usize) -> u64 {

@@ -62,11 +62,9 @@ impl<F: Frames> Subject for Pages<F> {
         Sample { nanoseconds, refused: refused as f64 / pairs as f64 }
     }
 
-    fn repeat(&self, work: usize, times: u64) {
+    fn repeat(&self, work: usize, times: u64) -> u64 {
         let frames = (self.make)();
-        for _ in 0..times {
-            self.work(&frames, work, self.pairs(work));
-        }
+        (0..times).map(|_| self.work(&frames, work, self.pairs(work))).sum()
     }
 
     fn pairs(&self, _: usize) -> u64 {

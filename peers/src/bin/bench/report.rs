@@ -172,6 +172,6 @@ pub(crate) fn document(tables: &str, rounds: u32) -> String {
          the rounds and the least; compare columns, not runs. Instructions are what two more repetitions of the work take, so \
          they are free of what happens once; the row `(floor)` is the cost of measuring and part of every row. Allocators of \
          a region have 256 MiB behind a spin lock. `%` refused: not all requests were served, and the row counts for no \
-         ratio.\n\n{tables}"
+         ratio; `-` in a table of instructions: below callgrind some were refused.\n\n{tables}"
     )
 }

@@ -40,8 +40,8 @@ pub(crate) trait Subject {
     fn is_counted(&self, work: usize) -> bool;
     /// Does a work once.
     fn run(&self, work: usize) -> Sample;
-    /// Does a tenth of a work so many times.
-    fn repeat(&self, work: usize, times: u64);
+    /// Does a tenth of a work so many times; returns how many requests were refused.
+    fn repeat(&self, work: usize, times: u64) -> u64;
     /// How many pairs that is each time.
     fn pairs(&self, work: usize) -> u64;
 }
