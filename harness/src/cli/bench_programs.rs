@@ -142,8 +142,8 @@ pub(super) fn run(file: Option<&Path>, ui: &Ui) -> Result<Verdict, UserError> {
 
 /// Builds our library; finds the others.
 fn allocators(ui: &Ui) -> Result<Vec<(&'static str, Option<PathBuf>)>, UserError> {
-    let root = FuzzCrate::locate()?.corpus();
-    let root = root.parent().ok_or_else(|| UserError("the repository has no folder".to_owned()))?.to_path_buf();
+    let corpus = std::path::absolute(FuzzCrate::locate()?.corpus()).map_err(|error| UserError(error.to_string()))?;
+    let root = corpus.parent().ok_or_else(|| UserError("the repository has no folder".to_owned()))?.to_path_buf();
     ui.phase("building kmem-preload");
     let target = root.join("target");
     let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
