@@ -401,3 +401,24 @@ fn a_forks_child_finds_no_call_of_another_thread_half_done() {
     assert!(content);
     assert_eq!(ALLOCATOR.audit(), Ok(()));
 }
+
+#[test]
+fn what_is_mapped_between_ranges_that_wait_for_the_flush_stays_mapped() {
+    let hosted = hosted(64 * MIB);
+    let kmem = hosted.enter();
+    let (window, start) = (kmem.platform().window().unwrap(), kmem.geometry().vmalloc_start.vpn());
+    let page = |n: u64| start.checked_add(n).unwrap();
+    let mut memory = NoFault::new().unwrap();
+    let mut is_shown = |n: u64| memory.read(page(n).addr().as_u64(), &mut [0]).is_ok();
+    assert!(window.map(page(0), Pfn::new(7), 1) && window.map(page(3), Pfn::new(8), 1));
+    window.unmap(page(0), 1);
+    window.unmap(page(3), 1);
+    // Another thread gets what lies between, before the one that unmaps has flushed.
+    assert!(window.map(page(1), Pfn::new(9), 1));
+    window.flush();
+    assert_eq!([0, 1, 2, 3].map(&mut is_shown), [false, true, false, false]);
+    assert_eq!(window.counts().mappings, window.recount());
+    window.unmap(page(1), 1);
+    window.flush();
+    assert!(!is_shown(1));
+}

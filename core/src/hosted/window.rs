@@ -5,6 +5,7 @@
 //! W2  mappings == 1 + number of pages p with a seam between p and p + 1        (what the host counts for the window)
 //! W3  mappings <= limit
 //! W4  a page that was unmapped and is still shown is in `pending`
+//! W5  a page in `pending` that is shown was unmapped
 //! ```
 //!
 //! There is no seam between two pages that both fault, nor between two that show neighbouring frames: the host merges them.
@@ -101,6 +102,11 @@ impl Window {
     pub(super) fn map(&self, start: Vpn, first: Pfn, pages: u64) -> bool {
         let Some(at) = self.page(start).filter(|at| at + pages <= self.pages) else { return false };
         let mut state = self.state.lock();
+        // Ranges that wait are joined over what lies between them and is nobody's: until somebody has it, who must not lose it
+        // by their flush (W5).
+        if at < state.pending.1 && state.pending.0 < at + pages {
+            self.hide_pending(&mut state);
+        }
         let before = self.seams(at, pages);
         self.note(at, pages, |offset| first.as_u32().wrapping_add(offset as u32).wrapping_add(1));
         let mappings = state.counts.mappings + self.seams(at, pages) - before;
