@@ -14,9 +14,7 @@ const CHOICE: usize = 4;
 /// How long the first traces are at most, and after how many that doubles: what one call can show is shown by one call.
 const FIRST_OPS: usize = 4;
 const DOUBLED_AFTER: u32 = 8;
-/// After how many traces there are macro operations, and in one of how many fresh ones: a trace with some makes as many calls as
-/// several without, and what can be shown with few calls is looked for first.
-const MACROS_AFTER: u32 = 256;
+/// One of how many fresh traces may have macro operations: it makes as many calls as several without.
 const MACROS_EVERY: u32 = 4;
 
 /// How traces are made that come of no other.
@@ -90,20 +88,15 @@ impl Source {
         let mutant = self.pool.mutant(self.parts.mutation, &mut self.rng, most);
         let Some(mut trace) = mutant else { return self.fresh(job, most) };
         if let Fresh::Generated(recipe) = self.parts.fresh {
-            self.for_now(recipe).restrict(&mut trace);
+            recipe.restrict(&mut trace);
         }
         trace
-    }
-
-    /// What the generator may use so far.
-    fn for_now(&self, recipe: Recipe) -> Recipe {
-        Recipe { macros: recipe.macros && self.made > MACROS_AFTER, ..recipe }
     }
 
     fn fresh(&mut self, job: &Job<'_>, most: usize) -> Trace {
         match self.parts.fresh {
             Fresh::Generated(recipe) => {
-                let macros = self.for_now(recipe).macros && self.rng.random_ratio(1, MACROS_EVERY);
+                let macros = recipe.macros && self.rng.random_ratio(1, MACROS_EVERY);
                 self.generator.trace_by(Recipe { macros, ..recipe }, job.target, most)
             }
             Fresh::Decoded => {
@@ -207,24 +200,6 @@ impl Novelty {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Target;
-
-    #[test]
-    fn the_first_traces_have_no_macro_operations_and_later_ones_do() {
-        let kind = crate::subjects::SubjectKind::KMEM;
-        let budget = crate::engines::Budget::cases(1);
-        let job = Job { subject: kind, target: Target::Trace, seed: 3, budget, seeds: &[], max_ops: 100 };
-        let mut source = Source::new(Parts::WHOLE, &job);
-        let mut has_macros = |traces: u32| {
-            (0..traces).any(|_| {
-                let mut trace = source.next(&job);
-                let ops = trace.ops.len();
-                Recipe { macros: false, ..Recipe::WHOLE }.restrict(&mut trace);
-                trace.ops.len() < ops
-            })
-        };
-        assert!(!has_macros(MACROS_AFTER) && has_macros(50));
-    }
 
     #[test]
     fn a_new_magnitude_of_an_event_is_new_once() {
